@@ -22,7 +22,8 @@ from samplers.noise import Noise, diffusion_coefficient
 from samplers.policy import GaussianPolicy, Policy
 from samplers.presets import PRESETS, build
 from samplers.randomness import draw_noise
-from samplers.sampler import Sampler, clean_estimate
+from samplers.rollout import clean_estimate
+from samplers.sampler import Sampler
 from samplers.schedules import explicit_sigmas, scheduler_sigmas, sigma_schedule
 from samplers.settings import SamplerSettings
 from samplers.trajectory import Trajectory

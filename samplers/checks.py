@@ -2,6 +2,8 @@
 
 import torch
 
+from samplers.precision import step_dtype
+
 
 class NonFiniteError(FloatingPointError):
     """A velocity, reward, gradient or state that is NaN or infinite: sampling stops, nothing is replaced."""
@@ -28,7 +30,7 @@ def check_like(name: str, tensor: torch.Tensor, x: torch.Tensor) -> None:
 def check_finite(name: str, tensor: torch.Tensor, index: int, sigma: float) -> None:
     """Raise :class:`NonFiniteError` naming step and samples unless all of ``tensor`` is finite."""
     # A sum is finite only if every term is: one read of the tensor, no mask as large as the tensor.
-    if bool(torch.isfinite(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)))):
+    if bool(torch.isfinite(tensor.sum(dtype=step_dtype(tensor.dtype)))):
         return
     bad = torch.nonzero(~torch.isfinite(tensor).reshape(tensor.shape[0], -1).all(dim=1)).flatten().tolist()
     if bad:

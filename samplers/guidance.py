@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from samplers.checks import check_like
+from samplers.precision import wide
 from samplers.windows import check_inside, check_range
 
 # Added to the norm of a normalised gradient, as published: a zero gradient stays zero.
@@ -138,7 +139,7 @@ def reward_value_and_gradient(
 
 def shape_gradient(gradient: torch.Tensor, guidance: Guidance) -> torch.Tensor:
     """Normalise, then clip, a raw reward gradient as ``guidance`` says: shape (B, ...), float32 at least."""
-    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    gradient = wide(gradient)
     dims = tuple(range(1, gradient.ndim))
     if guidance.normalisation == "sample":
         gradient = gradient / (torch.linalg.vector_norm(gradient, dim=dims, keepdim=True) + NORM_EPS)

@@ -1,21 +1,26 @@
-"""The sampler: one step, one rollout loop, and the closed forms that share the step's coefficients."""
+"""The sampler: one step, and the closed forms that share the step's coefficients."""
+
+from __future__ import annotations
 
 from operator import index as as_index
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from samplers.checks import check_finite, check_like, check_state
-from samplers.guidance import Reward, reward_value, reward_value_and_gradient, shape_gradient
+from samplers.checks import check_like, check_state
+from samplers.guidance import Reward
 from samplers.kernels import Coefficients, step_coefficients
 from samplers.noise import step_std
 from samplers.policy import Policy, VelocityFunction, velocity_function
+from samplers.precision import step_dtype, wide
 from samplers.randomness import Generators
+from samplers.rollout import Rollout
 from samplers.settings import SamplerSettings
-from samplers.trajectory import Keep, Recorder, Trajectory, states_to_keep
+from samplers.trajectory import Keep, Trajectory, states_to_keep
 from samplers.transition import Transition
 
 Index = int | torch.Tensor
+KLWeighting = Literal["exact", "inverse_time", "velocity"]
 
 
 class Sampler:
@@ -31,44 +36,53 @@ class Sampler:
         sigmas: float64, shape (N + 1,), on the CPU.
         num_steps: N.
         coefficients: float64 coefficients of every step.
+        stochastic_steps: N booleans, the steps with noise, hence with a density.
+        guided_steps: N booleans, the steps that a reward gradient moves.
+
+    A ``random`` window has no steps until :meth:`at_iteration` draws them: until then both are all false, and
+    every method but that one raises ValueError.
     """
 
     def __init__(self, settings: SamplerSettings, window_steps: tuple[bool, ...] | None = None) -> None:
         self.settings = settings
         self.sigmas = settings.sigmas()
         self.num_steps = settings.num_steps
-        random = settings.window.kind == "random"
-        if window_steps is None and not random:
+        # A random window has no steps until at_iteration draws them; until then every use is refused.
+        self._undrawn = window_steps is None and settings.window.kind == "random"
+        if self._undrawn:
+            window_steps = (False,) * self.num_steps
+        elif window_steps is None:
             window_steps = settings.window.steps(self.num_steps)
-        self._resolved = window_steps is not None
-        std = step_std(settings.noise, self.sigmas)
-        # An unresolved random window counts as fully stochastic until it is drawn; rollout refuses it.
-        std = std * torch.tensor(window_steps if window_steps is not None else [True] * self.num_steps)
+        elif len(window_steps) != self.num_steps:
+            raise ValueError(
+                f"window_steps has {len(window_steps)} entries: give one per step, {self.num_steps}"
+            )
+        std = step_std(settings.noise, self.sigmas) * torch.tensor(window_steps)
         self.coefficients: Coefficients = step_coefficients(
             settings.kernel, self.sigmas, std, settings.guidance
         )
-        self._stochastic = self.coefficients.std > 0
-        self._guided = self.coefficients.gradient > 0
+        self.stochastic_steps: tuple[bool, ...] = tuple((self.coefficients.std > 0).tolist())
+        self.guided_steps: tuple[bool, ...] = tuple((self.coefficients.gradient > 0).tolist())
 
     def __repr__(self) -> str:
         return f"Sampler({self.settings!r})"
 
-    def at_iteration(self, iteration: int, generator: torch.Generator | None = None) -> "Sampler":
+    def at_iteration(self, iteration: int, generator: torch.Generator | None = None) -> Sampler:
         """This sampler with its window resolved for a training iteration.
 
         Args:
             iteration: counted from 0.
-            generator: on the CPU, for ``random`` windows.
+            generator: on the CPU; ``random`` windows need one.
         """
         return Sampler(self.settings, self.settings.window.steps(self.num_steps, iteration, generator))
 
     def stochastic(self, index: Index) -> bool | torch.Tensor:
         """Whether step ``index`` has noise, hence a density: bool, or bool (B,) on the CPU for a tensor."""
-        return _at(self._stochastic, self._index(index))
+        return _at(self.stochastic_steps, self._steps(index))
 
     def guided(self, index: Index) -> bool | torch.Tensor:
         """Whether step ``index`` uses a reward gradient: bool, or bool (B,) on the CPU for a tensor."""
-        return _at(self._guided, self._index(index))
+        return _at(self.guided_steps, self._steps(index))
 
     def transition(
         self,
@@ -77,8 +91,7 @@ class Sampler:
         index: Index,
         reward_gradient: torch.Tensor | None = None,
     ) -> Transition:
-        """The distribution of the state after step ``index``, DESIGN's guided SDE or its kernel's
-        counterpart.
+        """The distribution of the state after step ``index``: mean a x + b v + c gradient, and std.
 
         Arithmetic is float32 at least, whatever the dtypes of the arguments.
 
@@ -91,50 +104,109 @@ class Sampler:
         """
         check_state(x)
         check_like("velocity", velocity, x)
-        steps = self._index(index)
-        a, b, c, std = self._coefficients(steps, x, torch.promote_types(x.dtype, velocity.dtype))
+        steps = self._steps(index)
+        a, b, c, std = self._coefficients(steps, x, step_dtype(x.dtype, velocity.dtype))
         unguided = (x * a).addcmul_(velocity, b)
         guided = None
         if reward_gradient is not None:
             check_like("reward_gradient", reward_gradient, x)
             if self.settings.guidance is None:
                 raise ValueError(
-                    "a reward_gradient was given to a sampler without guidance: set settings.guidance"
+                    "a reward_gradient for a sampler without guidance: set settings.guidance first"
                 )
             guided = torch.addcmul(unguided, reward_gradient, c)
-        elif self.settings.score_mean == "guided" and bool(self._guided[steps].any()):
+        elif self.settings.score_mean == "guided" and bool(torch.as_tensor(self.guided(index)).any()):
             raise ValueError(
                 f"score_mean = 'guided' needs the reward gradient of guided step {index}: pass "
                 "reward_gradient "
                 "(trajectory.reward_gradients[step])"
             )
-        stochastic = self._stochastic[steps].expand(x.shape[0])
         return Transition(
-            unguided, guided, std, stochastic, self.settings.score_mean, self.settings.log_prob_reduction
+            unguided_mean=unguided,
+            guided_mean=guided,
+            std=std,
+            stochastic=torch.tensor(self.stochastic_steps)[steps].expand(x.shape[0]),
+            score_mean=self.settings.score_mean,
+            reduction=self.settings.log_prob_reduction,
         )
 
-    def kl_divergence(
-        self, velocity: torch.Tensor, reference_velocity: torch.Tensor, index: Index
-    ) -> torch.Tensor:
-        """Exact KL between the transitions of two velocities at the same state: shape (B,), differentiable.
+    def rollout(
+        self,
+        policy: Policy | VelocityFunction,
+        x: torch.Tensor,
+        condition: Any = None,
+        generator: Generators | None = None,
+        reward: Reward | None = None,
+        *,
+        score_states: bool = True,
+        keep: Keep = "all",
+        storage_dtype: torch.dtype | None = None,
+    ) -> Trajectory:
+        """Sample from noise to data, without building a graph.
 
-        b^2 / (2 std^2) |v - v_ref|^2; for Euler-Maruyama D (1 + g^2 (1-t) / (2t))^2 / (2 g^2) |v - v_ref|^2.
-        Reduced over elements as log-probabilities are.
+        Args:
+            policy: ``policy(x, sigma, condition) -> velocity`` or an object with ``velocity``; sigma is
+                float32 (B,).
+            x: initial noise (B, ...); its dtype is the storage dtype unless one is given.
+            condition: handed to policy and reward untouched.
+            generator: a torch.Generator, or one per sample, for the noise of stochastic steps. With one per
+                sample a batch gives exactly what its samples give one by one, if the policy does.
+            reward: ``reward(x, sigma, condition) -> (B,)``, or an object with ``value_and_gradient``.
+            score_states: record the reward of every state, if there is a reward.
+            keep: which states to store, see :func:`samplers.trajectory.states_to_keep`. Dropped states can be
+                recomputed: roll out again from generators seeded alike.
+            storage_dtype: dtype of the states. Each is rounded to it first, then scored and stepped from.
+
+        Raises:
+            ValueError: if guided steps have no reward, or stochastic steps no generator.
+            NonFiniteError: naming the step, if a velocity, reward, gradient or state is NaN or infinite.
+        """
+        check_state(x)
+        self._check_window()
+        if reward is None and any(self.guided_steps):
+            steps = [index for index, guided in enumerate(self.guided_steps) if guided]
+            raise ValueError(
+                f"steps {steps} are guided and no reward was given: pass reward=..., or guidance=None"
+            )
+        kept = states_to_keep(keep, self.stochastic_steps)
+        rollout = Rollout(self, velocity_function(policy), condition, reward, score_states)
+        with torch.no_grad():
+            return rollout.run(x.to(storage_dtype or x.dtype), generator, kept)
+
+    def kl_divergence(
+        self,
+        velocity: torch.Tensor,
+        reference_velocity: torch.Tensor,
+        index: Index,
+        weighting: KLWeighting = "exact",
+    ) -> torch.Tensor:
+        """KL between the transitions of two velocities at the same state: shape (B,), differentiable.
+
+        Args:
+            velocity: (B, ...).
+            reference_velocity: (B, ...).
+            index: step, or steps (B,).
+            weighting: the factor of |v - v_ref|^2.
+                ``exact``: b^2 / (2 std^2); for Euler-Maruyama D (1 + g^2 (1-t) / (2t))^2 / (2 g^2).
+                ``inverse_time``: D^2 / (2 std^2 t^2) = D / (2 g^2 t^2), Euphonium's public code; not the KL.
+                ``velocity``: 1, the plain squared difference of DanceGRPO-style code; not the KL.
+
+        Returns:
+            reduced over elements as log-probabilities are.
 
         Raises:
             ValueError: at a step without noise, where the KL is infinite.
         """
         check_state(velocity)
         check_like("reference_velocity", reference_velocity, velocity)
-        steps = self._index(index)
-        if not bool(self._stochastic[steps].all()):
+        steps = self._steps(index)
+        weight = self._kl_weights(weighting)[steps]
+        if not bool(torch.isfinite(weight).all()):
             raise ValueError(
-                f"the KL of step {index} is infinite, its std is 0: ask only at stochastic steps"
+                f"the KL of step {index} is infinite, its std is 0: ask at stochastic steps only"
             )
-        weight = (self.coefficients.velocity / self.coefficients.std).square()[steps] / 2
-        square = torch.linalg.vector_norm(
-            _wide(velocity) - _wide(reference_velocity), dim=tuple(range(1, velocity.ndim))
-        ).square()
+        dims = tuple(range(1, velocity.ndim))
+        square = torch.linalg.vector_norm(wide(velocity) - wide(reference_velocity), dim=dims).square()
         if self.settings.log_prob_reduction == "mean":
             square = square / velocity[0].numel()
         return square * weight.to(square.dtype).to(square.device)
@@ -154,156 +226,40 @@ class Sampler:
         """
         check_state(velocity)
         check_like("reward_gradient", reward_gradient, velocity)
-        _, b, c, _ = self._coefficients(self._index(index), velocity, velocity.dtype)
-        return torch.addcmul(_wide(velocity), reward_gradient, c / b)
+        _, b, c, _ = self._coefficients(self._steps(index), velocity, step_dtype(velocity.dtype))
+        return torch.addcmul(wide(velocity), reward_gradient, c / b)
 
-    @torch.no_grad()
-    def rollout(
-        self,
-        policy: Policy | VelocityFunction,
-        x: torch.Tensor,
-        condition: Any = None,
-        generator: Generators | None = None,
-        reward: Reward | None = None,
-        *,
-        score_states: bool = True,
-        keep: Keep = "all",
-        storage_dtype: torch.dtype | None = None,
-    ) -> Trajectory:
-        """Sample from noise to data.
+    def _kl_weights(self, weighting: KLWeighting) -> torch.Tensor:
+        variance = self.coefficients.std.square()
+        match weighting:
+            case "exact":
+                return self.coefficients.velocity.square() / (2 * variance)
+            case "inverse_time":
+                sigma = self.sigmas[:-1]
+                return ((sigma - self.sigmas[1:]) / sigma).square() / (2 * variance)
+            case "velocity":
+                return torch.ones_like(variance)
+        raise ValueError(f"KL weighting {weighting!r}: choose 'exact', 'inverse_time' or 'velocity'")
 
-        Args:
-            policy: ``policy(x, sigma, condition) -> velocity`` or an object with ``velocity``; sigma is
-                float32 (B,).
-            x: initial noise (B, ...); its dtype is the storage dtype unless one is given.
-            condition: handed to policy and reward untouched.
-            generator: a torch.Generator, or one per sample, for the noise of stochastic steps. With one per
-                sample a batch gives exactly what its samples give one by one (if the policy does).
-            reward: ``reward(x, sigma, condition) -> (B,)``, or an object with ``value_and_gradient``.
-            score_states: record the reward of every state, if there is a reward.
-            keep: which states to store, see :func:`samplers.trajectory.states_to_keep`. To recompute dropped
-                states, roll out again from generators seeded alike.
-            storage_dtype: dtype of the stored states. Every state is rounded to it first, then scored and
-                stepped from.
+    def _check_window(self) -> None:
+        if self._undrawn:
+            raise ValueError("the window is random and was not drawn: use sampler.at_iteration(i, generator)")
 
-        Raises:
-            ValueError: if guided steps have no reward, or stochastic steps no generator.
-            NonFiniteError: naming the step, if a velocity, reward, gradient or state is NaN or infinite.
-        """
-        check_state(x)
-        self._check_rollout(reward)
-        x = x.to(storage_dtype or x.dtype)
-        recorder = Recorder(states_to_keep(keep, self._stochastic.tolist()))
-        recorder.state(0, x)
-        score = reward if score_states else None
-        velocity_of = velocity_function(policy)
-        for index in range(self.num_steps):
-            sigma = self._sigma(index, x)
-            velocity, values, gradient = self._evaluate(
-                velocity_of, x, sigma, condition, index, reward, score
-            )
-            transition = self.transition(x, velocity, index, gradient)
-            x = transition.sample(generator).to(x.dtype)
-            log_prob = self._score(transition, x, velocity, gradient, index)
-            recorder.step(index, log_prob, gradient)
-            recorder.state(index + 1, x)
-            if values is not None:
-                recorder.reward(values)
-        if score is not None:
-            values = reward_value(score, x, self._sigma(self.num_steps, x), condition)
-            check_finite("the reward", values, self.num_steps, float(self.sigmas[-1]))
-            recorder.reward(values)
-        return recorder.finish(self.sigmas, self._stochastic.tolist())
-
-    def _evaluate(
-        self,
-        velocity_of: VelocityFunction,
-        x: torch.Tensor,
-        sigma: torch.Tensor,
-        condition: Any,
-        index: int,
-        reward: Reward | None,
-        score: Reward | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Velocity, reward values (None if not scored) and shaped gradient (None if unguided) at a state."""
-        guidance = self.settings.guidance
-        guided = guidance is not None and bool(self._guided[index])
-        clean = guidance is not None and guidance.at == "x0_hat"
-        if guided and clean:
-            assert reward is not None
-            velocity, values, gradient = _through_clean(velocity_of, x, sigma, condition, reward)
-        else:
-            velocity, values, gradient = velocity_of(x, sigma, condition), None, None
-            check_like("the policy's velocity", velocity, x)
-            if guided:
-                assert reward is not None
-                values, gradient = reward_value_and_gradient(reward, x, sigma, condition)
-            elif score is not None and clean:
-                values = reward_value(
-                    score, clean_estimate(x, velocity, sigma), torch.zeros_like(sigma), condition
-                )
-            elif score is not None:
-                values = reward_value(score, x, sigma, condition)
-        if values is not None:
-            check_finite("the reward", values, index, float(self.sigmas[index]))
-        if gradient is not None:
-            assert guidance is not None
-            gradient = shape_gradient(gradient, guidance)
-        return velocity, values if score is not None else None, gradient
-
-    def _score(
-        self,
-        transition: Transition,
-        x_next: torch.Tensor,
-        velocity: torch.Tensor,
-        gradient: torch.Tensor | None,
-        index: int,
-    ) -> torch.Tensor:
-        """Log-probability of the stored state, NaN at a deterministic step; all checked finite."""
-        if bool(self._stochastic[index]):
-            log_prob = transition.log_prob(x_next)
-            suspect = log_prob  # not finite if the state is not: no further read of the state is needed
-        else:
-            log_prob = torch.full(
-                (x_next.shape[0],), torch.nan, dtype=transition.mean.dtype, device=x_next.device
-            )
-            suspect = x_next.sum(dtype=transition.mean.dtype)
-        if not bool(torch.isfinite(suspect).all()):
-            sigma = float(self.sigmas[index])
-            check_finite("the velocity", velocity, index, sigma)
-            if gradient is not None:
-                check_finite("the reward's gradient", gradient, index, sigma)
-            check_finite("the next state", x_next, index, sigma)
-        return log_prob
-
-    def _check_rollout(self, reward: Reward | None) -> None:
-        if not self._resolved:
-            raise ValueError(
-                "the window is random and was not drawn: roll out with sampler.at_iteration(i, generator)"
-            )
-        if reward is None and bool(self._guided.any()):
-            steps = torch.nonzero(self._guided).flatten().tolist()
-            raise ValueError(
-                f"steps {steps} are guided and no reward was given: pass reward=..., or guidance=None"
-            )
-
-    def _sigma(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        return torch.full((x.shape[0],), float(self.sigmas[index]), dtype=torch.float32, device=x.device)
-
-    def _index(self, index: Index) -> torch.Tensor:
+    def _steps(self, index: Index) -> torch.Tensor:
         """Steps as a LongTensor on the CPU, shape () or (B,), checked."""
+        self._check_window()
         if isinstance(index, torch.Tensor):
             if index.is_floating_point() or index.dtype == torch.bool or index.ndim > 1:
-                raise TypeError(
-                    f"index is a {index.dtype} tensor of shape {tuple(index.shape)}: give an int or a "
-                    "LongTensor (B,)"
-                )
+                kind = f"{index.dtype} tensor of shape {tuple(index.shape)}"
+                raise TypeError(f"index is a {kind}: give an int, or a LongTensor (B,)")
             steps = index.detach().cpu().long()
         else:
             steps = torch.tensor(as_index(index))
-        if steps.numel() and (int(steps.min()) < 0 or int(steps.max()) >= self.num_steps):
+        outside = steps[(steps < 0) | (steps >= self.num_steps)]
+        if outside.numel():
             raise IndexError(
-                f"step {index} lies outside the {self.num_steps} steps: give 0..{self.num_steps - 1}"
+                f"step {int(outside.flatten()[0])} lies outside the {self.num_steps} steps: give "
+                f"0..{self.num_steps - 1}"
             )
         return steps
 
@@ -315,43 +271,8 @@ class Sampler:
                 f"index has {len(steps)} steps for a batch of {batch}: give one per sample, or an int"
             )
         table = torch.stack(self.coefficients)[:, steps.expand(batch)]
-        table = table.to(torch.promote_types(dtype, torch.float32)).to(x.device)
-        return table.reshape(4, batch, *[1] * (x.ndim - 1))
+        return table.to(dtype).to(x.device).reshape(4, batch, *[1] * (x.ndim - 1))
 
 
-def clean_estimate(x: torch.Tensor, velocity: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """The predicted clean sample x0_hat = x - t v, shape (B, ...), float32 at least.
-
-    Args:
-        x: states (B, ...).
-        velocity: (B, ...).
-        sigma: t of each sample, (B,).
-    """
-    return torch.addcmul(_wide(x), velocity, -_wide(sigma).reshape(-1, *[1] * (x.ndim - 1)))
-
-
-def _through_clean(
-    velocity_of: VelocityFunction,
-    x: torch.Tensor,
-    sigma: torch.Tensor,
-    condition: Any,
-    reward: Reward,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Velocity, reward at x0_hat and its exact gradient at x, the network's Jacobian included."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_(True)
-        velocity = velocity_of(leaf, sigma, condition)
-        check_like("the policy's velocity", velocity, x)
-        clean = clean_estimate(leaf, velocity, sigma)
-    values, at_clean = reward_value_and_gradient(reward, clean.detach(), torch.zeros_like(sigma), condition)
-    (gradient,) = torch.autograd.grad(clean, leaf, at_clean.to(clean.dtype))
-    return velocity.detach(), values, gradient
-
-
-def _at(mask: torch.Tensor, steps: torch.Tensor) -> bool | torch.Tensor:
-    return mask[steps] if steps.ndim else bool(mask[steps])
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32 at least."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def _at(steps_mask: tuple[bool, ...], steps: torch.Tensor) -> bool | torch.Tensor:
+    return torch.tensor(steps_mask)[steps] if steps.ndim else steps_mask[int(steps)]

@@ -1,0 +1,143 @@
+"""The rollout: the only sampling loop. ``Sampler.rollout`` is its public face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samplers.checks import check_finite, check_like
+from samplers.guidance import Reward, reward_value, reward_value_and_gradient, shape_gradient
+from samplers.policy import VelocityFunction
+from samplers.precision import wide
+from samplers.randomness import Generators
+from samplers.trajectory import Recorder, Trajectory
+
+if TYPE_CHECKING:
+    from samplers.sampler import Sampler
+    from samplers.transition import Transition
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the policy and the reward say about one state."""
+
+    velocity: torch.Tensor
+    values: torch.Tensor | None
+    gradient: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The parts of a rollout that stay the same at every step.
+
+    Attributes:
+        sampler: the sampler.
+        velocity_of: the policy's velocity.
+        condition: handed to policy and reward untouched.
+        reward: the reward, or None.
+        score_states: whether the reward of unguided states is wanted too.
+    """
+
+    sampler: Sampler
+    velocity_of: VelocityFunction
+    condition: Any
+    reward: Reward | None
+    score_states: bool
+
+    def run(self, x: torch.Tensor, generator: Generators | None, kept: tuple[int, ...]) -> Trajectory:
+        """Step from the initial state x, shape (B, ...), to the last sigma."""
+        num_steps = self.sampler.num_steps
+        recorder = Recorder(kept)
+        recorder.state(0, x)
+        for index in range(num_steps):
+            seen = self._evaluate(x, index)
+            transition = self.sampler.transition(x, seen.velocity, index, seen.gradient)
+            # Round to the storage dtype first and score what is stored, so that re-scoring it gives ratio 1.
+            x = transition.sample(generator).to(x.dtype)
+            recorder.step(index, self._score(transition, x, seen, index), seen.gradient)
+            recorder.state(index + 1, x)
+            if self._scores and seen.values is not None:
+                recorder.reward(seen.values)
+        if self._scores and self.reward is not None:
+            last = reward_value(self.reward, x, self._sigma(num_steps, x), self.condition)
+            self._check("the reward", last, num_steps)
+            recorder.reward(last)
+        return recorder.finish(self.sampler.sigmas, self.sampler.stochastic_steps)
+
+    @property
+    def _scores(self) -> bool:
+        return self.score_states and self.reward is not None
+
+    def _evaluate(self, x: torch.Tensor, index: int) -> Evaluation:
+        """Velocity, reward values where wanted, and the shaped gradient where the step is guided."""
+        guidance = self.sampler.settings.guidance
+        guided = self.sampler.guided_steps[index]
+        clean = guidance is not None and guidance.at == "x0_hat"
+        sigma = self._sigma(index, x)
+        if guided and clean and self.reward is not None:
+            seen = self._through_clean(x, sigma, self.reward)
+        else:
+            velocity = self.velocity_of(x, sigma, self.condition)
+            check_like("the policy's velocity", velocity, x)
+            seen = Evaluation(velocity, None, None)
+            if guided and self.reward is not None:
+                values, gradient = reward_value_and_gradient(self.reward, x, sigma, self.condition)
+                seen = Evaluation(velocity, values, gradient)
+            elif self._scores and self.reward is not None:
+                where, when = (clean_estimate(x, velocity, sigma), sigma * 0) if clean else (x, sigma)
+                seen = Evaluation(velocity, reward_value(self.reward, where, when, self.condition), None)
+        if seen.values is not None:
+            self._check("the reward", seen.values, index)
+        if seen.gradient is None or guidance is None:
+            return seen
+        return Evaluation(seen.velocity, seen.values, shape_gradient(seen.gradient, guidance))
+
+    def _through_clean(self, x: torch.Tensor, sigma: torch.Tensor, reward: Reward) -> Evaluation:
+        """The reward at x0_hat and its exact gradient at x, the Jacobian of the network included."""
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            velocity = self.velocity_of(leaf, sigma, self.condition)
+            check_like("the policy's velocity", velocity, x)
+            clean = clean_estimate(leaf, velocity, sigma)
+        values, at_clean = reward_value_and_gradient(reward, clean.detach(), sigma * 0, self.condition)
+        (gradient,) = torch.autograd.grad(clean, leaf, at_clean.to(clean.dtype))
+        return Evaluation(velocity.detach(), values, gradient)
+
+    def _score(
+        self, transition: Transition, x_next: torch.Tensor, seen: Evaluation, index: int
+    ) -> torch.Tensor:
+        """Log-probability of the stored state, NaN at a deterministic step; all of it checked finite."""
+        if self.sampler.stochastic_steps[index]:
+            log_prob = transition.log_prob(x_next)
+            suspect = log_prob  # not finite if the state is not: no further read of the state is needed
+        else:
+            log_prob = transition.mean.new_full((x_next.shape[0],), torch.nan)
+            suspect = x_next.sum(dtype=transition.mean.dtype)
+        if not bool(torch.isfinite(suspect).all()):
+            self._check("the velocity", seen.velocity, index)
+            if seen.gradient is not None:
+                self._check("the reward's gradient", seen.gradient, index)
+            self._check("the next state", x_next, index)
+            if self.sampler.stochastic_steps[index]:
+                self._check("the log-probability", log_prob, index)
+        return log_prob
+
+    def _check(self, name: str, tensor: torch.Tensor, index: int) -> None:
+        check_finite(name, tensor, index, float(self.sampler.sigmas[index]))
+
+    def _sigma(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        sigma = float(self.sampler.sigmas[index])
+        return torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)
+
+
+def clean_estimate(x: torch.Tensor, velocity: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The predicted clean sample x0_hat = x - t v, shape (B, ...), float32 at least.
+
+    Args:
+        x: states (B, ...).
+        velocity: (B, ...).
+        sigma: t of each sample, (B,).
+    """
+    return torch.addcmul(wide(x), velocity, -wide(sigma).reshape(-1, *[1] * (x.ndim - 1)))
