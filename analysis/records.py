@@ -1,0 +1,256 @@
+"""A run's folder as data frames: the only module that knows how records lie on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as parquet
+import yaml
+from numpy.typing import NDArray
+
+BASE = "base"
+"""The name under which the untrained model's evaluation is recorded."""
+
+SPLITS = ("held_out", "train")
+"""Prompt splits, the one that answers the question first."""
+
+EVALUATION_COLUMNS = ("method", "seed", "iteration", "split", "prompt", "sample", "reward", "value")
+ITERATION_COLUMNS = ("method", "seed", "iteration", "metric", "value")
+RUN_COLUMNS = ("method", "seed", "status", "iterations", "train_seconds", "evaluation_seconds", "error")
+SETTINGS = ("methods", "seeds", "budget", "budget_unit", "suite")
+SUITE_SETTINGS = ("name", "training", "held_out", "headline")
+_TEXT = ("method", "split", "prompt", "reward", "metric")
+
+
+class RecordError(ValueError):
+    """A run's folder that cannot be analysed; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The rewards of a run: trained on (with weights), held out, and the one that answers the question."""
+
+    name: str
+    training: Mapping[str, float]
+    held_out: tuple[str, ...]
+    headline: str
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+
+    def role(self, reward: str) -> str:
+        """`training` or `held-out`; `other` for a reward that the suite does not list."""
+        if reward in self.training:
+            return "training"
+        return "held-out" if reward in self.held_out else "other"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sample videos of one model: `videos` uint8 (prompts, frames, height, width, 3), one prompt each."""
+
+    method: str
+    seed: int
+    videos: NDArray[np.uint8]
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run recorded, and in `notes` what it did not."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    suite: Suite
+    evaluations: pd.DataFrame
+    iterations: pd.DataFrame
+    runs: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Trained methods: those asked for, in that order, then any other that left records."""
+        seen = [*_unique(self.evaluations["method"]), *_unique(self.runs["method"])]
+        asked = [str(name) for name in self.settings["methods"]]
+        return tuple(dict.fromkeys(name for name in [*asked, *sorted(seen)] if name != BASE))
+
+    @cached_property
+    def rewards(self) -> tuple[str, ...]:
+        """Recorded rewards: the headline first, then held-out ones, then those trained on."""
+        recorded = _unique(self.evaluations["reward"])
+        listed = [self.suite.headline, *self.suite.held_out, *self.suite.training]
+        return tuple(dict.fromkeys(name for name in [*listed, *sorted(recorded)] if name in recorded))
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Recorded prompt splits, held-out prompts first."""
+        recorded = _unique(self.evaluations["split"])
+        return tuple(split for split in SPLITS if split in recorded)
+
+    @property
+    def budget(self) -> str:
+        """The budget of each run in words, such as `30 iterations`."""
+        unit = str(self.settings["budget_unit"])
+        amount = float(self.settings["budget"])
+        return f"{amount:g} {unit.rstrip('s') if amount == 1 else unit}"
+
+    def samples(self) -> list[Samples]:
+        """Sample videos of the base model, then of each method's first seed that has them."""
+        found = [_samples(self.path / "runs" / BASE / "samples.npz", BASE, 0)]
+        for method in self.methods:
+            candidates = [(seed, self._sample_file(method, seed)) for seed in self.seeds(method)]
+            present = [(seed, file) for seed, file in candidates if file.is_file()]
+            if present:
+                found.append(_samples(present[0][1], method, present[0][0]))
+        return [sample for sample in found if sample is not None]
+
+    def seeds(self, method: str) -> tuple[int, ...]:
+        """Seeds of a method: those asked for and those that left a record."""
+        asked = range(int(self.settings["seeds"]))
+        known = self.runs.loc[self.runs["method"] == method, "seed"]
+        evaluated = self.evaluations.loc[self.evaluations["method"] == method, "seed"]
+        return tuple(sorted({*asked, *map(int, known), *map(int, evaluated.unique())}))
+
+    def _sample_file(self, method: str, seed: int) -> Path:
+        return self.path / "runs" / f"{method}-seed{seed}" / "samples.npz"
+
+
+def load_run(path: Path | str) -> Run:
+    """Read the folder of a run made by `python -m benchmarks.run`.
+
+    Settings and evaluations are needed; without training metrics or the list of runs the rest still works and
+    `Run.notes` says what is missing. Anything unreadable raises `RecordError`.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: no such folder; give the --output folder of a benchmark run")
+    settings = _settings(folder / "settings.yaml")
+    evaluations = _table(folder / "records" / "evaluations.parquet", EVALUATION_COLUMNS)
+    if evaluations is None:
+        raise RecordError(
+            f"{folder / 'records' / 'evaluations.parquet'}: not there, so nothing was evaluated in this run; "
+            "run the benchmark again, or resume it"
+        )
+    notes = []
+    iterations = _table(folder / "records" / "iterations.parquet", ITERATION_COLUMNS)
+    if iterations is None:
+        iterations = pd.DataFrame({name: pd.Series(dtype="object") for name in ITERATION_COLUMNS})
+        notes.append("records/iterations.parquet is missing: there are no training curves.")
+    runs = _run_list(folder / "records" / "runs.csv")
+    if runs is None:
+        runs = pd.DataFrame({name: pd.Series(dtype="object") for name in RUN_COLUMNS})
+        notes.append(
+            "records/runs.csv is missing: there are no training times, and a seed counts as finished when it "
+            "was evaluated as late as any of its method."
+        )
+    return Run(folder, settings, _suite(folder, settings), evaluations, iterations, runs, tuple(notes))
+
+
+def _unique(column: pd.Series) -> set[str]:
+    return {str(value) for value in column.unique()}
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise RecordError(f"{file}: not there; give the --output folder of a benchmark run")
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecordError(f"{file}: not valid YAML ({error}); restore it from the run") from error
+    if not isinstance(settings, dict):
+        raise RecordError(f"{file}: must hold a mapping of settings, not {type(settings).__name__}")
+    _require(settings, SETTINGS, str(file))
+    return settings
+
+
+def _suite(folder: Path, settings: Mapping[str, Any]) -> Suite:
+    entry = settings["suite"]
+    place = f"{folder / 'settings.yaml'} under suite"
+    if not isinstance(entry, dict):
+        raise RecordError(f"{place}: must be a mapping with {', '.join(SUITE_SETTINGS)}, not {entry!r}")
+    _require(entry, SUITE_SETTINGS, place)
+    return Suite(
+        name=str(entry["name"]),
+        training={str(name): float(weight) for name, weight in entry["training"].items()},
+        held_out=tuple(str(name) for name in entry["held_out"]),
+        headline=str(entry["headline"]),
+        descriptions={str(name): str(text) for name, text in (entry.get("descriptions") or {}).items()},
+    )
+
+
+def _require(entry: Mapping[str, Any], names: Sequence[str], place: str) -> None:
+    missing = [name for name in names if name not in entry]
+    if missing:
+        raise RecordError(
+            f"{place}: no setting {', '.join(missing)} (there are {', '.join(map(str, entry))}); "
+            "it was edited, or written by another version of the benchmark"
+        )
+
+
+def _columns(present: Sequence[str], required: Sequence[str], file: Path) -> None:
+    missing = [name for name in required if name not in present]
+    if missing:
+        raise RecordError(
+            f"{file}: no column {', '.join(missing)} (there are {', '.join(present)}); "
+            "it was written by another version of the benchmark: analyse it with that one, or run again"
+        )
+
+
+def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+    """Parquet with its text columns as categories: a few megabytes where strings would need hundreds."""
+    if not file.is_file():
+        return None
+    try:
+        present = parquet.read_schema(file).names
+        _columns(present, columns, file)
+        text = [name for name in columns if name in _TEXT]
+        table = parquet.read_table(file, columns=list(columns), read_dictionary=text)
+    except (OSError, ValueError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(
+            f"{file}: not a readable parquet file ({error}); resume or repeat the run"
+        ) from error
+    frame: pd.DataFrame = table.to_pandas()
+    for name in text:
+        frame[name] = frame[name].astype("str").astype("category")
+    frame["value"] = frame["value"].astype("float64")
+    return frame
+
+
+def _run_list(file: Path) -> pd.DataFrame | None:
+    if not file.is_file():
+        return None
+    try:
+        frame = pd.read_csv(file, dtype={"method": str, "status": str, "error": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise RecordError(f"{file}: not a readable CSV file ({error}); resume or repeat the run") from error
+    _columns(list(frame.columns), RUN_COLUMNS, file)
+    frame["error"] = frame["error"].fillna("")
+    return frame
+
+
+def _samples(file: Path, method: str, seed: int) -> Samples | None:
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            _columns(archive.files, ("videos", "prompts"), file)
+            videos, prompts = archive["videos"], archive["prompts"]
+    except (OSError, EOFError, BadZipFile, ValueError) as error:
+        if isinstance(error, RecordError):
+            raise
+        raise RecordError(
+            f"{file}: not a readable .npz file ({error}); delete it or repeat the run"
+        ) from error
+    if videos.ndim != 5 or videos.shape[-1] != 3 or videos.dtype != np.uint8 or len(prompts) != len(videos):
+        raise RecordError(
+            f"{file}: videos must be uint8 (prompts, frames, height, width, 3) with one prompt each, not "
+            f"{videos.dtype} {videos.shape} with {len(prompts)} prompts"
+        )
+    return Samples(method, seed, videos, tuple(str(prompt) for prompt in prompts))

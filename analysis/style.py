@@ -1,0 +1,119 @@
+"""How a method looks in every figure: Okabe and Ito's colour-blind-safe colours, and a marker."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.records import BASE
+
+DPI = 150
+HEADING, LEGEND_ROW, FOOTER_LINE = 0.36, 0.22, 0.165  # inches
+INK = "#222222"
+FAINT = "#8a8a8a"
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line style of a method."""
+
+    colour: str
+    marker: str = "o"
+    line: str = "-"
+
+
+BASE_LOOK = Look("#555555", "s", ":")
+KNOWN: Mapping[str, Look] = {
+    BASE: BASE_LOOK,
+    "euphonium": Look(VERMILION, "o"),
+    "euphonium_published": Look(PURPLE, "v"),
+    "flow_grpo": Look(BLUE, "s"),
+    "dance_grpo": Look(GREEN, "^"),
+}
+_FREE = [
+    Look(ORANGE, "D"),
+    Look(SKY, "P"),
+    Look(BLACK, "X"),
+    Look(YELLOW, "h"),
+    *(
+        Look(colour, marker, "--")
+        for colour, marker in zip(
+            (ORANGE, SKY, BLACK, VERMILION, BLUE, GREEN, PURPLE), "<>dp*8H", strict=True
+        )
+    ),
+]
+
+
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """A look for each method and the base: fixed for the project's own methods, in order for any other."""
+    free = [name for name in methods if name not in KNOWN]
+    given = {name: _FREE[place % len(_FREE)] for place, name in enumerate(free)}
+    return {BASE: BASE_LOOK} | {name: KNOWN.get(name) or given[name] for name in methods}
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure (inches) that draws without pyplot, so that nothing is shared or left open."""
+    drawn = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(drawn)
+    return drawn
+
+
+def tidy(axes: Axes) -> None:
+    """Light grid, no box, small ticks."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=8.5, colors=INK, length=3)
+    axes.grid(color="#e4e4e4", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def surround(
+    drawn: Figure, heading: str, footer: str, handles: Sequence[Line2D], labels_a_row: int = 5
+) -> None:
+    """Heading and legend above a figure's panels; a footer (seeds, budget, what bands are) below them."""
+    width, height = drawn.get_size_inches()
+    rows = math.ceil(len(handles) / labels_a_row)
+    lines = textwrap.wrap(footer, round(14.6 * width))
+    top, bottom = HEADING + LEGEND_ROW * rows, 0.1 + FOOTER_LINE * len(lines)
+    drawn.set_layout_engine("constrained", rect=(0, bottom / height, 1, 1 - (top + bottom) / height))
+    drawn.text(0.01, 1 - 0.06 / height, heading, fontsize=12, fontweight="bold", color=INK, va="top")
+    drawn.text(0.01, 0.04 / height, "\n".join(lines), fontsize=8, color="#555555", va="bottom")
+    drawn.legend(
+        handles=list(handles),
+        loc="upper left",
+        bbox_to_anchor=(0.003, 1 - (HEADING - 0.06) / height),
+        ncols=labels_a_row,
+        frameon=False,
+        fontsize=9,
+        borderaxespad=0,
+        columnspacing=1.6,
+    )
+
+
+def save(drawn: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and SVG; equal figures give equal files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    with mpl.rc_context({"svg.hashsalt": name}):
+        drawn.savefig(png, dpi=DPI)
+        drawn.savefig(svg, metadata={"Date": None})
+    return [png, svg]

@@ -1,0 +1,240 @@
+"""Tables: the final comparison as a tidy frame, as rows for a terminal, and as Markdown and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import text
+from analysis.curves import final_values, run_status, seed_means
+from analysis.records import BASE, SPLITS, Run
+from analysis.statistics import Difference, Interval, paired_gain
+
+COLUMNS = (
+    "split",
+    "method",
+    "reward",
+    "role",
+    "base",
+    "final",
+    "gain",
+    "low",
+    "high",
+    "seeds",
+    "iterations",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table as strings: cells may hold line breaks. `columns` and each of `rows` have the same length."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    @property
+    def width(self) -> int:
+        """Characters that a terminal needs for it, with three between columns and two at each side."""
+        cells = zip(self.columns, *self.rows, strict=True)
+        return sum(max(len(line) for cell in column for line in cell.split("\n")) + 3 for column in cells) + 1
+
+
+def final_table(run: Run, finals: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row per (split, method, reward), tidy, with the base model's own rows first.
+
+    `final` is the mean over the seeds that finished, `gain` its difference from `base`, `low` and `high`
+    the 95 % interval of the gain over seeds (NaN with fewer than two), `seconds` the mean training time of
+    a seed. A method without a finished seed has a row with `seeds` 0 and no numbers.
+    """
+    means = seed_means(run)
+    values = final_values(run, means) if finals is None else finals
+    base = means[means["method"] == BASE].set_index(["split", "reward"])["value"]
+    status = run_status(run)
+    counted = status[status["counted"].astype(bool)]
+    seconds = counted.groupby("method")["train_seconds"].mean()
+    groups = dict(iter(values.groupby(["split", "method", "reward"], observed=True)))
+    rows: list[dict[str, object]] = []
+    for split in run.splits:
+        for method in (BASE, *run.methods):
+            for reward in run.rewards:
+                start = float(base.get((split, reward), float("nan")))
+                row = {"split": split, "method": method, "reward": reward, "role": run.suite.role(reward)}
+                group = groups.get((split, method, reward))
+                rows.append({**row, "base": start, "seconds": seconds.get(method), **_summary(group)})
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    numbers = ["base", "final", "gain", "low", "high", "iterations", "seconds"]
+    return table.astype({**dict.fromkeys(numbers, "float64"), "seeds": "int64"})
+
+
+def _summary(group: pd.DataFrame | None) -> dict[str, float]:
+    if group is None:
+        return {"seeds": 0}
+    gain = paired_gain(group["final"].to_numpy(), group["base"].to_numpy())
+    return {
+        "final": float(group["final"].mean()),
+        "gain": gain.mean,
+        "low": gain.low,
+        "high": gain.high,
+        "seeds": gain.n,
+        "iterations": float(group["iteration"].mean()),
+    }
+
+
+def format_table(
+    table: pd.DataFrame,
+    split: str = "held_out",
+    rewards: Sequence[str] | None = None,
+    width: int | None = None,
+) -> TextTable:
+    """The final table of one prompt split as strings.
+
+    A row is a method and a column a reward, `base → final` above `gain ± half the 95 % interval`. If that
+    is wider than `width` characters, the methods are listed under each reward instead, which fits 80.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    part = table[table["split"] == split]
+    names = list(dict.fromkeys(part["reward"])) if rewards is None else list(rewards)
+    part = part[part["reward"].isin(names)]
+    wide = _wide(part, names, split)
+    return wide if width is None or wide.width <= width else _long(part, names, split)
+
+
+def _note(part: pd.DataFrame) -> str:
+    lacking = part[(part["method"] != BASE) & (part["seeds"] < 2)]
+    note = (
+        "Gains are over the base model; ± is half the 95 % interval over seeds (Student's t). "
+        "Time is the training of one seed."
+    )
+    none = list(dict.fromkeys(lacking.loc[lacking["seeds"] == 0, "method"]))
+    single = list(dict.fromkeys(lacking.loc[lacking["seeds"] == 1, "method"]))
+    if (part["role"] == "training").any():
+        note += " * trained on."
+    if none:
+        note += f" No seed of {text.listed(none, 'or')} finished."
+    if single:
+        note += f" One seed of {text.listed(single)}: no interval."
+    return note
+
+
+def _gain(row: pd.Series) -> str:
+    gain = Interval(row["gain"], row["low"], row["high"], int(row["seeds"]))
+    if not gain.known:
+        return text.signed(gain.mean)
+    return f"{text.signed(gain.mean)} ± {text.number(gain.half_width)}"
+
+
+def _change(row: pd.Series) -> str:
+    if row["method"] == BASE:
+        return text.number(row["base"])
+    return text.NONE if pd.isna(row["final"]) else f"{text.number(row['base'])} → {text.number(row['final'])}"
+
+
+def _tail(row: pd.Series) -> tuple[str, str]:
+    if row["method"] == BASE:
+        return text.NONE, text.NONE
+    return str(row["seeds"]), text.seconds(row["seconds"])
+
+
+def _starred(part: pd.DataFrame, reward: str) -> str:
+    trained = (part.loc[part["reward"] == reward, "role"] == "training").any()
+    return text.reward_name(reward) + (" *" if trained else "")
+
+
+def _title(split: str) -> str:
+    return f"Final rewards on {text.SPLIT_NAMES[split]}"
+
+
+def _wide(part: pd.DataFrame, names: list[str], split: str) -> TextTable:
+    rows = []
+    for method, group in part.groupby("method", sort=False):
+        entries = {row["reward"]: row for _, row in group.iterrows()}
+        cells = [_change(entries[name]) for name in names]
+        if method != BASE:
+            gains = [_gain(entries[name]) for name in names]
+            pairs = zip(cells, gains, strict=True)
+            cells = [cell if gain == text.NONE else f"{cell}\n{gain}" for cell, gain in pairs]
+        rows.append((str(method), *cells, *_tail(entries[names[0]])))
+    columns = ("method", *(_starred(part, name) for name in names), "seeds", "time")
+    return TextTable(_title(split), columns, tuple(rows), _note(part))
+
+
+def _long(part: pd.DataFrame, names: list[str], split: str) -> TextTable:
+    rows: list[tuple[str, ...]] = []
+    for name in names:
+        for _, row in part[part["reward"] == name].iterrows():
+            if row["method"] == BASE:
+                rows.append((_starred(part, name), _change(row), "", "", ""))
+            else:
+                rows.append((f"  {row['method']}", _change(row), _gain(row), *_tail(row)))
+    columns = ("reward / method", "base → final", "gain", "seeds", "time")
+    return TextTable(_title(split), columns, tuple(rows), _note(part))
+
+
+def differences_table(differences: Sequence[Difference]) -> TextTable:
+    """Pairs of methods: the difference of their final headline reward, and whether it is told from chance."""
+    rows = []
+    for entry in differences:
+        verdict = "told apart" if entry.distinct else "not told apart"
+        if not entry.interval.known:
+            verdict = "cannot be said (one seed)"
+        seeds = f"{entry.seeds[0]} and {entry.seeds[1]}"
+        pair = f"{entry.first} − {entry.second}"
+        value = text.signed(entry.interval.mean)
+        rows.append((pair, value, text.interval(entry.interval), seeds, verdict))
+    note = (
+        f"Welch's intervals over seeds, widened so that all {len(rows)} hold together with 95 % confidence."
+        if len(rows) > 1
+        else "Welch's 95 % interval over seeds."
+    )
+    return TextTable(
+        "Differences between methods", ("pair", "difference", "interval", "seeds", ""), tuple(rows), note
+    )
+
+
+def status_table(run: Run) -> TextTable:
+    """Seeds that did not finish, with the error that stopped them."""
+    status = run_status(run)
+    rows = []
+    for _, row in status[~status["counted"].astype(bool)].iterrows():
+        iterations = text.NONE if pd.isna(row["iterations"]) else f"{row['iterations']:.0f}"
+        why = str(row["error"]) if row["error"] else text.NONE
+        rows.append((str(row["method"]), str(row["seed"]), str(row["status"]), iterations, why))
+    return TextTable(
+        "Seeds that did not finish", ("method", "seed", "status", "iterations", "error"), tuple(rows)
+    )
+
+
+def to_markdown(table: TextTable) -> str:
+    """A table as Markdown, its note below it."""
+    lines = [
+        f"### {table.title}",
+        "",
+        _markdown_row(table.columns),
+        _markdown_row(["---"] * len(table.columns)),
+    ]
+    lines += [_markdown_row(row) for row in table.rows]
+    return "\n".join([*lines, *(["", table.note] if table.note else []), ""])
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = (cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def write_tables(table: pd.DataFrame, others: Sequence[TextTable], folder: Path) -> list[Path]:
+    """Write the final table as CSV (tidy) and Markdown (one a split), with `others` below the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = [split for split in SPLITS if split in set(table["split"])]
+    texts = [format_table(table, split) for split in splits]
+    csv, markdown = folder / "final.csv", folder / "final.md"
+    table.to_csv(csv, index=False, float_format="%.6g")
+    entries = [entry for entry in [*texts, *others] if entry.rows]
+    markdown.write_text("\n".join(map(to_markdown, entries)), encoding="utf-8")
+    return [csv, markdown]

@@ -1,0 +1,108 @@
+"""Numbers and names as a reader sees them, in one place so that page, tables and terminal agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from analysis.statistics import Interval
+
+NONE = "–"  # what stands where there is no number
+
+SPLIT_NAMES = {"held_out": "held-out prompts", "train": "training prompts"}
+
+REWARD_DESCRIPTIONS = {
+    "caption_match": "A learned video model's score of how well the video matches its caption.",
+    "motion_quality": "A score of how steady and free of flicker the motion looks.",
+    "accuracy": "Measured exactly on the pixels: the share of the caption's attributes that are right.",
+    "colour_accuracy": "Share of videos whose object has the colour that the caption names (by hue).",
+    "shape_accuracy": "Share of videos whose object has the shape that the caption names (by matching).",
+    "size_accuracy": "Share of videos whose object has the size that the caption names (by area).",
+    "motion_accuracy": "Share of videos whose object moves as the caption says (by tracking).",
+    "diversity": "How far the videos of one prompt differ from each other; falls when a policy collapses.",
+    "process": "The process reward model's score of noised latents along the rollout.",
+}
+
+METRIC_NAMES = {
+    "ratio_deviation": "ratio deviation |ρ − 1|",
+    "grad_norm": "gradient norm before clipping",
+    "guidance_advantage_correlation": "guidance–advantage correlation",
+    "clip_fraction": "share of clipped terms",
+    "kl_to_old": "KL to the rollout policy (nats)",
+    "loss": "loss",
+}
+
+METRIC_DESCRIPTIONS = {
+    "ratio_deviation": "How far the probability ratio strays from 1, its value before the first update.",
+    "grad_norm": "Length of the gradient before clipping.",
+    "guidance_advantage_correlation": "Correlation between the length of a sample's guidance shift and its "
+    "advantage; below zero, the samples with low rewards are pushed hardest.",
+    "clip_fraction": "Share of (sample, step) terms whose ratio left the clip range.",
+    "kl_to_old": "Divergence of the updated policy from the one that made the rollouts.",
+    "loss": "The loss that was minimised; its value is not comparable between methods.",
+}
+
+
+def number(value: float) -> str:
+    """A value as in `0.672`; three significant digits when it is large."""
+    if math.isnan(value):
+        return NONE
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, as in `+0.119` or `−0.020`."""
+    if math.isnan(value):
+        return NONE
+    text = number(abs(value))
+    if not text.strip("0.,"):
+        return text
+    return ("+" if value > 0 else "−") + text
+
+
+def interval(value: Interval) -> str:
+    """`+0.080 to +0.158`, or `no interval` when there are too few seeds."""
+    return f"{signed(value.low)} to {signed(value.high)}" if value.known else "no interval"
+
+
+def seconds(value: float) -> str:
+    """A duration as in `48 s`, `12 min 5 s` or `3 h 20 min`."""
+    if math.isnan(value):
+        return NONE
+    if value < 100:
+        return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def reward_name(reward: str) -> str:
+    """A reward as words: `colour_accuracy` is `colour accuracy`."""
+    return reward.replace("_", " ")
+
+
+def reward_description(reward: str, given: Mapping[str, str]) -> str:
+    """What a reward measures: as the suite describes it, or as this project's rewards are known."""
+    return (
+        given.get(reward) or REWARD_DESCRIPTIONS.get(reward) or "No description was recorded with this run."
+    )
+
+
+def metric_name(metric: str) -> str:
+    """A training metric as an axis label."""
+    if metric.startswith("reward/"):
+        return f"{reward_name(metric.removeprefix('reward/'))} (rollouts)"
+    return METRIC_NAMES.get(metric, metric.replace("_", " ").replace("/", ": "))
