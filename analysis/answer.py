@@ -19,6 +19,9 @@ from analysis.statistics import Difference, Interval, paired_gain, pairwise_diff
 FEW_SEEDS = 5
 """Below this many seeds the report says that its intervals are wide and rest on assumed normality."""
 
+NAMED = 4
+"""The sentence names up to so many methods and counts more; the table names all."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -124,9 +127,15 @@ def _telling_apart(standings: tuple[Standing, ...], differences: tuple[Differenc
         return "; with one seed of a method, differences between methods cannot be told from chance"
     seeds = _seed_range(standings)
     if not close:
-        return f"; with {seeds} it can be told apart from {text.listed(apart)}"
-    told = f"; it can be told apart from {text.listed(apart)}, but" if apart else "; but"
-    return f"{told} with {seeds} it cannot be told apart from {text.listed(close, 'or')}"
+        others = text.listed(apart) if len(apart) <= NAMED else f"all {len(apart)} others"
+        return f"; with {seeds} it can be told apart from {others}"
+    told = f"; it can be told apart from {_some(apart)}, but" if apart else "; but"
+    others = _some(close, "or") if apart or len(close) <= NAMED else f"any of the {len(close)} others"
+    return f"{told} with {seeds} it cannot be told apart from {others}"
+
+
+def _some(names: list[str], last: str = "and") -> str:
+    return text.listed(names, last) if len(names) <= NAMED else f"{len(names)} others"
 
 
 def _seed_range(standings: tuple[Standing, ...]) -> str:
@@ -156,9 +165,9 @@ def _limits(run: Run, standings: tuple[Standing, ...], split: str) -> list[str]:
     left_out = int((~status["counted"].astype(bool)).sum()) if len(status) else 0
     if left_out:
         limits.append(
-            f"{text.count(left_out, 'seed')} of {len(status)} did not finish and is left out of every mean."
-            if left_out == 1
-            else f"{left_out} of {len(status)} seeds did not finish and are left out of every mean."
+            f"{left_out} of {text.count(len(status), 'seed')} did not finish and "
+            f"{'is' if left_out == 1 else 'are'} left out of every mean, which flatters a method that fails "
+            "when it goes badly."
         )
     if any(entry.gain.n for entry in standings) and any(pd.isna(entry.base) for entry in standings):
         limits.append("The base model was not evaluated, so gains are unknown.")

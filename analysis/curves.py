@@ -45,8 +45,7 @@ def run_status(run: Run) -> pd.DataFrame:
     `evaluated` is the last iteration with an evaluation. A seed is `counted` when its status is "finished";
     where runs.csv is missing, when it was evaluated as late as the latest seed of its method.
     """
-    latest_of = run.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
-    last = {(str(method), int(seed)): int(at) for method, seed, at in latest_of.itertuples(index=False)}
+    last = run.last_evaluated
     known = {(str(row["method"]), int(row["seed"])): row for row in run.runs.to_dict("records")}
     rows = []
     for method in run.methods:

@@ -17,17 +17,24 @@ from analysis.records import BASE, Run
 from analysis.statistics import Interval, paired_gain
 
 WIDTH = 10.0
-MANY_METHODS = 5
-"""With more methods than this, bands would hide each other and are left out; the caption says so."""
+MANY_METHODS, MANY_SEEDS = 5, 15
+"""With more methods bands, and with more runs single seeds, would hide the means and are left out."""
+
+BAND_SEEDS = 3
+"""With two seeds the 95 % interval is 12.7 standard errors: a band that hides the lines which say it all."""
 
 TRAINING_METRICS = (
     "ratio_deviation",
-    "grad_norm",
-    "guidance_advantage_correlation",
     "clip_fraction",
+    "grad_norm",
+    "guidance_size",
+    "guidance_advantage_correlation",
+    "kl_to_guided",
+    "kl_to_base",
     "kl_to_old",
     "loss",
 )
+_POSITIVE = ("ratio_deviation", "grad_norm", "guidance_size", "kl_to_guided", "kl_to_base", "kl_to_old")
 
 
 def _footer(run: Run, *sentences: str) -> str:
@@ -39,8 +46,8 @@ def _footer(run: Run, *sentences: str) -> str:
     return " ".join([head, *sentences])
 
 
-def _grid(run: Run, panels: int, height: float) -> tuple[Figure, list[Axes], int]:
-    columns = min(panels, 3 if panels in (3, 5, 6, 9) else 4)
+def _grid(run: Run, panels: int, height: float, columns: int = 4) -> tuple[Figure, list[Axes], int]:
+    columns = min(panels, 3 if panels in (3, 5, 6, 9) else columns)
     rows = math.ceil(panels / columns)
     legend = math.ceil((len(run.methods) + 2) / 5) * style.LEGEND_ROW
     drawn = style.figure(WIDTH, height * rows + style.HEADING + legend + 0.6)
@@ -76,13 +83,18 @@ def _kind(run: Run, reward: str) -> str:
     return {"training": "trained on", "held-out": "held out"}.get(role, "")
 
 
-def _band_note(run: Run) -> str:
-    if len(run.methods) > MANY_METHODS:
-        return "Thick lines: mean over finished seeds. Thin lines: single seeds."
-    return (
-        "Thick lines: mean over finished seeds; bands: its 95 % interval (Student's t, two seeds or more). "
-        "Thin lines: single seeds, dashed if unfinished."
-    )
+def _band_note(run: Run, seeds: bool = True) -> str:
+    lines = "Thick lines: mean over finished seeds"
+    status = run_status(run)
+    most = status[status["counted"].astype(bool)].groupby("method").size().max()
+    if len(run.methods) <= MANY_METHODS and most >= BAND_SEEDS:
+        lines += f"; bands: its 95 % interval (Student's t, {BAND_SEEDS} seeds or more)"
+    unfinished = "" if status["counted"].all() else " Dashed lines that end in a cross: unfinished seeds."
+    return f"{lines}.{' Thin lines: single seeds.' if seeds and _few(run) else ''}{unfinished}"
+
+
+def _few(run: Run) -> bool:
+    return len(run.methods) * int(run.settings["seeds"]) <= MANY_SEEDS
 
 
 def reward_curves(run: Run, split: str = "held_out", curves: pd.DataFrame | None = None) -> Figure:
@@ -125,6 +137,8 @@ def _lines(axes: Axes, run: Run, here: pd.DataFrame, finished: set[tuple[str, in
     look = style.looks(run.methods)
     for (method, seed), curve in here[here["method"] != BASE].groupby(["method", "seed"]):
         done = (str(method), seed) in finished
+        if done and not _few(run):
+            continue
         alpha = 0.45 if done else 0.8
         x, y = curve["iteration"].to_numpy(), curve["value"].to_numpy()
         axes.plot(x, y, color=look[str(method)].colour, lw=0.7, alpha=alpha, ls="-" if done else "--")
@@ -140,8 +154,9 @@ def _means(axes: Axes, run: Run, mean: pd.DataFrame, by: str, markers: bool = Tr
         x = curve[by].to_numpy()
         marker = look.marker if markers and len(x) <= 20 else None
         y = curve["mean"].to_numpy()
-        axes.plot(x, y, color=look.colour, lw=2, ls=look.line, marker=marker, ms=4, zorder=3)
-        if len(run.methods) <= MANY_METHODS and (curve["n"] >= 2).any():
+        width = 2 if len(run.methods) <= MANY_METHODS else 1.3
+        axes.plot(x, y, color=look.colour, lw=width, ls=look.line, marker=marker, ms=4, zorder=3)
+        if len(run.methods) <= MANY_METHODS and (curve["n"] >= BAND_SEEDS).all():
             axes.fill_between(x, curve["low"], curve["high"], color=look.colour, alpha=0.15, lw=0, zorder=1)
 
 
@@ -173,7 +188,7 @@ def final_comparison(run: Run, finals: pd.DataFrame | None = None) -> Figure:
         for split in run.splits
     ]
     heading = "Gain over the base model at the end of training"
-    style.surround(drawn, heading, _footer(run, note), [*_handles(run), *marks])
+    style.surround(drawn, heading, _footer(run, note), marks)
     return drawn
 
 
@@ -209,7 +224,7 @@ def training_curves(run: Run) -> Figure | None:
     counted = status.loc[status["counted"].astype(bool), ["method", "seed"]]
     finished = records.merge(counted.astype({"seed": records["seed"].dtype}), on=["method", "seed"])
     average = bands(finished, ["method", "metric", "iteration"])
-    drawn, panels, columns = _grid(run, len(metrics), 2.15)
+    drawn, panels, columns = _grid(run, len(metrics), 2.15, columns=3)
     for place, (axes, metric) in enumerate(zip(panels, metrics, strict=True)):
         mean = average[average["metric"] == metric]
         _means(axes, run, mean, "iteration", markers=False)
@@ -219,10 +234,12 @@ def training_curves(run: Run) -> Figure | None:
             axes.axhline(0, color=style.FAINT, lw=1, zorder=0)
         if place >= len(panels) - columns:
             axes.set_xlabel("iteration", fontsize=9)
-        if metric in ("ratio_deviation", "kl_to_old", "grad_norm"):
+        if metric in _POSITIVE:
             _log_scale(axes, mean)
     smoothing = f"Each seed: moving average of {window} iterations. " if window > 1 else ""
-    style.surround(drawn, "During training", _footer(run, smoothing + _band_note(run)), _handles(run))
+    style.surround(
+        drawn, "Rollouts and updates", _footer(run, smoothing + _band_note(run, seeds=False)), _handles(run)
+    )
     return drawn
 
 

@@ -109,12 +109,18 @@ class Run:
                 found.append(_samples(present[0][1], method, present[0][0]))
         return [sample for sample in found if sample is not None]
 
+    @cached_property
+    def last_evaluated(self) -> Mapping[tuple[str, int], int]:
+        """The last iteration with an evaluation, by (method, seed)."""
+        last = self.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
+        return {(str(name), int(seed)): int(at) for name, seed, at in last.itertuples(index=False)}
+
     def seeds(self, method: str) -> tuple[int, ...]:
         """Seeds of a method: those asked for and those that left a record."""
         asked = range(int(self.settings["seeds"]))
         known = self.runs.loc[self.runs["method"] == method, "seed"]
-        evaluated = self.evaluations.loc[self.evaluations["method"] == method, "seed"]
-        return tuple(sorted({*asked, *map(int, known), *map(int, evaluated.unique())}))
+        evaluated = (seed for name, seed in self.last_evaluated if name == method)
+        return tuple(sorted({*asked, *map(int, known), *evaluated}))
 
     def _sample_file(self, method: str, seed: int) -> Path:
         return self.path / "runs" / f"{method}-seed{seed}" / "samples.npz"
@@ -218,7 +224,8 @@ def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame | None:
         ) from error
     frame: pd.DataFrame = table.to_pandas()
     for name in text:
-        frame[name] = frame[name].astype("str").astype("category")
+        column = frame[name].astype("category")
+        frame[name] = column.cat.rename_categories([str(label) for label in column.cat.categories])
     frame["value"] = frame["value"].astype("float64")
     return frame
 

@@ -6,7 +6,7 @@ import argparse
 import base64
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +27,8 @@ from analysis.tables import (
 )
 
 _TYPES = {".png": "image/png", ".webp": "image/webp"}
+SHOWN_PAIRS = 10
+"""With more pairs than this the page shows those with the best method and folds the rest."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,21 @@ def write_report(run_dir: Path | str) -> Path:
     write_tables(table, [pairs, failed], run.path / "tables")
     pictures = _figures(run, curves, finals)
     shown, lacking = _videos(run)
-    page = _page(run, found, splits, pairs, failed, {**pictures, **shown}, lacking)
+    page = _page(run, found, splits, _folded(pairs, run), failed, {**pictures, **shown}, lacking)
     target = run.path / "report.html"
     target.write_text(page, encoding="utf-8")
     return target
+
+
+def _folded(pairs: TextTable, run: Run) -> list[TextTable]:
+    """The table whole, or where it is long the pairs with the best method and then all others."""
+    title = f"{pairs.title}, {text.reward_name(run.suite.headline)}"
+    if len(pairs.rows) <= SHOWN_PAIRS:
+        return [replace(pairs, title=title)]
+    best = pairs.rows[0][0].split(" ")[0]
+    first = tuple(row for row in pairs.rows if row[0].split(" ")[0] == best)
+    rest = tuple(row for row in pairs.rows if row not in first)
+    return [replace(pairs, title=title, rows=first), replace(pairs, title="All other pairs", rows=rest)]
 
 
 def _figures(run: Run, curves: pd.DataFrame, finals: pd.DataFrame) -> dict[str, Picture]:
@@ -115,7 +128,7 @@ def _page(
     run: Run,
     found: Answer,
     splits: Sequence[TextTable],
-    pairs: TextTable,
+    pairs: Sequence[TextTable],
     failed: TextTable,
     pictures: dict[str, Picture],
     lacking: Sequence[str],
@@ -139,7 +152,7 @@ def _page(
         command=str(run.settings.get("command", "")),
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
         rewards=_glossary(run),
-        metrics=[(text.metric_name(name), about) for name, about in text.METRIC_DESCRIPTIONS.items()],
+        metrics=_metrics(run),
         looks=style.looks(run.methods),
         reward_name=text.reward_name,
         split_names=text.SPLIT_NAMES,
@@ -159,10 +172,10 @@ def _missing(run: Run) -> list[str]:
             sentences.append(f"There is no evaluation on {name}.")
     if BASE not in set(run.evaluations["method"].astype(str)):
         sentences.append("The base model was not evaluated, so there are no gains.")
-    broken = int((~run.evaluations["value"].map(pd.notna)).sum())
+    broken = int(run.evaluations["value"].isna().sum())
     if broken:
         sentences.append(
-            f"{text.count(broken, 'evaluated value')} not a number; means over them are left blank."
+            f"Not a number: {text.count(broken, 'evaluated value')}. Means over any of them are left blank."
         )
     status = run_status(run)
     late = status[status["counted"].astype(bool) & (status["iterations"] > status["evaluated"])]
@@ -172,6 +185,12 @@ def _missing(run: Run) -> list[str]:
             f"evaluated at {row['evaluated']}; that evaluation stands for its end."
         )
     return sentences
+
+
+def _metrics(run: Run) -> list[tuple[str, str]]:
+    recorded = set(run.iterations["metric"].astype(str).unique())
+    known = text.METRIC_DESCRIPTIONS.items()
+    return [(text.metric_name(name), about) for name, about in known if name in recorded]
 
 
 def _glossary(run: Run) -> list[tuple[str, str, str]]:

@@ -49,24 +49,20 @@ KNOWN: Mapping[str, Look] = {
     "flow_grpo": Look(BLUE, "s"),
     "dance_grpo": Look(GREEN, "^"),
 }
-_FREE = [
-    Look(ORANGE, "D"),
-    Look(SKY, "P"),
-    Look(BLACK, "X"),
-    Look(YELLOW, "h"),
-    *(
-        Look(colour, marker, "--")
-        for colour, marker in zip(
-            (ORANGE, SKY, BLACK, VERMILION, BLUE, GREEN, PURPLE), "<>dp*8H", strict=True
-        )
-    ),
-]
+_COLOURS = (ORANGE, SKY, PURPLE, BLACK, VERMILION, BLUE, GREEN, YELLOW)
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """A look for each method and the base: fixed for the project's own methods, in order for any other."""
-    free = [name for name in methods if name not in KNOWN]
-    given = {name: _FREE[place % len(_FREE)] for place, name in enumerate(free)}
+    """A look for each method and the base: fixed for the project's own methods, in order for any other.
+
+    Others take the colours that no known method of the run has, then all again with dashed lines.
+    """
+    taken = {KNOWN[name].colour for name in methods if name in KNOWN}
+    free = [Look(colour, marker) for colour, marker in zip(_COLOURS, "DPvXo*^h", strict=True)]
+    free = [look for look in free if look.colour not in taken]
+    free += [Look(colour, marker, "--") for colour, marker in zip(_COLOURS, "<>dp8Hs.", strict=True)]
+    others = [name for name in methods if name not in KNOWN]
+    given = {name: free[place % len(free)] for place, name in enumerate(others)}
     return {BASE: BASE_LOOK} | {name: KNOWN.get(name) or given[name] for name in methods}
 
 
@@ -95,12 +91,12 @@ def surround(
     lines = textwrap.wrap(footer, round(14.6 * width))
     top, bottom = HEADING + LEGEND_ROW * rows, 0.1 + FOOTER_LINE * len(lines)
     drawn.set_layout_engine("constrained", rect=(0, bottom / height, 1, 1 - (top + bottom) / height))
-    drawn.text(0.01, 1 - 0.06 / height, heading, fontsize=12, fontweight="bold", color=INK, va="top")
-    drawn.text(0.01, 0.04 / height, "\n".join(lines), fontsize=8, color="#555555", va="bottom")
+    drawn.text(0.005, 1 - 0.06 / height, heading, fontsize=12, fontweight="bold", color=INK, va="top")
+    drawn.text(0.005, 0.04 / height, "\n".join(lines), fontsize=8, color="#555555", va="bottom")
     drawn.legend(
         handles=list(handles),
         loc="upper left",
-        bbox_to_anchor=(0.003, 1 - (HEADING - 0.06) / height),
+        bbox_to_anchor=(0.0, 1 - (HEADING - 0.06) / height),
         ncols=labels_a_row,
         frameon=False,
         fontsize=9,
@@ -113,6 +109,10 @@ def save(drawn: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG and SVG; equal figures give equal files."""
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    engine = drawn.get_layout_engine()
+    if engine is not None:  # lay out once, not for each of the two files
+        engine.execute(drawn)
+        drawn.set_layout_engine("none")
     with mpl.rc_context({"svg.hashsalt": name}):
         drawn.savefig(png, dpi=DPI)
         drawn.savefig(svg, metadata={"Date": None})

@@ -144,7 +144,7 @@ def _tail(row: pd.Series) -> tuple[str, str]:
 
 def _starred(part: pd.DataFrame, reward: str) -> str:
     trained = (part.loc[part["reward"] == reward, "role"] == "training").any()
-    return text.reward_name(reward) + (" *" if trained else "")
+    return text.reward_name(reward) + ("*" if trained else "")
 
 
 def _title(split: str) -> str:

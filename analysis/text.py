@@ -27,18 +27,24 @@ METRIC_NAMES = {
     "ratio_deviation": "ratio deviation |ρ − 1|",
     "grad_norm": "gradient norm before clipping",
     "guidance_advantage_correlation": "guidance–advantage correlation",
+    "guidance_size": "length of the reward gradient",
     "clip_fraction": "share of clipped terms",
-    "kl_to_old": "KL to the rollout policy (nats)",
+    "kl_to_old": "KL to the rollout policy",
+    "kl_to_base": "KL to the base model",
+    "kl_to_guided": "KL to the guided policy",
     "loss": "loss",
 }
 
 METRIC_DESCRIPTIONS = {
     "ratio_deviation": "How far the probability ratio strays from 1, its value before the first update.",
-    "grad_norm": "Length of the gradient before clipping.",
-    "guidance_advantage_correlation": "Correlation between the length of a sample's guidance shift and its "
+    "grad_norm": "Length of the gradient before it is clipped.",
+    "guidance_advantage_correlation": "Correlation between the length of a sample's guidance and its "
     "advantage; below zero, the samples with low rewards are pushed hardest.",
+    "guidance_size": "Mean length of the process reward's gradient at the guided steps.",
     "clip_fraction": "Share of (sample, step) terms whose ratio left the clip range.",
-    "kl_to_old": "Divergence of the updated policy from the one that made the rollouts.",
+    "kl_to_old": "Divergence, per step, of the updated policy from the one that made the rollouts.",
+    "kl_to_base": "Divergence, per step, of the policy from the base model; part of the loss.",
+    "kl_to_guided": "Divergence, per step, of the policy from the guided one; what distillation lowers.",
     "loss": "The loss that was minimised; its value is not comparable between methods.",
 }
 
@@ -66,15 +72,12 @@ def interval(value: Interval) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration as in `48 s`, `12 min 5 s` or `3 h 20 min`."""
+    """A duration as in `4.2 s`, `48 s`, `12.1 min` or `3.3 h`."""
     if math.isnan(value):
         return NONE
     if value < 100:
         return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
 
 
 def count(amount: int, noun: str) -> str:

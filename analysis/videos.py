@@ -116,10 +116,17 @@ def _header(draw: ImageDraw.ImageDraw, grid: SampleGrid, left: Sequence[int], wi
             draw.text((x, MARGIN + place * LINE), line, font=font, fill=colour)
 
 
+def _rows(grid: SampleGrid, height: int) -> list[int]:
+    """Upper edge of each row of videos: as far apart as videos and captions need."""
+    lines = max(len(_wrapped(prompt, _font(14), CAPTION - GAP)) for prompt in grid.prompts)
+    pitch = max(height, lines * LINE) + GAP
+    return [MARGIN + HEADER + row * pitch for row in range(len(grid.prompts))]
+
+
 def _captions(draw: ImageDraw.ImageDraw, grid: SampleGrid, top: Sequence[int], height: int) -> None:
     font = _font(14)
     for y, prompt in zip(top, grid.prompts, strict=True):
-        lines = _wrapped(prompt, font, CAPTION - GAP)[: max(1, height // LINE)]
+        lines = _wrapped(prompt, font, CAPTION - GAP)
         start = y + (height - LINE * len(lines)) // 2
         for place, line in enumerate(lines):
             draw.text((MARGIN, start + place * LINE), line, font=font, fill="#222222")
@@ -130,7 +137,7 @@ def animation_frames(grid: SampleGrid, tile: int | None = None) -> list[Image.Im
     videos = enlarge(grid.videos, tile or _share(len(grid.columns), 160))
     models, prompts, frames, height, width = videos.shape[:5]
     left = [MARGIN + CAPTION + model * (width + GAP) for model in range(models)]
-    top = [MARGIN + HEADER + row * (height + GAP) for row in range(prompts)]
+    top = _rows(grid, height)
     sheet = Image.new("RGB", (left[-1] + width + MARGIN, top[-1] + height + MARGIN + 8), "white")
     draw = ImageDraw.Draw(sheet)
     _header(draw, grid, left, width)
@@ -175,7 +182,7 @@ def contact_sheet(grid: SampleGrid, tile: int | None = None, max_frames: int = 5
     models, prompts, frames, height, width = videos.shape[:5]
     strip = frames * (width + 2) - 2
     left = [MARGIN + CAPTION + model * (strip + 2 * GAP) for model in range(models)]
-    top = [MARGIN + HEADER + row * (height + GAP) for row in range(prompts)]
+    top = _rows(grid, height)
     sheet = Image.new("RGB", (left[-1] + strip + MARGIN, top[-1] + height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     _header(draw, grid, left, strip)

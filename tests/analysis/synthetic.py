@@ -92,6 +92,7 @@ def _settings(folder: Path, plan: Plan) -> None:
             "training": dict(TRAINING),
             "held_out": list(HELD_OUT),
             "headline": "accuracy",
+            "descriptions": {"accuracy": "share of attributes that measurement finds as the caption says"},
         },
     }
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -135,7 +136,6 @@ def _iterations(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
                 "reward/caption_match": 0.55 + 0.22 * share + rng.normal(0, 0.02, len(time)),
                 "reward/motion_quality": 0.62 + 0.1 * share + rng.normal(0, 0.02, len(time)),
                 "loss": rng.normal(0, 0.02, len(time)),
-                "kl_to_old": np.exp(rng.normal(-9, 0.3, len(time))),
                 "grad_norm": np.exp(rng.normal(-0.5, 0.2, len(time))),
                 "ratio_deviation": np.exp(rng.normal(-6, 0.3, len(time))),
                 "clip_fraction": np.clip(rng.normal(0.4, 0.05, len(time)), 0, 1),
@@ -143,6 +143,8 @@ def _iterations(plan: Plan, rng: np.random.Generator) -> pd.DataFrame:
             }
             if method.startswith("euphonium"):
                 metrics["reward/process"] = 0.1 + 0.5 * share + rng.normal(0, 0.05, len(time))
+                metrics["kl_to_guided"] = np.exp(rng.normal(-4, 0.2, len(time)) - 4 * share)
+                metrics["guidance_size"] = np.exp(rng.normal(0, 0.1, len(time)))
                 metrics["guidance_advantage_correlation"] = rng.normal(-0.2, 0.06, len(time))
             for metric, value in metrics.items():
                 columns = {

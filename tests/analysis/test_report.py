@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from analysis import plots, style, videos
 from analysis.answer import answer
-from analysis.records import Samples, load_run
+from analysis.records import EVALUATION_COLUMNS, Samples, load_run
 from analysis.report import main, write_report
 from analysis.tables import differences_table, final_table, format_table, status_table, to_markdown
 from tests.analysis.synthetic import Plan, write_run
@@ -141,8 +142,11 @@ def test_report_of_part_of_a_run(tmp_path: Path, plan: Plan) -> None:
     assert "a <b>" not in text
 
 
-def test_report_without_run_list_and_with_broken_samples(whole_run: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(whole_run, tmp_path / "run"))
+ONLY_BASE = Plan(seeds=1, failed={("dance_grpo", 0): 0}, methods=("dance_grpo",))
+
+
+def test_report_without_run_list_and_with_broken_samples(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ONLY_BASE)
     (folder / "records" / "runs.csv").unlink()
     (folder / "runs" / "base" / "samples.npz").write_bytes(b"cut off")
     text = write_report(folder).read_text()
@@ -150,9 +154,26 @@ def test_report_without_run_list_and_with_broken_samples(whole_run: Path, tmp_pa
     assert "Sample videos cannot be shown" in text
 
 
-def test_command_line(whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = Path(shutil.copytree(whole_run, tmp_path / "run"))
-    shutil.rmtree(folder / "runs")
+def test_report_of_a_run_that_recorded_nothing(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, replace(ONLY_BASE, with_samples=False))
+    file = folder / "records" / "evaluations.parquet"
+    pd.DataFrame(columns=list(EVALUATION_COLUMNS)).to_parquet(file, index=False)
+    text = write_report(folder).read_text()
+    assert "There is no answer yet" in text
+    assert "The base model was not evaluated" in text
+
+
+def test_evaluations_that_are_not_numbers_are_counted(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ONLY_BASE)
+    file = folder / "records" / "evaluations.parquet"
+    frame = pd.read_parquet(file)
+    frame.loc[:1, "value"] = np.nan
+    frame.to_parquet(file, index=False)
+    assert "Not a number: 2 evaluated values." in write_report(folder).read_text()
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "run", ONLY_BASE)
     assert main([str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
     assert main([str(tmp_path / "nowhere")]) == 2
@@ -180,7 +201,7 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
 
 def test_large_run_is_reported_in_time(tmp_path: Path) -> None:
     methods = [f"method_{place}" for place in range(10)]
-    plan = Plan(methods, seeds=10, iterations=500, every=10, prompts=16, samples=1, with_samples=False)
+    plan = Plan(methods, seeds=10, iterations=500, every=10, prompts=8, samples=1, with_samples=False)
     folder = write_run(tmp_path, plan)
     begin = time.perf_counter()
     write_report(folder)
