@@ -103,6 +103,9 @@ def _sentence(
     best = standings[0]
     prompts = text.SPLIT_NAMES[split]
     ended = f"{best.method} ended highest" if len(standings) > 1 else f"{best.method} was trained"
+    if len(standings) < len(run.methods):
+        compared = f"Of the {len(standings)} methods that finished, {best.method} ended highest"
+        ended = compared if len(standings) > 1 else f"Only {best.method} has finished"
     verb = "rose" if best.gain.mean > 0 else "fell" if best.gain.mean < 0 else "stayed"
     moved = f"{_headline(run)} on {prompts} {verb} from {text.number(best.base)} to {text.number(best.final)}"
     return f"{ended}: {moved} ({_gain(best)}){_telling_apart(standings, differences)}."
@@ -168,6 +171,11 @@ def _limits(run: Run, standings: tuple[Standing, ...], split: str) -> list[str]:
             f"{left_out} of {text.count(len(status), 'seed')} did not finish and "
             f"{'is' if left_out == 1 else 'are'} left out of every mean, which flatters a method that fails "
             "when it goes badly."
+        )
+    unfinished = [name for name in run.methods if name not in {entry.method for entry in standings}]
+    if standings and unfinished:
+        limits.append(
+            f"No seed of {text.listed(unfinished, 'or')} has finished, so nothing is said about it."
         )
     if any(entry.gain.n for entry in standings) and any(pd.isna(entry.base) for entry in standings):
         limits.append("The base model was not evaluated, so gains are unknown.")

@@ -152,7 +152,7 @@ def _means(axes: Axes, run: Run, mean: pd.DataFrame, by: str, markers: bool = Tr
         if method == BASE or not len(curve):
             continue
         x = curve[by].to_numpy()
-        marker = look.marker if markers and len(x) <= 20 else None
+        marker = look.marker if len(x) < 3 or (markers and len(x) <= 20) else None
         y = curve["mean"].to_numpy()
         width = 2 if len(run.methods) <= MANY_METHODS else 1.3
         axes.plot(x, y, color=look.colour, lw=width, ls=look.line, marker=marker, ms=4, zorder=3)

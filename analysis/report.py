@@ -66,8 +66,8 @@ def _folded(pairs: TextTable, run: Run) -> list[TextTable]:
     title = f"{pairs.title}, {text.reward_name(run.suite.headline)}"
     if len(pairs.rows) <= SHOWN_PAIRS:
         return [replace(pairs, title=title)]
-    best = pairs.rows[0][0].split(" ")[0]
-    first = tuple(row for row in pairs.rows if row[0].split(" ")[0] == best)
+    best = pairs.rows[0][0].split(" − ")[0]
+    first = tuple(row for row in pairs.rows if row[0].split(" − ")[0] == best)
     rest = tuple(row for row in pairs.rows if row not in first)
     return [replace(pairs, title=title, rows=first), replace(pairs, title="All other pairs", rows=rest)]
 

@@ -98,6 +98,16 @@ def test_answer_before_any_seed_finished(tmp_path: Path) -> None:
     assert found.sentence.startswith("There is no answer yet: no seed of euphonium, flow_grpo or dance_grpo")
 
 
+def test_answer_says_who_has_not_finished(tmp_path: Path) -> None:
+    plan = Plan(seeds=2, failed={("dance_grpo", 0): 10, ("dance_grpo", 1): 0}, with_samples=False)
+    found = answer(load_run(write_run(tmp_path / "two", plan)))
+    assert found.sentence.startswith("Of the 2 methods that finished, ")
+    assert any("No seed of dance_grpo has finished" in limit for limit in found.limits)
+    plan = replace(plan, methods=("euphonium", "dance_grpo"))
+    found = answer(load_run(write_run(tmp_path / "one", plan)))
+    assert found.sentence.startswith("Only euphonium has finished: ")
+
+
 def test_report_of_a_whole_run(whole_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole_run, tmp_path / "run"))
     page = write_report(folder)
