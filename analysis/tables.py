@@ -193,6 +193,8 @@ def differences_table(differences: Sequence[Difference]) -> TextTable:
         if len(rows) > 1
         else "Welch's 95 % interval over seeds."
     )
+    if not any(entry.interval.known for entry in differences):
+        note = "No interval: one seed of a method has no spread."
     return TextTable(
         "Differences between methods", ("pair", "difference", "interval", "seeds", ""), tuple(rows), note
     )
