@@ -148,7 +148,9 @@ def test_kl_has_a_gradient():
     sampler = sampler_of("constant", 0.25, 8)
     _, v, other = tensors()
     v.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(sampler.kl_divergence(v, other, 3).sum(), v)
+    divergence = sampler.kl_divergence(v, other, 3)
+    assert divergence.requires_grad
+    (gradient,) = torch.autograd.grad(divergence.sum(), v)
     factor = (sampler.coefficients.velocity / sampler.coefficients.std)[3].square()
     torch.testing.assert_close(gradient, factor * (v - other) / v[0].numel(), rtol=1e-9, atol=1e-12)
 

@@ -28,7 +28,7 @@ def test_fixed_windows():
 
 def test_a_sliding_window_moves_every_period_and_begins_again():
     window = Window(kind="sliding", count=4, stride=2, period=25)
-    assert members(window, iteration=0) == members(window, iteration=24) == [0, 1, 2, 3]
+    assert all(members(window, iteration=i) == [0, 1, 2, 3] for i in range(25))
     assert members(window, iteration=25) == [2, 3, 4, 5]
     assert members(window, iteration=75) == [6, 7, 8, 9]
     assert members(window, iteration=100) == [0, 1, 2, 3]

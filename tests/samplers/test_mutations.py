@@ -1,0 +1,370 @@
+"""Each formula broken on purpose, and the test that notices.
+
+A mutation replaces a piece of one function's source; the named test must then fail. The table in
+docs/theory.md lists the same pairs (``python -m tests.samplers.test_mutations`` prints it).
+"""
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+import torch
+
+from samplers import draw_noise, guidance, kernels, noise, schedules, shape_gradient
+from samplers.guidance import Guidance
+from samplers.rollout import Rollout, clean_estimate
+from samplers.sampler import Sampler
+from samplers.trajectory import Trajectory
+from samplers.transition import Transition
+from samplers.windows import Window
+from tests.samplers import (
+    test_equations,
+    test_guidance,
+    test_marginals,
+    test_presets,
+    test_special_cases,
+    test_trajectory,
+    test_traps,
+    test_windows,
+)
+from tests.samplers.gaussian import EULER, POLICY, PRESERVING
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """``old`` becomes ``new`` in ``function``, and ``caught_by`` fails."""
+
+    what: str
+    function: FunctionType
+    old: str
+    new: str
+    caught_by: Callable[[], object]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        source = textwrap.dedent(inspect.getsource(self.function))
+        assert source.count(self.old) == 1, f"{self.old!r} occurs {source.count(self.old)} times"
+        namespace = dict(self.function.__globals__)
+        # The annotations of a method name types that exist for type checkers only.
+        exec("from __future__ import annotations\n" + source.replace(self.old, self.new), namespace)
+        original = self.function.__code__
+        self.function.__code__ = namespace[self.function.__name__].__code__
+        try:
+            yield
+        finally:
+            self.function.__code__ = original
+
+
+def name_of(test: Callable[[], object]) -> str:
+    function = test.func if isinstance(test, partial) else test
+    return f"{function.__module__.rsplit('.', 1)[-1]}::{function.__name__}"
+
+
+def converges(kernel: str, kind: str, level: float) -> Callable[[], object]:
+    times = (0, 0.75) if kind == "memoryless" else (0, 1)
+    return partial(test_marginals.test_marginals_converge_at_first_order, kernel, kind, level, times, POLICY)
+
+
+SDE = partial(test_equations.test_euler_maruyama_is_the_guided_sde, "constant", 0.3)
+FLOW_SDE = partial(test_equations.test_euler_maruyama_is_the_guided_sde, "flow_grpo", 0.7)
+DENSITY = partial(test_equations.test_log_probability_is_the_gaussian_density, "mean", "unguided")
+TILT = partial(test_marginals.test_memoryless_guidance_converges_to_the_tilted_density, EULER)
+STORED = partial(test_traps.test_the_stored_state_is_what_was_scored, "dance_grpo", torch.bfloat16)
+BOUND = partial(
+    test_traps.test_noise_is_bounded_at_the_first_step_whatever_its_last_bit, "flow_grpo", 0.99999994
+)
+ABSOLUTE = partial(test_equations.test_absolute_guidance_shifts_by_scale_times_step, EULER, "constant", 0.25)
+TARGET = partial(
+    test_equations.test_the_target_velocity_moves_unguided_where_the_old_one_moves_guided,
+    EULER,
+    "constant",
+    0.25,
+)
+CLEAN = partial(
+    test_guidance.test_guidance_through_the_clean_estimate_includes_the_networks_jacobian,
+    test_guidance.linear,
+)
+
+MUTATIONS = [
+    # The step
+    Mutation("sign of the score, state part", kernels.euler_maruyama, "1 - pull", "1 + pull", SDE),
+    Mutation(
+        "sign of the score, velocity part",
+        kernels.euler_maruyama,
+        "-step - pull",
+        "-step + pull",
+        converges(EULER, "constant", 1.0),
+    ),
+    Mutation(
+        "half of the score lost",
+        kernels.euler_maruyama,
+        "(2 * sigma)",
+        "sigma",
+        converges(EULER, "linear", 1.0),
+    ),
+    Mutation(
+        "sign of the velocity", kernels.euler_maruyama, "-step -", "step -", converges(EULER, "zero", 0.0)
+    ),
+    Mutation(
+        "sqrt(D) dropped from the std",
+        noise.step_std,
+        " * (sigmas[:-1] - sigmas[1:]).sqrt()",
+        "",
+        converges(EULER, "constant", 0.25),
+    ),
+    Mutation(
+        "D in place of sqrt(D)",
+        noise.step_std,
+        "(sigmas[:-1] - sigmas[1:]).sqrt()",
+        "(sigmas[:-1] - sigmas[1:])",
+        FLOW_SDE,
+    ),
+    Mutation(
+        "bound of g by equality of floats",
+        noise.diffusion_coefficient,
+        "(1 - t).clamp(min=float(1 - sigmas[1]))",
+        "torch.where(t == 1, 1 - sigmas[1], 1 - t)",
+        BOUND,
+    ),
+    Mutation(
+        "memoryless without its factor 2",
+        noise.diffusion_coefficient,
+        "math.sqrt(2.0)",
+        "1.0",
+        test_marginals.test_memoryless_noise_makes_the_sample_independent_of_the_initial_noise,
+    ),
+    Mutation(
+        "linear noise without sigma_1",
+        noise.diffusion_coefficient,
+        "noise.level * sigmas[1] * t",
+        "noise.level * t",
+        partial(test_equations.test_euler_maruyama_is_the_guided_sde, "linear", 0.9),
+    ),
+    Mutation(
+        "Flow-CPS keeps all old noise",
+        kernels.coefficient_preserving,
+        "sigma_next.square() - std.square()",
+        "sigma_next.square()",
+        partial(test_equations.test_coefficient_preserving_is_flow_cps, 0.7),
+    ),
+    Mutation(
+        "Flow-CPS data coefficient at the old time",
+        kernels.coefficient_preserving,
+        "(1 - sigma_next) * sigma",
+        "(1 - sigma) * sigma",
+        converges(PRESERVING, "linear", 1.0),
+    ),
+    Mutation(
+        "schedule shifted the other way",
+        schedules.sigma_schedule,
+        "return shift * u / (1 + (shift - 1) * u)",
+        "return u / (shift - (shift - 1) * u)",
+        test_traps.test_the_default_schedule_of_diffusers_is_not_the_shifted_linear_one,
+    ),
+    Mutation(
+        "step done in half precision",
+        Sampler.transition,
+        "step_dtype(x.dtype, velocity.dtype)",
+        "x.dtype",
+        test_traps.test_a_step_of_half_precision_states_is_done_in_float32,
+    ),
+    # Guidance
+    Mutation(
+        "guidance pushes down", Guidance.shift, "return self.strength *", "return -self.strength *", TILT
+    ),
+    Mutation("half of the guidance lost", Guidance.shift, "std.square() / 2", "std.square() / 4", TILT),
+    Mutation(
+        "relative guidance without D",
+        Guidance.shift,
+        "std.square() / 2",
+        "std.square() / step / 2",
+        SDE,
+    ),
+    Mutation("absolute guidance without D", Guidance.shift, "self.scale * step", "self.scale", ABSOLUTE),
+    Mutation(
+        "guidance window off by one",
+        Guidance.steps,
+        "self.start :",
+        "self.start + 1 :",
+        test_presets.test_published_settings,
+    ),
+    Mutation(
+        "norm of the whole batch",
+        shape_gradient,
+        "gradient / (torch.linalg.vector_norm(gradient, dim=dims, keepdim=True) + NORM_EPS)",
+        "gradient / (torch.linalg.vector_norm(gradient) + NORM_EPS)",
+        test_traps.test_normalised_guidance_does_not_depend_on_neighbours,
+    ),
+    Mutation(
+        "clipping by the norm, not the rms",
+        shape_gradient,
+        "keepdim=True) / size",
+        "keepdim=True)",
+        test_guidance.test_clipping_limits_the_rms_and_leaves_the_rest_alone,
+    ),
+    Mutation("sign of x0_hat", clean_estimate, "velocity, -wide", "velocity, wide", CLEAN),
+    Mutation(
+        "Jacobian of x0_hat left out",
+        Rollout._through_clean,
+        "(gradient,) = torch.autograd.grad(clean, leaf, at_clean.to(clean.dtype))",
+        "gradient = at_clean",
+        CLEAN,
+    ),
+    Mutation(
+        "mean of the batch's rewards differentiated",
+        guidance.reward_value_and_gradient,
+        "values.sum()",
+        "values.mean()",
+        test_guidance.test_gradient_of_a_callable_is_autograds_and_touches_no_parameter,
+    ),
+    # Scoring
+    Mutation("sum for mean", Transition.log_prob, "square() / elements", "square()", DENSITY),
+    Mutation("reduction ignored", Transition.log_prob, 'self.reduction == "mean"', "False", DENSITY),
+    Mutation("log std left out", Transition.log_prob, " - std.log()", "", DENSITY),
+    Mutation("factor 2 of the variance", Transition.log_prob, "(2 * std.square())", "std.square()", DENSITY),
+    Mutation(
+        "guided mean scores where the unguided one should",
+        Transition.log_prob,
+        'self.score_mean == "guided"',
+        'self.score_mean != "guided"',
+        DENSITY,
+    ),
+    Mutation(
+        "scored before rounding",
+        Rollout.run,
+        "x = transition.sample(generator).to(x.dtype)\n        recorder.step(index, self._score(transition, "
+        "x, seen, index), "
+        "seen.gradient)",
+        "drawn = transition.sample(generator)\n        recorder.step(index, self._score(transition, drawn, "
+        "seen, index), "
+        "seen.gradient)\n        x = drawn.to(x.dtype)",
+        STORED,
+    ),
+    Mutation(
+        "density of a deterministic step",
+        Transition.log_prob,
+        "not bool(self.stochastic.all())",
+        "False",
+        test_traps.test_the_last_step_keeps_its_noise_under_the_sde_and_has_none_under_cps,
+    ),
+    # KL and distillation
+    Mutation(
+        "factor 2 of the KL",
+        Sampler._kl_weights,
+        "self.coefficients.velocity.square() / (2 * variance)",
+        "self.coefficients.velocity.square() / variance",
+        partial(test_equations.test_kl_is_that_of_the_two_transitions, EULER, "flow_grpo", 0.7, "mean"),
+    ),
+    Mutation(
+        "KL by the step alone, without the score",
+        Sampler._kl_weights,
+        "self.coefficients.velocity.square() / (2 * variance)",
+        "(self.sigmas[:-1] - self.sigmas[1:]).square() / (2 * variance)",
+        test_equations.test_kl_of_euler_maruyama_in_closed_form,
+    ),
+    Mutation(
+        "KL without a gradient",
+        Sampler.kl_divergence,
+        "wide(velocity) -",
+        "wide(velocity).detach() -",
+        test_equations.test_kl_has_a_gradient,
+    ),
+    Mutation(
+        "sign of the distillation target",
+        Sampler.distillation_target,
+        "gradient, c / b",
+        "gradient, -c / b",
+        TARGET,
+    ),
+    Mutation(
+        "distillation target by the step alone",
+        Sampler.distillation_target,
+        "gradient, c / b",
+        "gradient, c / (-self.coefficients.std.square()[self._steps(index)] / 0.0625)",
+        test_equations.test_minimising_the_kl_to_the_guided_transition_recovers_the_target,
+    ),
+    # The loop
+    Mutation(
+        "integer timesteps",
+        Rollout._sigma,
+        "float(self.sampler.sigmas[index])",
+        "int(1000 * self.sampler.sigmas[index]) / 1000",
+        test_traps.test_the_policy_receives_the_exact_sigma_and_no_integer_timestep,
+    ),
+    Mutation(
+        "one generator for the whole batch",
+        draw_noise,
+        "for g in generator]",
+        "for g in [generator[0]] * len(generator)]",
+        test_traps.test_a_group_rolled_out_at_once_equals_its_members_one_by_one,
+    ),
+    Mutation(
+        "noise from the global generator",
+        draw_noise,
+        "generator=generator, device=generator.device",
+        "device=generator.device",
+        test_traps.test_noise_comes_from_the_generator_alone,
+    ),
+    Mutation(
+        "a reward that is NaN passes",
+        Rollout._evaluate,
+        "seen.values is not None",
+        "False",
+        test_traps.test_a_failed_reward_raises_and_names_the_step_and_the_sample,
+    ),
+    Mutation(
+        "a velocity that is infinite passes",
+        Rollout._score,
+        "not bool(torch.isfinite(suspect).all())",
+        "False",
+        partial(test_traps.test_nan_and_infinity_raise_at_the_step_where_they_appear, "velocity"),
+    ),
+    Mutation(
+        "next_state credit reads the state",
+        Trajectory.process_credit,
+        "rewards[1:]\n        case",
+        "rewards[:-1]\n        case",
+        test_trajectory.test_process_reward_credit,
+    ),
+    Mutation(
+        "the window slides every iteration",
+        Window.steps,
+        "iteration // self.period",
+        "iteration",
+        test_windows.test_a_sliding_window_moves_every_period_and_begins_again,
+    ),
+    Mutation(
+        "euphonium keeps guidance that was switched off",
+        Guidance.shift,
+        "return self.strength *",
+        "return (self.strength or 1.0) *",
+        test_special_cases.test_euphonium_without_guidance_is_dance_grpo_bit_for_bit,
+    ),
+]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.what for mutation in MUTATIONS])
+def test_a_broken_formula_fails_the_named_test(mutation: Mutation):
+    with mutation.applied(), pytest.raises((AssertionError, pytest.fail.Exception)):
+        mutation.caught_by()
+
+
+def test_the_document_lists_every_mutation():
+    assert table() in (Path(__file__).parent / "MUTATIONS.md").read_text()
+
+
+def table() -> str:
+    """The pairs as a Markdown table."""
+    rows = [f"| {mutation.what} | `{name_of(mutation.caught_by)}` |" for mutation in MUTATIONS]
+    return "\n".join(["| Broken on purpose | The test that fails |", "|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")
