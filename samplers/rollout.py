@@ -100,6 +100,12 @@ class Rollout:
             leaf = x.detach().requires_grad_(True)
             velocity = self.velocity_of(leaf, sigma, self.condition)
             check_like("the policy's velocity", velocity, x)
+            if not velocity.requires_grad:
+                # Without this the gradient would silently lack the network's part.
+                raise ValueError(
+                    "guidance at x0_hat needs the gradient of the velocity, which has none: remove "
+                    "torch.no_grad() or .detach() inside the policy, or guide at 'state'"
+                )
             clean = clean_estimate(leaf, velocity, sigma)
         values, at_clean = reward_value_and_gradient(reward, clean.detach(), sigma * 0, self.condition)
         (gradient,) = torch.autograd.grad(clean, leaf, at_clean.to(clean.dtype))

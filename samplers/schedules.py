@@ -66,4 +66,7 @@ def scheduler_sigmas(scheduler: Any, num_steps: int, **options: Any) -> torch.Te
     """
     own = copy.deepcopy(scheduler)
     own.set_timesteps(num_steps, **options)
+    if not hasattr(own, "sigmas"):
+        name = type(scheduler).__name__
+        raise TypeError(f"{name} has no sigmas: give a flow-matching scheduler, or a schedule of your own")
     return explicit_sigmas(own.sigmas)

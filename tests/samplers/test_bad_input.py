@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from samplers import (
+    PRESETS,
     GaussianPolicy,
     Guidance,
     Noise,
@@ -179,6 +180,18 @@ def test_settings_are_frozen():
         settings().num_steps = 5
     with pytest.raises(ValueError, match="frozen"):
         CONSTANT.level = 0.5
+
+
+def test_settings_survive_json():
+    for preset in PRESETS.values():
+        assert SamplerSettings.model_validate_json(preset.model_dump_json()) == preset
+    explicit = settings(
+        schedule=(1.0, 0.7, 0.6, 0.5, 0.0),
+        window=Window(kind="sliding", count=2, stride=1, period=25),
+        guidance=Guidance(scale=0.1, clip=1.0, at="x0_hat"),
+    )
+    assert SamplerSettings.model_validate_json(explicit.model_dump_json()) == explicit
+    assert hash(explicit) == hash(explicit.model_copy())
 
 
 def test_generators_give_each_sample_its_own_noise():

@@ -179,6 +179,15 @@ def test_half_precision_gradients_are_shaped_in_float32():
     assert shaped.flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
 
 
+def test_a_policy_that_hides_its_jacobian_cannot_guide_through_the_clean_estimate():
+    def detached(x: torch.Tensor, sigma: torch.Tensor, condition: object) -> torch.Tensor:
+        with torch.no_grad():
+            return POLICY.velocity(x, sigma)
+
+    with pytest.raises(ValueError, match=r"needs the gradient of the velocity.*remove torch.no_grad"):
+        rolled(Guidance(strength=0.5, at="x0_hat"), linear, detached)
+
+
 def test_reward_errors_say_what_to_do():
     x, sigma = noise(), torch.ones(3)
     with pytest.raises(

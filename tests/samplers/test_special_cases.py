@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from samplers import (
     GaussianPolicy,
@@ -99,6 +104,19 @@ def test_the_ode_is_diffusers_flow_matching_euler(num_steps, shift):
         sigma = torch.full((2,), float(sampler.sigmas[step]))
         x = scheduler.step(wiggly(x, sigma, None), timestep, x, return_dict=False)[0]
     torch.testing.assert_close(ours, x, atol=5e-6, rtol=0)
+
+
+def test_a_schedulers_own_sigmas():
+    wan = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    sigmas = scheduler_sigmas(wan, 8)
+    assert sigmas.shape == (9,)
+    assert wan.num_inference_steps is None  # the scheduler itself is left alone
+    dynamic = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    assert scheduler_sigmas(dynamic, 8, mu=2.0)[4] > scheduler_sigmas(dynamic, 8, mu=1.0)[4]
+    with pytest.raises(TypeError, match="DDIMScheduler has no sigmas: give a flow-matching scheduler"):
+        scheduler_sigmas(DDIMScheduler(), 8)
+    with pytest.raises(ValueError, match=r"sigmas lie in \[0, 1\]"):
+        scheduler_sigmas(EulerDiscreteScheduler(), 8)
 
 
 def test_the_stored_trajectory_rescored_gives_ratio_one_at_every_step_and_batch_split():
