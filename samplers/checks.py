@@ -36,6 +36,5 @@ def check_finite(name: str, tensor: torch.Tensor, index: int, sigma: float) -> N
     if bad:
         raise NonFiniteError(
             f"{name} is NaN or infinite at step {index} (sigma = {sigma:.6g}) for samples {bad} of the "
-            "batch: check the "
-            "model's weights and precision, and the strength of guidance"
+            "batch: check the model's weights and precision, and the strength of guidance"
         )

@@ -52,8 +52,7 @@ class Guidance(BaseModel):
         if (self.strength is None) == (self.scale is None):
             raise ValueError(
                 f"guidance.strength = {self.strength} and guidance.scale = {self.scale}: give exactly one, "
-                "strength "
-                "(relative, 1 / beta) or scale (absolute, also for ODE steps)"
+                "strength (relative, 1 / beta) or scale (absolute, also for ODE steps)"
             )
         for name, value in (("strength", self.strength), ("scale", self.scale)):
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -130,8 +129,7 @@ def reward_value_and_gradient(
         if not values.requires_grad:
             raise ValueError(
                 "the reward does not depend on x differentiably: remove torch.no_grad() or .detach() inside "
-                "it, or "
-                "give an object with value_and_gradient"
+                "it, or give an object with value_and_gradient"
             )
         (gradient,) = torch.autograd.grad(values.sum(), leaf)
     return values.detach(), gradient
@@ -157,7 +155,6 @@ def _checked_values(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if values.shape != (x.shape[0],):
         raise ValueError(
             f"the reward returned shape {tuple(values.shape)} for a batch of {x.shape[0]}: return one value "
-            "per "
-            f"sample, shape ({x.shape[0]},)"
+            f"per sample, shape ({x.shape[0]},)"
         )
     return values

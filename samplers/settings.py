@@ -19,7 +19,7 @@ class SamplerSettings(BaseModel):
 
     num_steps: steps N of a rollout.
     shift: time shift of the linear schedule (1: none). Only without an explicit ``schedule``.
-    schedule: None for the shifted linear grid, or N + 1 strictly decreasing sigmas in [0, 1].
+    schedule: None for the shifted linear grid, or N + 1 strictly decreasing sigmas in [0, 1], the last 0.
     noise: how much noise a stochastic step injects.
     kernel: ``euler_maruyama`` of the SDE, or ``coefficient_preserving`` (Flow-CPS).
     window: which steps are stochastic; the rest are ODE steps.
@@ -64,8 +64,7 @@ class SamplerSettings(BaseModel):
             if self.guidance.strength and self.noise.level == 0:
                 raise ValueError(
                     f"guidance.strength = {self.guidance.strength} without noise shifts nothing, its shift "
-                    "is "
-                    "proportional to std^2: give guidance.scale (absolute) instead, or noise"
+                    "is proportional to std^2: give guidance.scale (absolute) instead, or noise"
                 )
         return self
 
@@ -73,6 +72,8 @@ class SamplerSettings(BaseModel):
         if self.schedule is None:
             return
         explicit_sigmas(self.schedule)
+        if self.schedule[-1] != 0:
+            raise ValueError(f"schedule ends at {self.schedule[-1]}: end at 0, or the samples keep noise")
         if len(self.schedule) != self.num_steps + 1:
             raise ValueError(
                 f"schedule has {len(self.schedule)} sigmas for num_steps = {self.num_steps}: give num_steps "

@@ -70,10 +70,10 @@ class Transition:
         """
         check_like("x_next", x_next, self.unguided_mean)
         if not bool(self.stochastic.all()):
+            samples = torch.nonzero(~self.stochastic).flatten().tolist()
             raise ValueError(
-                f"std is 0 for samples {torch.nonzero(~self.stochastic).flatten().tolist()}, which have no "
-                "density: "
-                "ask only at stochastic steps (sampler.stochastic(index))"
+                f"std is 0 for samples {samples}, which have no density: ask only at stochastic steps "
+                "(sampler.stochastic(index))"
             )
         scored = self.mean if self.score_mean == "guided" else self.unguided_mean
         dims = tuple(range(1, x_next.ndim))

@@ -86,6 +86,7 @@ def settings(**changes: object) -> SamplerSettings:
             r"shift = 3.0 with an explicit schedule",
         ),
         (lambda: explicit_sigmas([1.0, float("nan")]), r"schedule\[1\] = nan"),
+        (lambda: settings(schedule=(1.0, 0.7, 0.6, 0.5, 0.1)), r"schedule ends at 0.1: end at 0"),
         (lambda: explicit_sigmas([1.0]), r"at least 2 sigmas"),
         (lambda: sigma_schedule(0), r"num_steps = 0"),
         (lambda: sigma_schedule(4, -1.0), r"shift = -1.0"),

@@ -106,6 +106,7 @@ def test_the_ode_is_diffusers_flow_matching_euler(num_steps, shift):
     torch.testing.assert_close(ours, x, atol=5e-6, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of diffusers
 def test_a_schedulers_own_sigmas():
     wan = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
     sigmas = scheduler_sigmas(wan, 8)
