@@ -1,0 +1,67 @@
+"""Checkpoints: trained weights, optimiser and position, replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from methods.update import Learner
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not belong to this run."""
+
+
+def save(folder: Path, learner: Learner, identity: dict[str, Any], iteration: int) -> None:
+    """Writes a checkpoint beside the last one and then takes its place.
+
+    All randomness is derived from the seed and the iteration (`methods.seeding`), so weights, optimiser and
+    iteration are the whole state of a run.
+
+    Args:
+        folder: the checkpoint's folder.
+        learner: what is trained.
+        identity: what the run is (method, seed); checked on loading.
+        iteration: iterations done.
+    """
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(learner.weights.state_dict(), temporary / "weights.safetensors")
+    torch.save(learner.optimiser.state_dict(), temporary / "optimiser.pt")
+    (temporary / "state.json").write_text(json.dumps({**identity, "iteration": iteration}) + "\n")
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path, learner: Learner, identity: dict[str, Any]) -> int:
+    """Restores a checkpoint.
+
+    Returns:
+        Iterations done; 0 where there is no checkpoint.
+
+    Raises:
+        CheckpointError: it belongs to another method or seed.
+        ValueError: its weights do not fit.
+    """
+    if not folder.exists():
+        old = folder.with_name(folder.name + ".old")
+        if not old.exists():
+            return 0
+        old.rename(folder)  # the run was killed between the two renames of `save`
+    state = json.loads((folder / "state.json").read_text())
+    found = {name: state.get(name) for name in identity}
+    if found != identity:
+        raise CheckpointError(f"checkpoint {str(folder)!r} belongs to {found}, not to {identity}")
+    learner.weights.load_state_dict(load_file(folder / "weights.safetensors"))
+    learner.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
+    return state["iteration"]

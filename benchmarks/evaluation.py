@@ -1,0 +1,100 @@
+"""Evaluation as a user would deploy the policy: ODE sampler, no reward model, fixed prompts, fixed noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.settings import RunSettings
+from methods.seeding import generator
+from rewards.base import scored
+from rewards.suites import LoadedSuite
+from samplers import Sampler, build
+from samplers.pipeline import PipelinePolicy
+
+#: Sample videos kept for the report: this many held-out prompts.
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation.
+
+    Attributes:
+        rows: (split, prompt, sample, reward, value) of every video and reward.
+        videos: (P, F, H, W, 3) the first sample of some held-out prompts, for people to look at.
+        prompts: their P prompts.
+    """
+
+    rows: list[tuple[str, str, int, str, float]]
+    videos: NDArray[np.uint8]
+    prompts: list[str]
+
+    def mean(self, split: str, reward: str) -> float:
+        """Mean of one reward over the videos of one split."""
+        return float(np.mean([row[4] for row in self.rows if row[0] == split and row[3] == reward]))
+
+
+def evaluation_prompts(settings: RunSettings) -> list[tuple[str, str]]:
+    """(split, prompt) of the fixed prompts: all held-out ones, and evenly spaced training ones."""
+    train = settings.prompts.train
+    count = min(settings.evaluation.train_prompts, len(train))
+    chosen = [train[i * len(train) // count] for i in range(count)]
+    return [("held_out", prompt) for prompt in settings.prompts.held_out] + [
+        ("train", prompt) for prompt in chosen
+    ]
+
+
+@torch.no_grad()
+def evaluate(policy: PipelinePolicy, suite: LoadedSuite, settings: RunSettings, iteration: int) -> Evaluated:
+    """Evaluates a policy on all rewards of a suite.
+
+    Whole prompts form a batch, since diversity compares the videos of one prompt.
+
+    Raises:
+        RewardError: a reward failed; names prompt, reward and iteration.
+    """
+    choice = settings.evaluation
+    sampler = build("ode", num_steps=choice.num_steps, shift=choice.shift)
+    per_batch = max(1, choice.batch // choice.samples_per_prompt)
+    prompts = evaluation_prompts(settings)
+    rows: list[tuple[str, str, int, str, float]] = []
+    shown: list[Tensor] = []
+    for start in range(0, len(prompts), per_batch):
+        part = prompts[start : start + per_batch]
+        videos = _generate(policy, sampler, settings, [prompt for _, prompt in part])
+        rows += _score(videos, part, suite, choice.samples_per_prompt, iteration)
+        firsts = videos[:: choice.samples_per_prompt]
+        shown += [video for video, (split, _) in zip(firsts, part, strict=True) if split == "held_out"]
+    pixels = (torch.stack(shown[:SHOWN]).permute(0, 1, 3, 4, 2) * 255).round().to(torch.uint8)
+    return Evaluated(rows, pixels.cpu().numpy(), [prompt for _, prompt in prompts[:SHOWN]][: len(pixels)])
+
+
+def _generate(policy: PipelinePolicy, sampler: Sampler, settings: RunSettings, prompts: list[str]) -> Tensor:
+    """(P * samples, F, 3, H, W) videos; the noise depends on prompt and sample number only."""
+    choice = settings.evaluation
+    repeated = [prompt for prompt in prompts for _ in range(choice.samples_per_prompt)]
+    generators = [
+        generator(choice.seed, "evaluation", prompt, sample)
+        for prompt in prompts
+        for sample in range(choice.samples_per_prompt)
+    ]
+    noise = policy.initial_noise(generators)
+    return policy.decode(sampler.rollout(policy, noise, policy.encode(repeated), keep="final").final)
+
+
+def _score(
+    videos: Tensor, part: list[tuple[str, str]], suite: LoadedSuite, samples: int, iteration: int
+) -> list[tuple[str, str, int, str, float]]:
+    repeated = [prompt for _, prompt in part for _ in range(samples)]
+    rows = []
+    for name, reward in suite.all.items():
+        values = scored(name, reward, videos, repeated, iteration).tolist()
+        for position, value in enumerate(values):
+            split, prompt = part[position // samples]
+            rows.append((split, prompt, position % samples, name, value))
+    return rows

@@ -1,0 +1,291 @@
+"""Trains alignment methods under one budget and compares them: `python -m benchmarks.run --help`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.presets import PRESETS
+from benchmarks.resolve import catalogue, read_config, resolve
+from benchmarks.settings import SETTINGS_FILE, VIDEO_HELP, RunSettings, SettingsError, parse_geometry
+
+logger = logging.getLogger(__name__)
+
+
+def _epilog() -> str:
+    presets = "\n".join(f"  {name:10s} {preset.summary}" for name, preset in PRESETS.items())
+    methods = "\n".join(f"  {name:20s} {reference}" for name, reference in catalogue())
+    return f"presets:\n{presets}\n\nmethods:\n{methods}"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        description=__doc__,
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--methods", metavar="A,B,...", help="methods to train, by name, comma-separated")
+    add("--preset", default="default", help="where settings begin (%(default)s); see below")
+    add("--seeds", type=int, metavar="N", help="training seeds 0 .. N-1, for each method")
+    add("--budget", type=float, metavar="X", help="how much each (method, seed) may use, in --budget-unit")
+    add(
+        "--budget-unit",
+        choices=("iterations",),
+        help="iterations: batches of rollouts, each with its updates",
+    )
+    add("--suite", help="reward suite: which rewards train, and which are held out to judge")
+    add("--model", type=Path, metavar="PATH", help="base model: folder of a diffusers Wan pipeline")
+    add("--process-reward", type=Path, metavar="PATH", help="process reward model, made by rewards.train_prm")
+    add("--outcome-model", type=Path, metavar="PATH", help="learned outcome reward model")
+    add("--video", metavar="FxHxW", help=VIDEO_HELP)
+    add("--weights", choices=("lora", "full"), help="trained weights: adapters through peft, or all")
+    add("--precision", choices=("no", "bf16"), help="mixed precision of the policy's network (accelerate)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="METHOD.FIELD=VALUE",
+        help="change a method's field, e.g. euphonium.sampler.guidance.strength=0.5; METHOD 'all' changes every one",
+    )
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE.yaml",
+        help="settings file; an earlier run's settings.yaml repeats it",
+    )
+    add("--workers", type=int, metavar="N", help="runs side by side (one a CPU core, or 1 on a GPU)")
+    add("--output", type=Path, metavar="DIR", help="folder for everything (results/<date and time>)")
+    add("--resume", action="store_true", help="go on with the run in --output, from its last checkpoints")
+    return parser
+
+
+def _flags(given: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `RunSettings` that the command line names."""
+    names = (
+        "seeds",
+        "budget",
+        "budget_unit",
+        "suite",
+        "model",
+        "process_reward",
+        "outcome_model",
+        "precision",
+    )
+    flags = {name: value for name in names if (value := vars(given)[name]) is not None}
+    if given.methods is not None:
+        flags["methods"] = [name.strip() for name in given.methods.split(",") if name.strip()]
+    if given.video is not None:
+        geometry = parse_geometry(given.video)
+        flags["video"] = vars(geometry)
+    if given.weights is not None:
+        flags["weights"] = {"kind": given.weights}
+    return flags
+
+
+def _settings(given: argparse.Namespace, command: str) -> RunSettings:
+    """The settings of a new run, or of the one to go on with."""
+    if given.resume:
+        if given.output is None:
+            raise SettingsError("--resume needs --output, the folder of the run to go on with")
+        if not (given.output / SETTINGS_FILE).is_file():
+            raise SettingsError(f"--resume: {str(given.output)!r} holds no run ({SETTINGS_FILE} is missing)")
+        if _flags(given) or given.config or given.set:
+            raise SettingsError(
+                "--resume goes on with the run's own settings; give only --output and --workers"
+            )
+        config = read_config(given.output / SETTINGS_FILE)
+        return resolve(config.pop("preset"), {**config}, {}, [], config.pop("command"))
+    config = read_config(given.config) if given.config else {}
+    config.pop("command", None)
+    preset = (
+        config.pop("preset", None)
+        if given.preset == "default"
+        else config.pop("preset", None) and given.preset
+    )
+    return resolve(preset or given.preset, config, _flags(given), given.set, command)
+
+
+def _output_folder(given: argparse.Namespace) -> Path:
+    """The run's folder, refused where something lies in it already."""
+    if given.output is None:
+        return Path("results") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    output: Path = given.output
+    if output.exists() and not output.is_dir():
+        raise SettingsError(f"--output {str(output)!r} is a file; name a folder")
+    if given.resume or not output.exists() or not any(output.iterdir()):
+        return output
+    what = (
+        "already holds a run; give --resume to go on with it"
+        if (output / SETTINGS_FILE).is_file()
+        else "is not empty"
+    )
+    raise SettingsError(f"--output {str(output)!r} {what}, or choose another folder")
+
+
+def main(given_arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    command = shlex.join(["python", "-m", "benchmarks.run", *(given_arguments or sys.argv[1:])])
+    given = arguments().parse_args(given_arguments)
+    from rewards.base import RewardError
+    from rewards.provenance import ProvenanceError
+    from rewards.suites import SuiteError
+    from samplers.pipeline import ModelError
+
+    try:
+        if given.workers is not None and given.workers < 1:
+            raise SettingsError(f"--workers is {given.workers}; give at least 1")
+        settings = _settings(given, command)
+        output = _output_folder(given)
+        return Benchmark(settings, output, given.workers, given.resume).run()
+    except (SettingsError, ModelError, ProvenanceError, SuiteError, RewardError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the records so far are kept, go on with --resume\n")
+        return 130
+
+
+class Benchmark:
+    """One benchmark: prepares the folder, trains, tracks, reports.
+
+    Args:
+        settings: what to run.
+        output: its folder.
+        workers: processes side by side; None for what the machine has.
+        resume: whether to go on with what lies in the folder.
+    """
+
+    def __init__(self, settings: RunSettings, output: Path, workers: int | None, resume: bool) -> None:
+        self.settings, self.output, self.resume = settings, output, resume
+        self.runs = settings.runs()
+        self.workers = workers if workers is not None else self._default_workers()
+        self.console = Console(width=None if sys.stdout.isatty() else 120)
+
+    def _default_workers(self) -> int:
+        import torch
+
+        from benchmarks.workers import cores
+
+        if launched() or torch.cuda.is_available():
+            return 1
+        return min(cores(), len(self.runs))
+
+    def run(self) -> int:
+        """Everything, and the exit code."""
+        from benchmarks.display import Display
+        from benchmarks.records import consolidate, read_status, run_folder
+        from benchmarks.tracking import Tracker
+        from benchmarks.workers import run_all
+
+        self._check()
+        if not is_main_process():
+            return 2 if run_all(self.settings, self.output, self.runs, 1, lambda _: None, lambda: None) else 0
+        self._prepare()
+        statuses = [read_status(run_folder(self.output, *run)) for run in self.runs]
+        waiting = [
+            run
+            for run, status in zip(self.runs, statuses, strict=True)
+            if status is None or status.status != "finished"
+        ]
+        tracker = Tracker(self.settings, self.output, self.runs)
+        started = time.monotonic()
+        each = int(self.settings.budget)
+        done = sum(status.iterations for status in statuses if status is not None)
+        tracker.start()
+        try:
+            with Display(self.console, each * len(self.runs), done) as display:
+                workers = min(self.workers, max(1, len(waiting)))
+                failures = run_all(self.settings, self.output, waiting, workers, display.show, tracker.tick)
+        finally:
+            consolidate(self.output, self.runs)
+        self._report(time.monotonic() - started)
+        problem = tracker.finish()
+        if problem:
+            sys.stderr.write(f"warning: {problem}\n")
+        for failure in failures:
+            sys.stderr.write(f"error: {failure.method} seed {failure.seed}: {failure.line}\n")
+        if not failures:
+            return 0
+        return 2 if all(failure.expected for failure in failures) else 1
+
+    def _check(self) -> None:
+        """Fails before anything is written where model, suite or process reward cannot be used."""
+        from benchmarks.task import Session
+        from benchmarks.workers import quieten
+
+        quieten()
+        if self.settings.budget < 1:
+            raise SettingsError(f"budget is {self.settings.budget:g} iterations; give at least 1")
+        session = Session.open(self.settings)
+        policy = session.policy()
+        if any(method.needs_process_reward for method in self.settings.method_settings.values()):
+            session.process_reward(policy)
+
+    def _prepare(self) -> None:
+        """Creates the folder and writes the resolved settings."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        if not self.resume:
+            from rewards.suites import suite_named
+
+            suite = suite_named(self.settings.suite).model_dump(mode="json")
+            (self.output / SETTINGS_FILE).write_text(self.settings.dump(suite))
+        self.console.print(
+            f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
+            f"{self.settings.budget:g} {self.settings.budget_unit} each, {self.workers} side by side; "
+            f"results in {self.output}",
+            highlight=False,
+        )
+
+    def _report(self, seconds: float) -> None:
+        """Report, tables and figures; and the final table on the console."""
+        from analysis.records import load_run
+        from analysis.report import write_report
+        from analysis.tables import final_table, format_table
+
+        page = write_report(self.output)
+        shown = format_table(final_table(load_run(self.output)), "held_out", width=self.console.width)
+        _print_table(self.console, shown)
+        self.console.print(f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}", highlight=False)
+
+    def _store(self) -> str:
+        return os.environ.get("MLFLOW_TRACKING_URI") or (
+            f"mlflow ui --backend-store-uri sqlite:///{self.output / 'mlflow.db'}"
+        )
+
+
+def _print_table(console: Console, shown: Any) -> None:
+    from rich.table import Table
+
+    table = Table(title=shown.title, caption=shown.note or None, title_justify="left", caption_justify="left")
+    for number, column in enumerate(shown.columns):
+        table.add_column(column, no_wrap=True, justify="left" if number == 0 else "right")
+    for row in shown.rows:
+        table.add_row(*row)
+    console.print(table, highlight=False)
+
+
+def launched() -> bool:
+    """Whether `accelerate launch` started several processes for this."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_main_process() -> bool:
+    """Whether this process writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

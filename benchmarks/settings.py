@@ -1,0 +1,156 @@
+"""A benchmark run's settings: one frozen record, resolved once at the entry point and written beside the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from methods.method import Method
+from methods.weights import WeightSettings
+from samplers.pipeline import Geometry
+
+VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
+SETTINGS_FILE = "settings.yaml"
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; one line that names the field, the value and the remedy."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Video(_Settings):
+    """Size of the generated videos, in frames and pixels."""
+
+    num_frames: int = Field(default=9, ge=1)
+    height: int = Field(default=32, ge=1)
+    width: int = Field(default=32, ge=1)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The same, as the policy wants it."""
+        return Geometry(self.num_frames, self.height, self.width)
+
+
+class Prompts(_Settings):
+    """Prompts that RL trains on, and those that only evaluation sees."""
+
+    train: tuple[str, ...] = Field(min_length=1)
+    held_out: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Prompts:
+        shared = sorted(set(self.train) & set(self.held_out))
+        if shared:
+            raise ValueError(f"prompt {shared[0]!r} is both trained on and held out")
+        return self
+
+
+class Evaluation(_Settings):
+    """Evaluation on fixed prompts and fixed noise, with the ODE sampler and no reward model.
+
+    Attributes:
+        every: iterations between evaluations; the last iteration is always evaluated.
+        train_prompts: how many training prompts, evenly spaced through their list.
+        samples_per_prompt: videos of each training or held-out prompt.
+        num_steps, shift: of the ODE sampler.
+        seed: of the noise; the same for every method and training seed.
+        batch: videos generated at once.
+    """
+
+    every: int = Field(default=10, ge=1)
+    train_prompts: int = Field(default=12, ge=1)
+    samples_per_prompt: int = Field(default=12, ge=2)
+    num_steps: int = Field(default=8, ge=1)
+    shift: float = Field(default=3.0, gt=0)
+    seed: int = 20_260_101
+    batch: int = Field(default=144, ge=1)
+
+
+class RunSettings(_Settings):
+    """Everything that a run depends on.
+
+    Attributes:
+        command: the command line that made these settings.
+        preset: the preset that they began from.
+        methods: names of the methods, in the order of the tables.
+        method_settings: name -> all its settings.
+        seeds: training seeds 0 .. seeds - 1, for each method.
+        budget, budget_unit: how much each (method, seed) may use.
+        suite: name of the reward suite.
+        model: folder of the base model, a diffusers pipeline.
+        outcome_model: folder of the learned outcome model.
+        process_reward: folder of the process reward model.
+        video: size of the videos.
+        guidance_scale: classifier-free guidance inside the velocity; 1 turns it off.
+        prompts: training and held-out prompts.
+        prompts_per_iteration: prompts in one batch of rollouts, over all processes.
+        weights: which weights are trained.
+        evaluation: how policies are evaluated.
+        checkpoint_every: iterations between checkpoints.
+        micro_batch: transitions in one training pass; results do not depend on it.
+        precision: accelerate's mixed precision of the policy's network.
+    """
+
+    command: str = ""
+    preset: str
+    methods: tuple[str, ...] = Field(min_length=1)
+    method_settings: dict[str, Method]
+    seeds: int = Field(ge=1)
+    budget: float = Field(gt=0)
+    budget_unit: Literal["iterations"] = "iterations"
+    suite: str
+    model: Path
+    outcome_model: Path
+    process_reward: Path
+    video: Video = Video()
+    guidance_scale: float = Field(default=1.0, ge=1)
+    prompts: Prompts
+    prompts_per_iteration: int = Field(default=8, ge=1)
+    weights: WeightSettings = WeightSettings()
+    evaluation: Evaluation = Evaluation()
+    checkpoint_every: int = Field(default=10, ge=1)
+    micro_batch: int = Field(default=512, ge=1)
+    precision: Literal["no", "bf16"] = "no"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSettings:
+        if set(self.methods) != set(self.method_settings):
+            raise ValueError(
+                f"methods {self.methods} and method_settings {tuple(self.method_settings)} differ"
+            )
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError(f"methods {self.methods} name one twice")
+        if self.prompts_per_iteration > len(self.prompts.train):
+            raise ValueError(
+                f"prompts_per_iteration is {self.prompts_per_iteration}; there are {len(self.prompts.train)} "
+                "training prompts"
+            )
+        return self
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Every (method, seed), seeds outermost, so that an interrupted benchmark compares equals."""
+        return [(method, seed) for seed in range(self.seeds) for method in self.methods]
+
+    def dump(self, suite: dict[str, Any]) -> str:
+        """YAML that `--config` reads back; `suite` describes the suite for the analysis, which loads no torch."""
+        content = self.model_dump(mode="json")
+        content["suite"] = suite
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def parse_geometry(text: str) -> Geometry:
+    """ "9x32x32" as frames, height and width.
+
+    Raises:
+        SettingsError: it is not of that form.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise SettingsError(f"video is {text!r}; give FRAMESxHEIGHTxWIDTH, such as 9x32x32")
+    return Geometry(*(int(part) for part in parts))

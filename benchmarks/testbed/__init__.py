@@ -1,0 +1,6 @@
+"""The embedded testbed: captioned procedural videos and a small Wan pipeline pretrained on them."""
+
+from pathlib import Path
+
+#: Where the shipped weights lie.
+WEIGHTS = Path(__file__).parent / "weights"

@@ -1,0 +1,58 @@
+"""Checksums and documented figures of the shipped weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+NAME = "manifest.json"
+#: How far a figure measured again may lie from the documented one: other machines round differently.
+TOLERANCE = 0.02
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, the manifest apart, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+
+
+def write(folder: Path, recipe: dict[str, object], figures: dict[str, float]) -> None:
+    """Writes the manifest of what lies in `folder`."""
+    content = {"recipe": recipe, "measured": figures, "sha256": checksums(folder)}
+    (folder / NAME).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read(folder: Path) -> dict[str, dict[str, str]]:
+    """The manifest.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise ValueError(
+            f"no testbed weights at {str(folder)!r}; make them with `python -m benchmarks.testbed build`"
+        )
+    return json.loads(path.read_text())
+
+
+def file_problems(folder: Path) -> list[str]:
+    """Files that are missing, changed or unknown to the manifest; empty where all is well."""
+    documented, found = read(folder)["sha256"], checksums(folder)
+    problems = [f"{name} is missing" for name in documented if name not in found]
+    problems += [f"{name} is not in the manifest" for name in found if name not in documented]
+    changed = [name for name in documented if name in found and found[name] != documented[name]]
+    return problems + [f"{name} differs from its checksum" for name in changed]
+
+
+def figure_problems(folder: Path, figures: dict[str, float]) -> list[str]:
+    """Figures that lie further than `TOLERANCE` from the documented ones."""
+    documented = read(folder)["measured"]
+    return [
+        f"{name} measures {value:.4f}, documented as {float(documented[name]):.4f}"
+        for name, value in figures.items()
+        if abs(value - float(documented[name])) > TOLERANCE
+    ]

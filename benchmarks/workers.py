@@ -1,0 +1,232 @@
+"""Runs side by side: each worker process takes (method, seed) after (method, seed)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.records import BASE, Recorder, run_folder
+from benchmarks.settings import RunSettings
+
+if TYPE_CHECKING:
+    from benchmarks.task import Progress, Session
+
+#: What stops one run with a plain line; anything else is a fault of this program and keeps its traceback.
+EXPECTED = (
+    "CheckpointError",
+    "FloatingPointError",
+    "ModelError",
+    "NonFiniteError",
+    "ProvenanceError",
+    "RewardError",
+    "SettingsError",
+    "SuiteError",
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not end well.
+
+    Attributes:
+        method, seed: which run.
+        line: what went wrong, in one line.
+        expected: whether it is of `EXPECTED`: the user's to mend, not this program's.
+    """
+
+    method: str
+    seed: int
+    line: str
+    expected: bool
+
+    @classmethod
+    def of(cls, method: str, seed: int, error: BaseException) -> Failure:
+        """Describes an error."""
+        text = " ".join(str(error).split())
+        expected = type(error).__name__ in EXPECTED
+        return cls(
+            method, seed, text if expected else f"{type(error).__name__}: {text} (see error.txt)", expected
+        )
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_all(
+    settings: RunSettings,
+    output: Path,
+    runs: Sequence[tuple[str, int]],
+    workers: int,
+    report: Callable[[Progress], None],
+    tick: Callable[[], None],
+) -> list[Failure]:
+    """Evaluates the base model and trains every (method, seed).
+
+    Args:
+        settings: the run's settings.
+        output: the benchmark's folder.
+        runs: what to train.
+        workers: processes; 1 runs everything in this one.
+        report: called with each piece of progress, here.
+        tick: called a few times a second, here, for displays and tracking.
+
+    Returns:
+        The runs that failed; the others went on.
+    """
+    tasks = [(BASE, 0), *runs]
+    if workers == 1:
+        return _run_here(settings, output, tasks, report, tick)
+    return _run_apart(settings, output, tasks, workers, report, tick)
+
+
+def _run_here(
+    settings: RunSettings,
+    output: Path,
+    tasks: Sequence[tuple[str, int]],
+    report: Callable[[Progress], None],
+    tick: Callable[[], None],
+) -> list[Failure]:
+    from benchmarks.task import Session
+
+    quieten()
+    session = Session.open(settings)
+
+    def report_and_tick(progress: Progress) -> None:
+        report(progress)
+        tick()
+
+    failures = []
+    for method, seed in tasks:
+        try:
+            _run_one(session, output, method, seed, report_and_tick)
+        except Exception as error:
+            failures.append(_record_failure(output, method, seed, error))
+            if session.accelerator.num_processes > 1:
+                raise  # the other processes wait for this one: only the launcher can end them
+        tick()
+    return failures
+
+
+def _run_apart(
+    settings: RunSettings,
+    output: Path,
+    tasks: Sequence[tuple[str, int]],
+    workers: int,
+    report: Callable[[Progress], None],
+    tick: Callable[[], None],
+) -> list[Failure]:
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    threads = max(1, cores() // workers)
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=_initialise, initargs=(settings, output, events, threads)
+    )
+    with pool:
+        waiting: dict[Future[None], tuple[str, int]] = {
+            pool.submit(_run_in_worker, *task): task for task in tasks
+        }
+        failures = []
+        try:
+            while waiting:
+                _drain(events, report)
+                tick()
+                for future in [future for future in waiting if future.done()]:
+                    task = waiting.pop(future)
+                    error = future.exception()
+                    if error is not None:
+                        failures.append(_record_failure(output, *task, error))
+        except KeyboardInterrupt:
+            _stop(pool)
+            raise
+    _drain(events, report)
+    return failures
+
+
+def _drain(events: Any, report: Callable[[Progress], None]) -> None:
+    """Passes on all progress that has come, waiting a fifth of a second for the first."""
+    wait = 0.2
+    while True:
+        try:
+            report(events.get(timeout=wait))
+        except queue.Empty:
+            return
+        wait = 0.0
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    """Ends the workers at once; what they recorded and their last checkpoints stay."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
+
+
+@dataclass
+class _Worker:
+    """What one worker process keeps between its runs."""
+
+    settings: RunSettings
+    output: Path
+    events: Any
+    session: Session | None = None
+
+
+_worker: _Worker | None = None
+
+
+def _initialise(settings: RunSettings, output: Path, events: Any, threads: int) -> None:
+    global _worker
+    import torch
+
+    torch.set_num_threads(threads)
+    quieten()
+    _worker = _Worker(settings, output, events)
+
+
+def _run_in_worker(method: str, seed: int) -> None:
+    from benchmarks.task import Session
+
+    assert _worker is not None  # set by _initialise
+    if _worker.session is None:
+        _worker.session = Session.open(_worker.settings)
+    _run_one(_worker.session, _worker.output, method, seed, _worker.events.put)
+
+
+def _run_one(
+    session: Session, output: Path, method: str, seed: int, report: Callable[[Progress], None]
+) -> None:
+    from benchmarks.task import Training, evaluate_base
+
+    if method == BASE:
+        evaluate_base(session, output, report)
+    else:
+        Training(session, output, method, seed).run(report)
+
+
+def _record_failure(output: Path, method: str, seed: int, error: BaseException) -> Failure:
+    """Writes a failure where the run's records lie, its traceback beside it."""
+    failure = Failure.of(method, seed, error)
+    recorder = Recorder(output, method, seed)
+    recorder.status.status, recorder.status.error = "failed", failure.line
+    recorder.save_status()
+    (run_folder(output, method, seed) / "error.txt").write_text("".join(traceback.format_exception(error)))
+    return failure
+
+
+def quieten() -> None:
+    """Keeps the libraries' progress bars and notices out of ours."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

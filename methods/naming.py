@@ -1,0 +1,84 @@
+"""Names given by a person: the nearest known one, and settings changed by dotted name."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """ "did you mean 'x'?" where something is near, and all known names otherwise."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+
+
+def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Settings:
+    """Settings with fields replaced by dotted name, validated as a whole.
+
+    Args:
+        settings: the settings to start from; they stay as they are.
+        changes: dotted field name -> value; a part that is None is made anew from its defaults.
+        owner: whose settings these are, for the error.
+
+    Raises:
+        ValueError: no such field (names the nearest), or a value that does not fit.
+    """
+    values = settings.model_dump()
+    for name, value in changes.items():
+        _check_path(type(settings), name, owner)
+        *parents, last = name.split(".")
+        target = values
+        for parent in parents:
+            if target[parent] is None:
+                target[parent] = {}
+            target = target[parent]
+        target[last] = value
+    try:
+        return type(settings).model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{owner}: {explain(error)}") from error
+
+
+def _check_path(kind: type[BaseModel], name: str, owner: str) -> None:
+    at: type[BaseModel] | None = kind
+    walked: list[str] = []
+    for part in name.split("."):
+        if at is None:
+            raise ValueError(f"{owner}: field {'.'.join(walked)!r} has no parts, so there is no {name!r}")
+        if part not in at.model_fields:
+            where = f" in {'.'.join(walked)!r}" if walked else ""
+            raise ValueError(f"{owner}: unknown field {part!r}{where}; {closest(part, at.model_fields)}")
+        walked.append(part)
+        at = _settings_class(at.model_fields[part].annotation)
+
+
+def _settings_class(annotation: Any) -> type[BaseModel] | None:
+    """The settings class that a field's annotation names, through `X | None`."""
+    candidates = (
+        typing.get_args(annotation)
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else (annotation,)
+    )
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one line: field, value, what is wrong."""
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(step) for step in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        shown = "" if isinstance(item["input"], dict | BaseModel) else f" is {item['input']!r}"
+        parts.append(f"{where}{shown}: {message}" if where else message)
+    return "; ".join(parts)

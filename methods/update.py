@@ -1,0 +1,265 @@
+"""The one update that every policy-gradient method shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from methods.advantages import group_advantages
+from methods.experience import Experience
+from methods.losses import clipped_loss, correlation
+from methods.method import Method
+from methods.weights import TrainedWeights
+from samplers import Sampler
+from samplers.pipeline import Condition, PipelinePolicy
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """n transitions to train on: each a sample at one of its steps.
+
+    Attributes:
+        step: (n,) the step.
+        x, x_next: (n, ...) the states before and after it.
+        log_prob: (n,) under the policy that drew it.
+        gradient: (n, ...) the reward gradient that guided it, 0 where none did; None for unguided methods.
+        velocity: (n, ...) of the policy that drew it; None without distillation.
+        condition: the n encoded prompts.
+        advantages: (terms, n) one row for each reward term.
+    """
+
+    step: Tensor
+    x: Tensor
+    x_next: Tensor
+    log_prob: Tensor
+    gradient: Tensor | None
+    velocity: Tensor | None
+    condition: Condition
+    advantages: Tensor
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def rows(self, rows: Tensor) -> Pairs:
+        """The pairs at `rows`."""
+        return Pairs(
+            self.step[rows],
+            self.x[rows],
+            self.x_next[rows],
+            self.log_prob[rows],
+            None if self.gradient is None else self.gradient[rows],
+            None if self.velocity is None else self.velocity[rows],
+            self.condition.select(rows.tolist()),
+            self.advantages[:, rows],
+        )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the reward terms are called, and their weights, in the order of `Pairs.advantages`."""
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+def reward_terms(method: Method, outcome_weights: Mapping[str, float]) -> Terms:
+    """One term for each outcome reward, and one for the process reward where the method has it."""
+    names, weights = list(outcome_weights), list(outcome_weights.values())
+    if method.process is not None:
+        names, weights = [*names, "process"], [*weights, method.process.weight]
+    return Terms(tuple(names), tuple(weights))
+
+
+def make_pairs(experience: Experience, method: Method, terms: Terms) -> tuple[Pairs, Tensor]:
+    """Flattens the trained (sample, step) pairs, sample by sample, and computes their advantages.
+
+    Returns:
+        The pairs, and the (n,) sample that each belongs to.
+    """
+    steps = experience.steps
+    trajectory = experience.trajectory
+    sample = torch.arange(len(steps)).repeat_interleave(steps.shape[1])
+    step = steps.flatten()
+    rows = []
+    for name in terms.names:
+        if name == "process":
+            assert method.process is not None
+            credit = trajectory.process_credit(method.process.credit)
+            rows.append(group_advantages(credit, method.group_size, method.advantage)[step, sample])
+        else:
+            rewards = experience.rewards[name]
+            rows.append(group_advantages(rewards, method.group_size, method.advantage)[sample])
+    pairs = Pairs(
+        step=step,
+        x=trajectory.states[step, sample],
+        x_next=trajectory.states[step + 1, sample],
+        log_prob=trajectory.log_probs[step, sample],
+        gradient=_gradients(experience)[step, sample] if trajectory.reward_gradients else None,
+        velocity=None if experience.velocities is None else experience.velocities[step, sample],
+        condition=experience.condition.select(sample.tolist()),
+        advantages=torch.stack(rows),
+    )
+    return pairs, sample
+
+
+def _gradients(experience: Experience) -> Tensor:
+    """(N, B, ...) the gradient that guided each step, 0 where none did."""
+    trajectory = experience.trajectory
+    dense = torch.zeros((trajectory.num_steps, *trajectory.final.shape), device=trajectory.final.device)
+    for step, gradient in trajectory.reward_gradients.items():
+        dense[step] = gradient
+    return dense
+
+
+@dataclass
+class Learner:
+    """A policy being trained by one method.
+
+    Attributes:
+        policy: the policy, its transformer as it is.
+        network: the same transformer as accelerate wraps it (gradients averaged over processes).
+        weights: its trained part.
+        method: the method's settings.
+        terms: the reward terms.
+        optimiser: prepared by accelerate.
+        accelerator: devices, precision, processes.
+        micro_batch: pairs in one forward and backward pass; results do not depend on it.
+    """
+
+    policy: PipelinePolicy
+    network: nn.Module
+    weights: TrainedWeights
+    method: Method
+    terms: Terms
+    optimiser: torch.optim.Optimizer
+    accelerator: Accelerator
+    micro_batch: int = 512
+
+    def update(
+        self, experience: Experience, sampler: Sampler, iteration: int, shuffle: torch.Generator
+    ) -> dict[str, float]:
+        """Trains on one batch of rollouts.
+
+        Args:
+            experience: the rollouts, drawn by `sampler` from the policy as it is now.
+            sampler: scores the pairs again.
+            iteration: from 0; sets the decaying weights.
+            shuffle: splits the samples among the updates.
+
+        Returns:
+            Diagnostics, averaged over the pairs: losses, ratio, share clipped, gradient norm before clipping.
+
+        Raises:
+            FloatingPointError: loss or gradient is not finite; the optimiser has not stepped on it.
+        """
+        pairs, sample = make_pairs(experience, self.method, self.terms)
+        count = len(experience.steps)
+        share = torch.randperm(count, generator=shuffle) % self.method.updates_per_rollout
+        totals: dict[str, float] = {}
+        norms = []
+        for number in range(self.method.updates_per_rollout):
+            rows = torch.nonzero(share[sample] == number).flatten()
+            if not len(rows):
+                raise ValueError(
+                    f"{self.method.name}: updates_per_rollout is {self.method.updates_per_rollout}, "
+                    f"more than the {count} samples of a rollout"
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            for part in rows.split(self.micro_batch):
+                with self._wrapped():
+                    loss, figures = self._loss(pairs.rows(part), sampler, iteration)
+                    self.accelerator.backward(loss * (len(part) / len(rows)))
+                for name, value in figures.items():
+                    totals[name] = totals.get(name, 0.0) + value * len(part) / len(pairs)
+            norms.append(self._step())
+        totals["gradient_norm"] = sum(norms) / len(norms)
+        totals |= _guidance_figures(pairs, self.terms)
+        return totals
+
+    @contextmanager
+    def _wrapped(self) -> Iterator[None]:
+        """Within, the policy's velocity goes through accelerate's wrapper, which averages gradients."""
+        plain = self.policy.transformer
+        self.policy.transformer = self.network
+        try:
+            yield
+        finally:
+            self.policy.transformer = plain
+
+    def _step(self) -> float:
+        """Clips the gradient and steps; returns the norm before clipping."""
+        norm = self.accelerator.clip_grad_norm_(self.weights.parameters, self.method.optimiser.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"{self.method.name}: the gradient's norm is {norm.item()}")
+        self.optimiser.step()
+        return norm.item()
+
+    def _loss(self, pairs: Pairs, sampler: Sampler, iteration: int) -> tuple[Tensor, dict[str, float]]:
+        """The method's loss on some pairs, averaged over them, and its parts."""
+        sigma = sampler.sigmas[pairs.step].to(pairs.x.device, torch.float32)
+        velocity = self.policy.velocity(pairs.x, sigma, pairs.condition)
+        moved = pairs.gradient if self.method.sampler.score_mean == "guided" else None
+        log_ratio = (
+            sampler.transition(pairs.x, velocity, pairs.step, moved).log_prob(pairs.x_next) - pairs.log_prob
+        )
+        weights = torch.tensor(self.terms.weights, device=velocity.device).unsqueeze(1)
+        loss = (weights * clipped_loss(log_ratio, pairs.advantages, self.method.clip_range)).sum(dim=0).mean()
+        deviation = (log_ratio.detach().exp() - 1).abs()
+        figures = {
+            "ratio_deviation": deviation.mean().item(),
+            "clip_fraction": (deviation > self.method.clip_range).float().mean().item(),
+            "policy_loss": loss.item(),
+        }
+        if self.method.kl_weight > 0:
+            kl = self._kl_to_base(pairs, sampler, sigma, velocity)
+            figures["kl_to_base"] = kl.item()
+            loss = loss + self.method.kl_weight * kl
+        distillation = self.method.distillation_weight(iteration)
+        if distillation > 0 and pairs.gradient is not None:
+            kl = self._kl_to_guided(pairs, sampler, velocity)
+            figures["kl_to_guided"] = kl.item()
+            loss = loss + distillation * kl
+        figures["loss"] = loss.item()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{self.method.name}: the loss is {loss.item()}; its parts: {figures}")
+        return loss, figures
+
+    def _kl_to_base(self, pairs: Pairs, sampler: Sampler, sigma: Tensor, velocity: Tensor) -> Tensor:
+        """Mean over pairs of the KL to the base model's transition."""
+        with torch.no_grad(), self.weights.reference():
+            reference = self.policy.velocity(pairs.x, sigma, pairs.condition)
+        return sampler.kl_divergence(velocity, reference, pairs.step).mean()
+
+    def _kl_to_guided(self, pairs: Pairs, sampler: Sampler, velocity: Tensor) -> Tensor:
+        """Mean over pairs of the KL to the guided transition of the policy that drew them; 0 at unguided steps."""
+        assert pairs.velocity is not None
+        assert pairs.gradient is not None
+        guided = torch.as_tensor(sampler.guided(pairs.step)).to(velocity.device)
+        target = sampler.distillation_target(pairs.velocity, pairs.gradient, pairs.step)
+        return (sampler.kl_divergence(velocity, target, pairs.step) * guided).mean()
+
+
+def _guidance_figures(pairs: Pairs, terms: Terms) -> dict[str, float]:
+    """How the size of the guidance goes with the advantage: negative means that the update undoes the guidance.
+
+    Low-reward members have the larger reward gradient, so the correlation of a guided step's gradient norm with
+    the outcome advantage is the trap to watch where samples are scored with the unguided mean.
+    """
+    if pairs.gradient is None:
+        return {}
+    size = pairs.gradient.flatten(1).norm(dim=1)
+    guided = size > 0
+    outcome = [row for row, name in enumerate(terms.names) if name != "process"]
+    weights = torch.tensor([terms.weights[row] for row in outcome], device=size.device)
+    advantage = (pairs.advantages[outcome] * weights.unsqueeze(1)).sum(dim=0)
+    return {
+        "guidance_size": size[guided].mean().item() if guided.any() else 0.0,
+        "guidance_advantage_correlation": correlation(size[guided], advantage[guided]).item()
+        if guided.any()
+        else 0.0,
+    }

@@ -1,0 +1,125 @@
+"""Preference data: finished latents of a base model, their prompts, and how an outcome reward scored them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rewards.provenance import Provenance
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    """N scored samples of P prompts, ordered by prompt.
+
+    Attributes:
+        latents: (N, C, F', H', W') clean latents, normalised as the policy sees them.
+        scores: (N,) outcome scores; of two samples of one prompt the higher is preferred.
+        prompt: (N,) position of each sample's prompt, non-decreasing.
+        embeds: (P, L, D) prompt embeddings.
+        prompts: the P texts.
+        provenance: the base model that drew the samples.
+        description: how they were drawn and scored.
+    """
+
+    latents: Tensor
+    scores: Tensor
+    prompt: Tensor
+    embeds: Tensor
+    prompts: tuple[str, ...]
+    provenance: Provenance
+    description: dict[str, str | int | float]
+
+    def __post_init__(self) -> None:
+        count = len(self.latents)
+        if self.scores.shape != (count,) or self.prompt.shape != (count,):
+            raise ValueError(
+                f"{count} latents need as many scores and prompts; got {tuple(self.scores.shape)} and "
+                f"{tuple(self.prompt.shape)}"
+            )
+        if (self.prompt.diff() < 0).any():
+            raise ValueError("samples must be ordered by prompt")
+        if not torch.isfinite(self.scores).all() or not torch.isfinite(self.latents).all():
+            raise ValueError("preference data holds values that are not finite; score the samples again")
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file, metadata included."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {
+            "prompts": json.dumps(self.prompts),
+            "provenance": self.provenance.model_dump_json(),
+            "description": json.dumps(self.description),
+        }
+        tensors = {
+            "latents": self.latents,
+            "scores": self.scores,
+            "prompt": self.prompt,
+            "embeds": self.embeds,
+        }
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> PreferenceData:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: the file is missing or is no preference data.
+        """
+        if not path.is_file():
+            raise ValueError(
+                f"no preference data at {str(path)!r}; make some with `python -m benchmarks.preferences`"
+            )
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "provenance" not in metadata:
+                raise ValueError(f"{str(path)!r} is no preference data: it names no base model")
+            tensors = {name: file.get_tensor(name) for name in ("latents", "scores", "prompt", "embeds")}
+        return cls(
+            **tensors,
+            prompts=tuple(json.loads(metadata["prompts"])),
+            provenance=Provenance.model_validate_json(metadata["provenance"]),
+            description=json.loads(metadata["description"]),
+        )
+
+    def split(self, held_back: float, generator: torch.Generator) -> tuple[PreferenceData, PreferenceData]:
+        """Splits each prompt's samples at random into training and validation data."""
+        order = torch.argsort(torch.rand(len(self.latents), generator=generator))
+        order = order[torch.argsort(self.prompt[order], stable=True)]
+        counts = torch.bincount(self.prompt, minlength=len(self.prompts))
+        place = torch.cat([torch.arange(int(count)) for count in counts])
+        back = place < (held_back * counts[self.prompt[order]]).round()
+        return self._rows(order[~back]), self._rows(order[back])
+
+    def _rows(self, rows: Tensor) -> PreferenceData:
+        return PreferenceData(
+            self.latents[rows],
+            self.scores[rows],
+            self.prompt[rows],
+            self.embeds,
+            self.prompts,
+            self.provenance,
+            self.description,
+        )
+
+    def pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Row numbers of `count` random pairs of distinct samples that share a prompt.
+
+        Raises:
+            ValueError: a prompt has fewer than two samples.
+        """
+        counts = torch.bincount(self.prompt, minlength=len(self.prompts))
+        if (counts < 2).any():
+            short = self.prompts[int((counts < 2).nonzero()[0])]
+            raise ValueError(f"prompt {short!r} has fewer than two samples: no pair can be formed")
+        start = counts.cumsum(0) - counts
+        first = torch.randint(len(self.latents), (count,), generator=generator)
+        group = self.prompt[first]
+        step = 1 + (torch.rand(count, generator=generator) * (counts[group] - 1)).long()
+        second = start[group] + (first - start[group] + step) % counts[group]
+        return first, second

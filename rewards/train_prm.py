@@ -1,0 +1,201 @@
+"""Trains a latent process reward model on preference data: `python -m rewards.train_prm --help`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from rewards.fitting import Schedule, optimise
+from rewards.preferences import PreferenceData
+from rewards.process import LatentProcessReward, cut_transformer
+from rewards.provenance import Provenance
+
+logger = logging.getLogger(__name__)
+
+#: Noise levels at which accuracy is reported.
+LEVELS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.95)
+
+
+class PrmTraining(BaseModel):
+    """Settings of the training.
+
+    Attributes:
+        loss: "bradley_terry" on pairs of one prompt, or "binary": better than the prompt's median or not.
+        blocks: how many of the transformer's first blocks form the trunk.
+        schedule: optimisation; a batch counts pairs.
+        shift: noise levels are drawn uniformly and shifted by this factor, as sampling visits them.
+        held_back: share of each prompt's samples kept for measuring.
+        seed: of initialisation, noise and batches.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss: Literal["bradley_terry", "binary"] = "bradley_terry"
+    blocks: int = Field(default=2, ge=1)
+    schedule: Schedule = Schedule(steps=1_500, batch=128, learning_rate=1e-3, weight_decay=0.01)
+    shift: float = Field(default=3.0, gt=0)
+    held_back: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Embeds:
+    """The part of an encoded prompt batch that a process reward reads."""
+
+    embeds: Tensor
+
+
+def _noised(clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    level = sigma.view(-1, *[1] * (clean.ndim - 1))
+    return (1 - level) * clean + level * noise
+
+
+def preference_loss(
+    model: nn.Module, data: PreferenceData, settings: PrmTraining, generator: torch.Generator
+) -> Tensor:
+    """The loss of one batch of pairs; both members of a pair are noised to the same level, with their own noise."""
+    count = settings.schedule.batch
+    first, second = data.pairs(count, generator)
+    uniform = torch.rand(count, generator=generator)
+    sigma = settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
+    rows = torch.cat([first, second])
+    clean = data.latents[rows]
+    noise = torch.randn(clean.shape, generator=generator)
+    both = torch.cat([sigma, sigma])
+    values = model(_noised(clean, both, noise), both, _Embeds(data.embeds[data.prompt[rows]]))
+    if settings.loss == "binary":
+        return F.binary_cross_entropy_with_logits(values, _above_median(data)[rows])
+    better, worse = values.chunk(2)
+    difference = data.scores[first] - data.scores[second]
+    # A tie prefers neither: its sign is 0 and its loss the constant log 2.
+    return F.softplus(-(better - worse) * difference.sign()).mean()
+
+
+def _above_median(data: PreferenceData) -> Tensor:
+    """(N,) 1 where a sample scores above the median of its prompt."""
+    labels = torch.zeros_like(data.scores)
+    for prompt in range(len(data.prompts)):
+        rows = data.prompt == prompt
+        labels[rows] = (data.scores[rows] > data.scores[rows].median()).float()
+    return labels
+
+
+@torch.no_grad()
+def accuracy_by_level(
+    model: nn.Module, data: PreferenceData, generator: torch.Generator, pairs: int = 2048
+) -> dict[str, dict[str, float]]:
+    """For each of `LEVELS`: share of pairs ordered rightly, and correlation with the score within prompts."""
+    first, second = data.pairs(pairs, generator)
+    difference = data.scores[first] - data.scores[second]
+    decided = difference != 0
+    result = {}
+    for level in LEVELS:
+        sigma = torch.full((len(data.latents),), level)
+        noise = torch.randn(data.latents.shape, generator=generator)
+        values = model(_noised(data.latents, sigma, noise), sigma, _Embeds(data.embeds[data.prompt]))
+        right = (values[first] - values[second]).sign() == difference.sign()
+        centred = torch.stack([_centred(values, data), _centred(data.scores, data)])
+        result[f"{level:g}"] = {
+            "accuracy": round(right[decided].float().mean().item(), 4),
+            "correlation": round(torch.corrcoef(centred)[0, 1].item(), 4),
+        }
+    return result
+
+
+def _centred(values: Tensor, data: PreferenceData) -> Tensor:
+    counts = torch.bincount(data.prompt, minlength=len(data.prompts)).clamp_min(1)
+    mean = torch.zeros(len(data.prompts)).index_add(0, data.prompt, values) / counts
+    return values - mean[data.prompt]
+
+
+def train_prm(
+    transformer: nn.Module, data: PreferenceData, settings: PrmTraining
+) -> tuple[LatentProcessReward, dict[str, dict[str, float]]]:
+    """Trains a process reward from the base model's first blocks.
+
+    Returns:
+        The model, frozen, and its accuracy by noise level on samples held back.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    training, validation = data.split(settings.held_back, generator)
+    torch.manual_seed(settings.seed)  # for the new layers' initialisation, which takes no generator
+    model = LatentProcessReward(cut_transformer(transformer, settings.blocks))
+    optimise(
+        model.parameters(),
+        settings.schedule,
+        lambda _: preference_loss(model, training, settings, generator),
+        title="process reward",
+    )
+    model.requires_grad_(False).eval()
+    return model, accuracy_by_level(model, validation, generator)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    default = PrmTraining()
+    parser = argparse.ArgumentParser(prog="python -m rewards.train_prm", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="base model: a diffusers pipeline folder")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="preference data, written by `python -m benchmarks.preferences`",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the process reward to")
+    parser.add_argument(
+        "--loss", choices=("bradley_terry", "binary"), default=default.loss, help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--blocks", type=int, default=default.blocks, help="transformer blocks in the trunk (%(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=default.schedule.steps, help="optimiser steps (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=default.schedule.batch, help="pairs a step (%(default)s)"
+    )
+    parser.add_argument(
+        "--lr", type=float, default=default.schedule.learning_rate, help="learning rate (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=default.seed, help="(%(default)s)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    from diffusers import DiffusionPipeline
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = _arguments().parse_args(arguments)
+    if (given.output / "config.json").exists():
+        sys.stderr.write(f"error: {given.output} already holds a process reward; choose another --output\n")
+        return 2
+    try:
+        schedule = Schedule(steps=given.steps, batch=given.batch, learning_rate=given.lr, weight_decay=0.01)
+        settings = PrmTraining(loss=given.loss, blocks=given.blocks, schedule=schedule, seed=given.seed)
+        data = PreferenceData.load(given.data)
+        pipeline = DiffusionPipeline.from_pretrained(str(given.model), local_files_only=True)
+        provenance = Provenance.of(pipeline)
+        provenance.require(data.provenance, f"the preference data at {str(given.data)!r}")
+        model, measured = train_prm(pipeline.transformer, data, settings)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    model.save(given.output, provenance, {"by_noise_level": measured, "data": data.description})
+    for level, figures in measured.items():
+        logger.info(
+            "sigma %s: accuracy %.3f, correlation %.3f", level, figures["accuracy"], figures["correlation"]
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
