@@ -117,7 +117,8 @@ class Run:
 
     def seeds(self, method: str) -> tuple[int, ...]:
         """Seeds of a method: those asked for and those that left a record."""
-        asked = range(int(self.settings["seeds"]))
+        first = int(self.settings.get("first_seed", 0))
+        asked = range(first, first + int(self.settings["seeds"]))
         known = self.runs.loc[self.runs["method"] == method, "seed"]
         evaluated = (seed for name, seed in self.last_evaluated if name == method)
         return tuple(sorted({*asked, *map(int, known), *evaluated}))

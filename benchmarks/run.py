@@ -38,7 +38,8 @@ def arguments() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--methods", metavar="A,B,...", help="methods to train, by name, comma-separated")
     add("--preset", default="default", help="where settings begin (%(default)s); see below")
-    add("--seeds", type=int, metavar="N", help="training seeds 0 .. N-1, for each method")
+    add("--seeds", type=int, metavar="N", help="how many training seeds, for each method")
+    add("--first-seed", type=int, metavar="N", help="the first of them (0); tune with others than you report")
     add("--budget", type=float, metavar="X", help="how much each (method, seed) may use, in --budget-unit")
     add(
         "--budget-unit",
@@ -119,6 +120,11 @@ def _settings(given: argparse.Namespace, command: str) -> RunSettings:
 
 def _output_folder(given: argparse.Namespace) -> Path:
     """The run's folder, refused where something lies in it already."""
+    if launched():
+        if given.output is None:
+            raise SettingsError("under accelerate launch, name one folder for all processes with --output")
+        if not is_main_process():
+            return Path(given.output)  # the main process refuses or creates it
     if given.output is None:
         return Path("results") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     output: Path = given.output
@@ -191,15 +197,16 @@ class Benchmark:
         from benchmarks.workers import run_all
 
         self._check()
-        if not is_main_process():
-            return 2 if run_all(self.settings, self.output, self.runs, 1, lambda _: None, lambda: None) else 0
-        self._prepare()
         statuses = [read_status(run_folder(self.output, *run)) for run in self.runs]
         waiting = [
             run
             for run, status in zip(self.runs, statuses, strict=True)
             if status is None or status.status != "finished"
         ]
+        if not is_main_process():
+            run_all(self.settings, self.output, waiting, 1, lambda _: None, lambda: None)
+            return 0
+        self._prepare()
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
         each = int(self.settings.budget)

@@ -80,7 +80,8 @@ class RunSettings(_Settings):
         preset: the preset that they began from.
         methods: names of the methods, in the order of the tables.
         method_settings: name -> all its settings.
-        seeds: training seeds 0 .. seeds - 1, for each method.
+        seeds: how many training seeds, for each method.
+        first_seed: the first of them; tuning uses others than the results do.
         budget, budget_unit: how much each (method, seed) may use.
         suite: name of the reward suite.
         model: folder of the base model, a diffusers pipeline.
@@ -102,6 +103,7 @@ class RunSettings(_Settings):
     methods: tuple[str, ...] = Field(min_length=1)
     method_settings: dict[str, Method]
     seeds: int = Field(ge=1)
+    first_seed: int = Field(default=0, ge=0)
     budget: float = Field(gt=0)
     budget_unit: Literal["iterations"] = "iterations"
     suite: str
@@ -133,9 +135,14 @@ class RunSettings(_Settings):
             )
         return self
 
+    @property
+    def seed_range(self) -> range:
+        """The training seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
     def runs(self) -> list[tuple[str, int]]:
         """Every (method, seed), seeds outermost, so that an interrupted benchmark compares equals."""
-        return [(method, seed) for seed in range(self.seeds) for method in self.methods]
+        return [(method, seed) for seed in self.seed_range for method in self.methods]
 
     def dump(self, suite: dict[str, Any]) -> str:
         """YAML that `--config` reads back; `suite` describes the suite for the analysis, which loads no torch."""

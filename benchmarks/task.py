@@ -99,7 +99,9 @@ def _to_device(reward: object, device: torch.device) -> None:
 
 
 def evaluate_base(session: Session, output: Path, report: Report) -> None:
-    """Evaluates the untrained model; does nothing where that was done."""
+    """Evaluates the untrained model, in the main process; does nothing where that was done."""
+    if not session.accelerator.is_main_process:
+        return
     recorder = Recorder(output, BASE, 0)
     if recorder.status.status == "finished":
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 #: Pipeline classes whose velocity this module knows how to evaluate.
 FAMILIES = ("WanPipeline",)

@@ -1,0 +1,154 @@
+"""Measures what sampling costs on the testbed: `python -m benchmarks.performance`. docs/performance.md quotes it."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.testbed import WEIGHTS
+from benchmarks.testbed.measurement import GEOMETRY
+from benchmarks.testbed.scenes import all_prompts
+from methods.seeding import generator
+from rewards.process import LatentProcessReward
+from samplers import Sampler, build, reward_value_and_gradient
+from samplers.pipeline import Condition, PipelinePolicy, load_policy
+
+STEPS, SHIFT, NOISE = 8, 3.0, 0.7
+
+
+@dataclass
+class Clock:
+    """Adds up the seconds spent inside what it wraps."""
+
+    seconds: float = 0.0
+    calls: int = field(default=0)
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, timed."""
+
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*arguments)
+            self.seconds += time.perf_counter() - started
+            self.calls += 1
+            return result
+
+        return timed
+
+
+class TimedReward:
+    """A process reward whose forward and input gradient are timed."""
+
+    def __init__(self, reward: LatentProcessReward) -> None:
+        self.reward, self.clock = reward, Clock()
+
+    def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Values (B,) and gradient, by autograd."""
+        started = time.perf_counter()
+        result = reward_value_and_gradient(self.reward, x, sigma, condition)
+        self.clock.seconds += time.perf_counter() - started
+        return result
+
+
+def rollout(
+    sampler: Sampler, policy: PipelinePolicy, samples: list[int], velocity: Any, reward: Any = None
+) -> Tensor:
+    """Final latents of the samples with these numbers; each has its own noise, whatever the batch."""
+    prompts = [all_prompts()[i % 48] for i in samples]
+    noise = policy.initial_noise([generator(0, "noise", i) for i in samples])
+    steps = [generator(0, "steps", i) for i in samples]
+    return sampler.rollout(velocity, noise, policy.encode(prompts), steps, reward, score_states=False).final
+
+
+def batching(policy: PipelinePolicy, count: int = 32) -> tuple[float, float, float]:
+    """Seconds of one batched rollout with decoding, of `count` single ones, and the largest pixel difference."""
+    sampler = build("dance_grpo", num_steps=STEPS, shift=SHIFT, noise_level=NOISE)
+    numbers = list(range(count))
+    rollout(
+        sampler, policy, numbers[:2], policy.velocity
+    )  # the first call pays for what later ones find ready
+    started = time.perf_counter()
+    together = policy.decode(rollout(sampler, policy, numbers, policy.velocity))
+    batched = time.perf_counter() - started
+    started = time.perf_counter()
+    single = [policy.decode(rollout(sampler, policy, [i], policy.velocity)) for i in numbers]
+    apart = time.perf_counter() - started
+    return batched, apart, (together - torch.cat(single)).abs().max().item()
+
+
+def overhead(policy: PipelinePolicy, batch: int, repeats: int) -> float:
+    """Median share of an unguided rollout that is not the network's."""
+    sampler = build("dance_grpo", num_steps=STEPS, shift=SHIFT, noise_level=NOISE)
+    shares = []
+    for _ in range(repeats):
+        clock = Clock()
+        prompts = [all_prompts()[i % 48] for i in range(batch)]
+        noise = policy.initial_noise([generator(0, "noise", i) for i in range(batch)])
+        condition, source = policy.encode(prompts), generator(0, "steps")
+        started = time.perf_counter()
+        sampler.rollout(clock.around(policy.velocity), noise, condition, source)
+        total = time.perf_counter() - started
+        shares.append(1 - clock.seconds / total)
+    return statistics.median(shares)
+
+
+def guidance(
+    policy: PipelinePolicy, reward: LatentProcessReward, batch: int, repeats: int
+) -> tuple[float, float]:
+    """What guidance at every step adds to a rollout beyond the reward's forward and gradient.
+
+    Returns:
+        Median of that excess as a share of policy plus reward, and median share of the reward in the rollout.
+    """
+    plain = build("dance_grpo", num_steps=STEPS, shift=SHIFT, noise_level=NOISE)
+    guided = build("euphonium", num_steps=STEPS, shift=SHIFT, noise_level=NOISE, guidance=1.0)
+    excess, share = [], []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        rollout(plain, policy, list(range(batch)), policy.velocity)
+        unguided = time.perf_counter() - started
+        timed = TimedReward(reward)
+        started = time.perf_counter()
+        rollout(guided, policy, list(range(batch)), policy.velocity, timed)
+        total = time.perf_counter() - started
+        excess.append((total - timed.clock.seconds - unguided) / (unguided + timed.clock.seconds))
+        share.append(timed.clock.seconds / total)
+    return statistics.median(excess), statistics.median(share)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.performance", description=__doc__)
+    parser.add_argument(
+        "--repeats", type=int, default=20, help="repetitions, of which the median counts (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (%(default)s)")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    policy = load_policy(WEIGHTS / "pipeline", GEOMETRY)
+    reward = LatentProcessReward.load(WEIGHTS / "process_reward")
+    batched, apart, difference = batching(policy)
+    lines = [
+        f"32 videos, {STEPS} steps, decoded: batched {batched:.2f} s, one by one {apart:.2f} s, "
+        f"ratio {batched / apart:.3f}, largest pixel difference {difference:.1e}"
+    ]
+    for batch in (8, 32, 64):
+        excess, share = guidance(policy, reward, batch, given.repeats)
+        lines.append(
+            f"batch {batch}: sampler {overhead(policy, batch, given.repeats):.1%} of a rollout; guided at every step: "
+            f"process reward {share:.1%} of the rollout, everything else {excess:+.1%}"
+        )
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
