@@ -29,8 +29,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise SettingsError(f"config file {str(path)!r} does not exist")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"config file {str(path)!r} is no YAML: {' '.join(str(error).split())}"
         ) from error
@@ -39,10 +39,11 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in content:
         if name not in RunSettings.model_fields:
             raise SettingsError(
-                f"config file {str(path)!r}: unknown field {name!r}; {closest(name, RunSettings.model_fields)}"
+                f"config file {str(path)!r}: unknown field {name!r}; "
+                f"{closest(str(name), RunSettings.model_fields)}"
             )
     if isinstance(content.get("suite"), dict):
-        content["suite"] = content["suite"]["name"]  # as a run's own settings.yaml has it
+        content["suite"] = content["suite"].get("name")  # as a run's own settings.yaml has it
     return content
 
 
@@ -56,12 +57,17 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
     method, dot, field = name.strip().partition(".")
     if not equals or not dot or not field:
         raise SettingsError(f"--set is {text!r}; give method.field=value, such as euphonium.group_size=12")
-    return method, field, yaml.safe_load(value)
+    if field == "name":
+        raise SettingsError(f"--set is {text!r}; a method's name is no setting")
+    try:
+        return method, field, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set is {text!r}; {value!r} is no YAML value") from error
 
 
 def _preset(name: str) -> Preset:
     if name not in PRESETS:
-        raise SettingsError(f"unknown preset {name!r}; {closest(name, PRESETS)}")
+        raise SettingsError(f"unknown preset {name!r}; {closest(str(name), PRESETS)}")
     return PRESETS[name]
 
 
@@ -77,17 +83,73 @@ def _nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _method(
-    name: str, preset: Preset, configured: Mapping[str, Any], assigned: Sequence[tuple[str, str, Any]]
+    name: str,
+    preset: Preset,
+    every: Mapping[str, Any],
+    configured: Mapping[str, Any],
+    assigned: Sequence[tuple[str, Any]],
 ) -> Method:
-    """One method: published settings, then the preset's, the file's and the command line's changes."""
+    """One method: published settings, then the preset's, the file's and the command line's changes, in that order.
+
+    Args:
+        name: its name in the run; the catalogue's, unless the file names a `base` or has all its fields.
+        preset: the preset.
+        every: the file's entry for every method.
+        configured: the file's entry for this one.
+        assigned: (field, value) of the command line.
+    """
     configured = dict(configured)
+    whole = Method.model_fields.keys() <= configured.keys()  # as a run's own settings.yaml has it
     base = configured.pop("base", name)
-    method = method_named(base)
-    changes = {**preset.every_method, **preset.per_method.get(base, {}), **_nested(configured), "name": name}
-    for _, field, value in assigned:
-        changes = {other: kept for other, kept in changes.items() if not other.startswith(f"{field}.")}
+    method = next(iter(CATALOG.values())) if whole and base not in CATALOG else method_named(base)
+    ordered: list[tuple[str, Any]] = []
+    if not whole:
+        ordered += [*preset.every_method.items(), *preset.per_method.get(base, {}).items()]
+    changes: dict[str, Any] = {}
+    for field, value in [*ordered, *_nested(every).items(), *_nested(configured).items(), *assigned]:
+        # A later change of a part replaces earlier ones of what it holds; a part comes before what it holds.
+        changes = {other: kept for other, kept in changes.items() if not f"{other}.".startswith(f"{field}.")}
         changes[field] = value
-    return changed(method, changes, name)
+    return changed(method, {**changes, "name": name}, name)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some changed; of a part (such as `evaluation`) only the fields that are named."""
+    merged = dict(values)
+    for name, value in changes.items():
+        kept = merged.get(name)
+        merged[name] = {**kept, **value} if isinstance(kept, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _names(values: Mapping[str, Any]) -> list[str]:
+    """The methods' names.
+
+    Raises:
+        SettingsError: they are no list of names.
+    """
+    names = values["methods"]
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise SettingsError(f"methods is {names!r}; give a list of names, such as [euphonium, dance_grpo]")
+    return list(names)
+
+
+def _configured(configured: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The file's `method_settings`.
+
+    Raises:
+        SettingsError: it is no mapping of mappings, or names a method that does not exist.
+    """
+    if not isinstance(configured, dict):
+        raise SettingsError(f"method_settings is {configured!r}; give a mapping from a method to its fields")
+    for name, fields in configured.items():
+        if not isinstance(fields, dict):
+            raise SettingsError(f"method_settings.{name} is {fields!r}; give a mapping from field to value")
+        known = [EVERY, *names, *CATALOG]
+        # A file may hold more methods than run, such as the settings.yaml of a run of which some are repeated.
+        if name not in known and not {"base", "name"} & fields.keys():
+            raise SettingsError(f"method_settings names method {name!r}; {closest(str(name), known)}")
+    return configured
 
 
 def resolve(
@@ -111,10 +173,13 @@ def resolve(
     """
     preset = _preset(preset_name)
     try:
-        values = {**preset.run, **config, **flags, "preset": preset_name, "command": command}
+        values = _merged(_merged(preset.run, config), flags)
+        values |= {"preset": preset_name, "command": command}
+        if not isinstance(values["suite"], str):
+            raise SettingsError(f"suite is {values['suite']!r}; give a suite's name")
         suite_named(values["suite"])
-        configured = values.pop("method_settings", {})
-        names = values["methods"]
+        names = _names(values)
+        configured = _configured(values.pop("method_settings", {}), names)
         assigned = [parse_assignment(text) for text in assignments]
         for method, _, _ in assigned:
             if method != EVERY and method not in names:
@@ -125,8 +190,9 @@ def resolve(
             name: _method(
                 name,
                 preset,
+                configured.get(EVERY, {}),
                 configured.get(name, {}),
-                [item for item in assigned if item[0] in (EVERY, name)],
+                [(field, value) for method, field, value in assigned if method in (EVERY, name)],
             )
             for name in names
         }

@@ -14,11 +14,15 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.commandline import Parser
 from benchmarks.presets import PRESETS
+from benchmarks.records import replace_text
 from benchmarks.resolve import catalogue, read_config, resolve
 from benchmarks.settings import SETTINGS_FILE, VIDEO_HELP, RunSettings, SettingsError, parse_geometry
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_PRESET = "default"
 
 
 def _epilog() -> str:
@@ -29,7 +33,7 @@ def _epilog() -> str:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.run",
         description=__doc__,
         epilog=_epilog(),
@@ -37,7 +41,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--methods", metavar="A,B,...", help="methods to train, by name, comma-separated")
-    add("--preset", default="default", help="where settings begin (%(default)s); see below")
+    add("--preset", help=f"where settings begin ({DEFAULT_PRESET}); see below")
     add("--seeds", type=int, metavar="N", help="how many training seeds, for each method")
     add("--first-seed", type=int, metavar="N", help="the first of them (0); tune with others than you report")
     add("--budget", type=float, metavar="X", help="how much each (method, seed) may use, in --budget-unit")
@@ -95,6 +99,10 @@ def _flags(given: argparse.Namespace) -> dict[str, Any]:
     return flags
 
 
+#: What may be given beside --resume.
+_WITH_RESUME = ("resume", "output", "workers")
+
+
 def _settings(given: argparse.Namespace, command: str) -> RunSettings:
     """The settings of a new run, or of the one to go on with."""
     if given.resume:
@@ -102,20 +110,23 @@ def _settings(given: argparse.Namespace, command: str) -> RunSettings:
             raise SettingsError("--resume needs --output, the folder of the run to go on with")
         if not (given.output / SETTINGS_FILE).is_file():
             raise SettingsError(f"--resume: {str(given.output)!r} holds no run ({SETTINGS_FILE} is missing)")
-        if _flags(given) or given.config or given.set:
+        others = [
+            name
+            for name, value in vars(given).items()
+            if name not in _WITH_RESUME and value is not None and value != []
+        ]
+        if others:
             raise SettingsError(
-                "--resume goes on with the run's own settings; give only --output and --workers"
+                f"--resume goes on with the run's own settings; give only --output and --workers, not "
+                f"--{others[0].replace('_', '-')}"
             )
         config = read_config(given.output / SETTINGS_FILE)
-        return resolve(config.pop("preset"), {**config}, {}, [], config.pop("command"))
+        command = str(config.pop("command", ""))
+        return resolve(config.pop("preset", DEFAULT_PRESET), config, {}, [], command)
     config = read_config(given.config) if given.config else {}
     config.pop("command", None)
-    preset = (
-        config.pop("preset", None)
-        if given.preset == "default"
-        else config.pop("preset", None) and given.preset
-    )
-    return resolve(preset or given.preset, config, _flags(given), given.set, command)
+    configured = config.pop("preset", DEFAULT_PRESET)
+    return resolve(given.preset or configured, config, _flags(given), given.set, command)
 
 
 def _output_folder(given: argparse.Namespace) -> Path:
@@ -143,7 +154,9 @@ def _output_folder(given: argparse.Namespace) -> Path:
 def main(given_arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    command = shlex.join(["python", "-m", "benchmarks.run", *(given_arguments or sys.argv[1:])])
+    command = shlex.join(
+        ["python", "-m", "benchmarks.run", *(sys.argv[1:] if given_arguments is None else given_arguments)]
+    )
     given = arguments().parse_args(given_arguments)
     from rewards.base import RewardError
     from rewards.provenance import ProvenanceError
@@ -230,12 +243,13 @@ class Benchmark:
 
     def _check(self) -> None:
         """Fails before anything is written where model, suite or process reward cannot be used."""
-        from benchmarks.task import Session
+        from benchmarks.task import Session, check_methods
         from benchmarks.workers import quieten
 
         quieten()
         if self.settings.budget < 1:
             raise SettingsError(f"budget is {self.settings.budget:g} iterations; give at least 1")
+        check_methods(self.settings)
         session = Session.open(self.settings)
         policy = session.policy()
         if any(method.needs_process_reward for method in self.settings.method_settings.values()):
@@ -243,17 +257,22 @@ class Benchmark:
 
     def _prepare(self) -> None:
         """Creates the folder and writes the resolved settings."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        if not self.resume:
-            from rewards.suites import suite_named
+        from rewards.suites import suite_named
 
-            suite = suite_named(self.settings.suite).model_dump(mode="json")
-            (self.output / SETTINGS_FILE).write_text(self.settings.dump(suite))
+        suite = suite_named(self.settings.suite).model_dump(mode="json")
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            if not self.resume:
+                replace_text(self.output / SETTINGS_FILE, self.settings.dump(suite))
+        except OSError as error:
+            raise SettingsError(f"--output {str(self.output)!r} cannot be written: {error}") from error
         self.console.print(
             f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
             f"{self.settings.budget:g} {self.settings.budget_unit} each, {self.workers} side by side; "
             f"results in {self.output}",
             highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     def _report(self, seconds: float) -> None:
@@ -265,7 +284,8 @@ class Benchmark:
         page = write_report(self.output)
         shown = format_table(final_table(load_run(self.output)), "held_out", width=self.console.width)
         _print_table(self.console, shown)
-        self.console.print(f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}", highlight=False)
+        line = f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}"
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _store(self) -> str:
         return os.environ.get("MLFLOW_TRACKING_URI") or (

@@ -104,7 +104,7 @@ class RunSettings(_Settings):
     method_settings: dict[str, Method]
     seeds: int = Field(ge=1)
     first_seed: int = Field(default=0, ge=0)
-    budget: float = Field(gt=0)
+    budget: float = Field(gt=0, allow_inf_nan=False)
     budget_unit: Literal["iterations"] = "iterations"
     suite: str
     model: Path

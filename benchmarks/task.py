@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from benchmarks import checkpoint
 from benchmarks.budget import Budget
@@ -22,10 +24,10 @@ from methods.seeding import derived_seed, generator
 from methods.update import Learner, reward_terms
 from methods.weights import TrainedWeights
 from rewards.process import LatentProcessReward
-from rewards.provenance import Provenance
-from rewards.suites import LoadedSuite, load_suite
+from rewards.provenance import Provenance, ProvenanceError
+from rewards.suites import LoadedSuite, SuiteError, load_suite
 from samplers import Sampler
-from samplers.pipeline import PipelinePolicy, load_policy
+from samplers.pipeline import ModelError, PipelinePolicy, load_policy
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +72,21 @@ class Session:
             SuiteError: the suite cannot be loaded.
         """
         accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
-        suite = load_suite(settings.suite, settings.outcome_model)
+        with _loading("outcome model", settings.outcome_model, SuiteError):
+            suite = load_suite(settings.suite, settings.outcome_model)
         for reward in suite.all.values():
             _to_device(reward, accelerator.device)
         return cls(settings, accelerator, suite)
 
     def policy(self) -> PipelinePolicy:
-        """A fresh copy of the base model."""
-        policy = load_policy(self.settings.model, self.settings.video.geometry, self.settings.guidance_scale)
+        """A fresh copy of the base model.
+
+        Raises:
+            ModelError: it cannot be used, or its folder is damaged.
+        """
+        settings = self.settings
+        with _loading("model folder", settings.model, ModelError):
+            policy = load_policy(settings.model, settings.video.geometry, settings.guidance_scale)
         policy.pipeline.to(self.accelerator.device)
         return policy
 
@@ -85,10 +94,45 @@ class Session:
         """The process reward, checked against the base model.
 
         Raises:
-            ProvenanceError: it was made for another model or latent space.
+            ProvenanceError: it was made for another model or latent space, or is damaged.
         """
         expected = Provenance.of(policy.pipeline)
-        return LatentProcessReward.load(self.settings.process_reward, expected).to(self.accelerator.device)
+        with _loading("process reward", self.settings.process_reward, ProvenanceError):
+            loaded = LatentProcessReward.load(self.settings.process_reward, expected)
+        return loaded.to(self.accelerator.device)
+
+
+@contextmanager
+def _loading(what: str, path: Path, refusal: type[Exception]) -> Iterator[None]:
+    """Within, whatever the libraries raise over damaged files becomes one line that names the folder."""
+    try:
+        yield
+    except refusal:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise refusal(f"{what} {str(path)!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def check_methods(settings: RunSettings) -> None:
+    """Refuses, before anything is loaded, methods that could not train with the run's settings.
+
+    Raises:
+        SettingsError: a rollout has fewer videos than updates, or no step that could be trained.
+    """
+    for name, method in settings.method_settings.items():
+        videos = settings.prompts_per_iteration * method.group_size
+        if method.updates_per_rollout > videos:
+            raise SettingsError(
+                f"{name}: updates_per_rollout is {method.updates_per_rollout}; a rollout has {videos} videos "
+                "(prompts_per_iteration x group_size), and each update needs one"
+            )
+        sampler = Sampler(method.sampler).at_iteration(0, generator(0, "window", 0))
+        last = sampler.num_steps if method.train_last_step else sampler.num_steps - 1
+        if not any(sampler.stochastic(step) for step in range(last)):
+            raise SettingsError(
+                f"{name}: none of the {last} steps that may be trained has noise; give sampler.noise.level > 0, a "
+                "wider sampler.window, or train_last_step"
+            )
 
 
 def _to_device(reward: object, device: torch.device) -> None:

@@ -1,0 +1,40 @@
+"""The tiny world, and `python -m benchmarks.run` on it: in this process, in an empty folder, its output captured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.harness import Bench, NoTracker, no_report
+from tests.world import build_world
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    build_world(folder)
+    return folder
+
+
+@pytest.fixture
+def full_bench(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Bench]:
+    """The whole program, report and tracking included: about 8 s a run."""
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    bench = Bench(world, tmp_path, capsys)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def bench(full_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The program without figures, report page and MLflow: about 1 s a run."""
+    monkeypatch.setattr("benchmarks.tracking.Tracker", NoTracker)
+    monkeypatch.setattr("analysis.report.write_report", no_report)
+    return full_bench

@@ -1,0 +1,142 @@
+"""From preset, file, flags and `--set` to the resolved settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.presets import PRESETS
+from benchmarks.resolve import method_table, parse_assignment, read_config, resolve
+from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError, parse_geometry
+from methods.catalog import CATALOG
+from methods.method import Method, difference, flatten
+from rewards.suites import suite_named
+from tests.world import world_settings
+
+
+def test_later_sources_win(world: Path) -> None:
+    """Published settings, then the preset's, the file's for all methods, for one, and the command line's."""
+
+    def clip(config: dict[str, Any], *assignments: str) -> float:
+        settings = resolve(
+            "default", {"method_settings": config}, {"methods": ["dance_grpo"]}, assignments, ""
+        )
+        return settings.method_settings["dance_grpo"].clip_range
+
+    assert clip({}) == CATALOG["dance_grpo"].clip_range
+    every, own = {"all": {"clip_range": 0.1}}, {"dance_grpo": {"clip_range": 0.2}}
+    assert clip(every) == 0.1
+    assert clip({**own, **every}) == 0.2
+    assert clip({**own, **every}, "all.clip_range=0.3") == 0.3
+    assert clip({**own, **every}, "all.clip_range=0.3", "dance_grpo.clip_range=0.4") == 0.4
+    assert clip({}, "dance_grpo.clip_range=1e-3") == 1e-3
+
+
+def test_a_part_changes_only_where_it_is_named() -> None:
+    """A file or flag that names one field of `weights` or `evaluation` leaves the others as they were."""
+    config = {"weights": {"rank": 4}, "evaluation": {"every": 7}}
+    settings = resolve("smoke", config, {"weights": {"kind": "full"}}, [], "")
+    assert (settings.weights.kind, settings.weights.rank) == ("full", 4)
+    assert settings.evaluation.every == 7
+    assert settings.evaluation.samples_per_prompt == PRESETS["smoke"].run["evaluation"]["samples_per_prompt"]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "strength"),
+    [
+        (["euphonium.sampler.guidance.strength=0.5"], 0.5),
+        (["euphonium.sampler.guidance=null", "euphonium.sampler.guidance.strength=0.5"], 0.5),
+        (["euphonium.sampler.guidance={strength: 0.5}"], 0.5),
+        (["euphonium.sampler.guidance.strength=0.5", "euphonium.sampler.guidance=null"], None),
+        (["euphonium.sampler={num_steps: 4, noise: {kind: constant, level: 1}}"], None),
+    ],
+    ids=str,
+)
+def test_parts_are_taken_away_and_made_anew(assignments: list[str], strength: float | None) -> None:
+    without = ["euphonium.distillation=null", "euphonium.guidance_decay=1"]
+    settings = resolve("default", {}, {"methods": ["euphonium"]}, [*without, *assignments], "")
+    guidance = settings.method_settings["euphonium"].sampler.guidance
+    assert (guidance.strength if guidance else None) == strength
+
+
+def test_a_method_of_ones_own() -> None:
+    """A file's entry with a `base` is a method of its own, with the preset's changes for its base."""
+    own = {"mild": {"base": "euphonium", "sampler": {"guidance": {"strength": 0.125}}}}
+    settings = resolve("default", {"method_settings": own, "methods": ["mild", "euphonium"]}, {}, [], "")
+    mild, euphonium = settings.method_settings["mild"], settings.method_settings["euphonium"]
+    assert mild.name == "mild"
+    found = difference(euphonium, mild)
+    assert found.keys() == {"sampler.guidance.strength"}
+    assert found["sampler.guidance.strength"][1] == 0.125
+
+
+def dumped(settings: RunSettings, folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_FILE
+    path.write_text(settings.dump(suite_named(settings.suite).model_dump(mode="json")))
+    return read_config(path)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_written_settings_read_back_as_they_were(world: Path, tmp_path: Path, preset: str) -> None:
+    """For every method, one with an own name, and whatever the preset would have changed."""
+    own = {"mine": {"base": "euphonium", "process": None}}
+    flags = {"methods": [*CATALOG, "mine"]}
+    settings = resolve(preset, {"method_settings": own}, flags, ["all.clip_range=0.01"], "command")
+    config = dumped(settings, tmp_path)
+    assert config.pop("preset") == preset
+    for other in PRESETS:
+        again = resolve(other, {**config}, {}, [], "command")
+        assert again == settings.model_copy(update={"preset": other})
+
+
+def test_written_settings_serve_for_some_of_the_methods(world: Path, tmp_path: Path) -> None:
+    config = dumped(world_settings(world, ["euphonium", "dance_grpo"], ["all.clip_range=0.01"]), tmp_path)
+    settings = resolve(config.pop("preset"), config, {"methods": ["dance_grpo"]}, [], "")
+    assert settings.methods == ("dance_grpo",)
+    assert settings.method_settings["dance_grpo"].clip_range == 0.01
+
+
+def test_written_settings_with_an_unknown_field_are_refused(world: Path, tmp_path: Path) -> None:
+    config = dumped(world_settings(world, ["dance_grpo"]), tmp_path)
+    config["method_settings"]["dance_grpo"]["groupsize"] = 3
+    with pytest.raises(
+        SettingsError, match=r"dance_grpo: unknown field 'groupsize'; did you mean 'group_size'"
+    ):
+        resolve(config.pop("preset"), config, {}, [], "")
+
+
+def test_written_settings_are_plain_yaml(world: Path, tmp_path: Path) -> None:
+    settings = world_settings(world, ["euphonium"])
+    path = tmp_path / SETTINGS_FILE
+    path.write_text(settings.dump(suite_named("shapes").model_dump(mode="json")))
+    content = yaml.safe_load(path.read_text())
+    assert content["suite"]["headline"] == "accuracy"
+    assert content["method_settings"]["euphonium"].keys() == Method.model_fields.keys()
+
+
+def test_settings_cannot_change(world: Path) -> None:
+    settings = world_settings(world, ["dance_grpo"])
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seeds = 4  # type: ignore[misc]
+
+
+def test_the_method_table_holds_what_differs(world: Path) -> None:
+    table = method_table(world_settings(world, ["euphonium", "dance_grpo"]))
+    assert "process.credit" in table
+    assert "group_size" not in table
+    one = flatten(world_settings(world, ["dance_grpo"]).method_settings["dance_grpo"])
+    assert all(values["dance_grpo"] == one.get(field) for field, values in table.items())
+
+
+def test_assignments_are_read_as_yaml() -> None:
+    assert parse_assignment("a.b.c = [1, x]") == ("a", "b.c", [1, "x"])
+    assert parse_assignment("a.b=null") == ("a", "b", None)
+    assert parse_assignment("a.b=x=y") == ("a", "b", "x=y")
+
+
+def test_geometry() -> None:
+    geometry = parse_geometry("9X32x16")
+    assert (geometry.num_frames, geometry.height, geometry.width) == (9, 32, 16)
