@@ -75,8 +75,16 @@ def reward_terms(method: Method, outcome_weights: Mapping[str, float]) -> Terms:
     return Terms(tuple(names), tuple(weights))
 
 
-def make_pairs(experience: Experience, method: Method, terms: Terms) -> tuple[Pairs, Tensor]:
+def make_pairs(
+    experience: Experience, method: Method, terms: Terms, accelerator: Accelerator | None = None
+) -> tuple[Pairs, Tensor]:
     """Flattens the trained (sample, step) pairs, sample by sample, and computes their advantages.
+
+    Args:
+        experience: this process's rollouts.
+        method: whose settings say what is compared with what.
+        terms: the reward terms.
+        accelerator: the processes that share the batch; None for this one alone.
 
     Returns:
         The pairs, and the (n,) sample that each belongs to.
@@ -90,10 +98,9 @@ def make_pairs(experience: Experience, method: Method, terms: Terms) -> tuple[Pa
         if name == "process":
             assert method.process is not None
             credit = trajectory.process_credit(method.process.credit)
-            rows.append(group_advantages(credit, method.group_size, method.advantage)[step, sample])
+            rows.append(_advantages(credit, method, accelerator)[step, sample])
         else:
-            rewards = experience.rewards[name]
-            rows.append(group_advantages(rewards, method.group_size, method.advantage)[sample])
+            rows.append(_advantages(experience.rewards[name], method, accelerator)[sample])
     pairs = Pairs(
         step=step,
         x=trajectory.states[step, sample],
@@ -105,6 +112,16 @@ def make_pairs(experience: Experience, method: Method, terms: Terms) -> tuple[Pa
         advantages=torch.stack(rows),
     )
     return pairs, sample
+
+
+def _advantages(rewards: Tensor, method: Method, accelerator: Accelerator | None) -> Tensor:
+    """Advantages (..., B) of this process's samples; a std over the batch is one over all processes' samples."""
+    if accelerator is None or accelerator.num_processes == 1 or method.advantage.std == "group":
+        return group_advantages(rewards, method.group_size, method.advantage)
+    count = rewards.shape[-1]
+    everyone = accelerator.gather(rewards.movedim(-1, 0).contiguous()).movedim(0, -1)
+    advantages = group_advantages(everyone, method.group_size, method.advantage)
+    return advantages.narrow(-1, count * accelerator.process_index, count)
 
 
 def _gradients(experience: Experience) -> Tensor:
@@ -157,7 +174,7 @@ class Learner:
         Raises:
             FloatingPointError: loss or gradient is not finite; the optimiser has not stepped on it.
         """
-        pairs, sample = make_pairs(experience, self.method, self.terms)
+        pairs, sample = make_pairs(experience, self.method, self.terms, self.accelerator)
         count = len(experience.steps)
         share = torch.randperm(count, generator=shuffle) % self.method.updates_per_rollout
         totals: dict[str, float] = {}

@@ -1,0 +1,95 @@
+"""`python -m tests.methods.processes WORLD OUTPUT COUNT`: a short training of every case in COUNT gloo processes.
+
+Every process writes what it drew to OUTPUT/CASE-RANK.pt; the run's own records land in OUTPUT/CASE.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.multiprocessing
+
+from benchmarks import task
+from benchmarks.task import Session, Training
+from methods import CATALOG
+from methods.experience import Experience, collect
+from tests.methods.small import assignments
+from tests.world import world_settings
+
+ITERATIONS = 2
+#: Case -> method, and which of its weights.
+CASES = {**{name: (name, "lora") for name in CATALOG}, "flow_grpo of all weights": ("flow_grpo", "full")}
+
+
+def train(world: Path, output: Path, case: str) -> None:
+    """One training through the loop of the benchmark, and a note of what this process drew."""
+    name, weights = CASES[case]
+    settings = world_settings(
+        world,
+        [name],
+        assignments(name, "train_fraction=1.0", "updates_per_rollout=1"),
+        weights={"kind": weights, "rank": 2, "alpha": 4},
+        budget=ITERATIONS,
+        micro_batch=5,
+        prompts_per_iteration=4,
+        checkpoint_every=1,
+        evaluation={"every": ITERATIONS, "train_prompts": 1, "samples_per_prompt": 2, "num_steps": 1},
+    )
+    drawn: list[Experience] = []
+
+    def noting(*arguments: object) -> Experience:
+        drawn.append(collect(*arguments))
+        return drawn[-1]
+
+    session = Session.open(settings)
+    training = Training(session, output / case, name, seed=0)
+    with mock.patch.object(task, "collect", noting):
+        training.run(lambda _: None)
+    torch.save(
+        {
+            "prompts": [experience.condition.prompts for experience in drawn],
+            "states": [experience.trajectory.states for experience in drawn],
+            "rewards": [experience.rewards for experience in drawn],
+            "gradient": [parameter.grad for parameter in training.learner.weights.parameters],
+            "weights": training.learner.weights.state_dict(),
+            "processes": session.accelerator.num_processes,
+        },
+        output / f"{case}-{session.accelerator.process_index}.pt",
+    )
+
+
+def work(rank: int, world: Path, output: Path, count: int, port: int) -> None:
+    """One of several processes, in the environment that a launcher gives it."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    torch.set_num_threads(1)
+    for case in CASES:
+        train(world, output, case)
+    torch.distributed.destroy_process_group()
+
+
+def main(arguments: list[str]) -> None:
+    """Forks after the imports, which would otherwise take longer than the trainings."""
+    world, output, count = arguments
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        work, (Path(world), Path(output), int(count), port), nprocs=int(count), start_method="fork"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

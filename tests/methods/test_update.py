@@ -1,0 +1,246 @@
+"""The one update: ratio 1 to begin with, the loss as the equations have it, no dependence on how a batch is split."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from methods import CATALOG
+from methods.experience import Experience
+from methods.update import make_pairs, reward_terms
+from tests.methods.by_hand import loss_by_hand, reward_rows
+from tests.methods.small import Small, constant_rewards, make, move
+
+EVERY_STEP = "train_fraction=1.0"
+NO_LIMIT = "optimiser.max_grad_norm=1e9"
+#: Every method of the catalogue, and settings that none of them has.
+VARIANTS = {
+    **{name: (name,) for name in CATALOG},
+    "on-policy scoring": ("euphonium", "sampler.score_mean=guided"),
+    "credit by difference": ("euphonium", "process.credit=difference"),
+    "absolute guidance": ("euphonium", "sampler.guidance={scale: 3.0, start: 1}"),
+    "guidance of some steps": ("euphonium", "sampler.guidance={strength: 2.0, start: 0, interval: 2}"),
+    "everything at once": ("euphonium", "kl_weight=0.3", "advantage.std=batch", "process.weight=0.5"),
+    "a process term without guidance": ("dance_grpo", "process.weight=2.0"),
+}
+ALL = pytest.mark.parametrize("name", CATALOG)
+EACH = pytest.mark.parametrize("variant", VARIANTS)
+#: Full weights differ in where the base model comes from, so those that have a KL term stand for all.
+EACH_WEIGHTS = pytest.mark.parametrize(
+    ("variant", "weights"),
+    [*((name, "lora") for name in VARIANTS), ("flow_grpo", "full"), ("everything at once", "full")],
+)
+
+
+def ratios(small: Small, experience: Experience, rows: int, iteration: int) -> torch.Tensor:
+    """rho of every trained pair under the policy as it is now, scored `rows` at a time."""
+    pairs, _ = make_pairs(experience, small.method, small.learner.terms)
+    sampler, found = small.sampler(iteration), []
+    for part in torch.arange(len(pairs)).split(rows):
+        some = pairs.rows(part)
+        sigma = experience.trajectory.sigmas[some.step].float()
+        velocity = small.policy.velocity(some.x, sigma, some.condition).detach()
+        gradient = some.gradient if small.method.sampler.score_mean == "guided" else None
+        log_prob = sampler.transition(some.x, velocity, some.step, gradient).log_prob(some.x_next)
+        found.append((log_prob - some.log_prob).exp())
+    return torch.cat(found)
+
+
+@EACH
+@pytest.mark.parametrize("micro_batch", [512, 3])
+def test_the_ratio_is_one_before_the_first_update(world, tmp_path, variant, micro_batch):
+    name, *settings = VARIANTS[variant]
+    small = make(world, tmp_path, name, EVERY_STEP, *settings, micro_batch=micro_batch)
+    for iteration in range(2):  # of the base model, and of one whose adapters are no longer the identity
+        experience = small.collect(iteration)
+        ratio = ratios(small, experience, micro_batch, iteration)
+        assert len(ratio) == 12
+        assert (ratio - 1).abs().max() < 1e-5
+        figures = small.update(experience, iteration)
+        assert figures["ratio_deviation"] < 1e-5
+        assert figures["clip_fraction"] == 0
+    assert (ratios(small, experience, micro_batch, 1) - 1).abs().max() > 1e-5  # and it moves with the weights
+
+
+@EACH_WEIGHTS
+def test_loss_and_gradient_are_those_of_the_equations(world, tmp_path, variant, weights):
+    name, *settings = VARIANTS[variant]
+    small = make(world, tmp_path, name, EVERY_STEP, NO_LIMIT, "clip_range=0.004", *settings, weights=weights)
+    experience = small.collect(2)  # iteration 2, so that decays count
+    move(small, 0.1 if weights == "lora" else 0.02)
+    suite, base = small.training.session.suite.suite, small.training.session.policy()
+    expected = loss_by_hand(small.policy, base, small.method, experience, suite.training, 2)
+    gradient = torch.autograd.grad(expected, small.learner.weights.parameters)
+    figures = small.update(experience, 2)
+    assert 0 < figures["clip_fraction"] < 1  # both branches of the clip are compared
+    assert figures["loss"] == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+    norm = torch.stack([part.norm() for part in gradient]).norm()
+    assert figures["gradient_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    for parameter, part in zip(small.learner.weights.parameters, gradient, strict=True):
+        assert (parameter.grad - part).norm() < 2e-3 * norm
+
+
+@EACH_WEIGHTS
+def test_the_gradient_does_not_depend_on_the_micro_batch(world, tmp_path, variant, weights):
+    name, *settings = VARIANTS[variant]
+    small = make(world, tmp_path, name, EVERY_STEP, NO_LIMIT, *settings, weights=weights)
+    experience = small.collect(1)
+    move(small, 1e-4)
+    state, found = small.learner.weights.state_dict(), []
+    for small.learner.micro_batch in (512, 5, 1):
+        small.learner.weights.load_state_dict(state)
+        found.append((small.update(experience, 1), small.gradient()))
+    (whole, gradient), *others = found
+    assert whole["gradient_norm"] > 0
+    for figures, other in others:
+        assert figures == pytest.approx(whole, rel=1e-3, abs=2e-6)
+        assert figures["gradient_norm"] == pytest.approx(whole["gradient_norm"], rel=1e-4)
+        for parameter, part in gradient.items():
+            torch.testing.assert_close(
+                other[parameter], part, rtol=1e-4, atol=1e-4 * float(part.abs().max()) + 1e-9
+            )
+
+
+@ALL
+@pytest.mark.parametrize("weights", ["lora", "full"])
+def test_an_update_changes_the_trained_weights_and_nothing_else(world, tmp_path, name, weights):
+    small = make(world, tmp_path, name, EVERY_STEP, weights=weights)
+    network = small.policy.transformer
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    others = [small.policy.pipeline.vae, small.policy.pipeline.text_encoder, small.process_reward]
+    modules = [module for module in others if module is not None]
+    kept = [{key: tensor.clone() for key, tensor in module.state_dict().items()} for module in modules]
+    for _ in small.iterate(2):
+        pass
+    changed = {key for key, tensor in network.state_dict().items() if not torch.equal(tensor, before[key])}
+    trained = {key for key, parameter in network.named_parameters() if parameter.requires_grad}
+    if weights == "lora":
+        assert changed == trained
+        assert all("lora" in key for key in trained)
+    else:
+        assert changed <= trained == {key for key, _ in network.named_parameters()}
+        assert len(changed) > 0.8 * len(trained)
+    for module, state in zip(modules, kept, strict=True):
+        assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
+        assert all(parameter.grad is None for parameter in module.parameters())
+
+
+@ALL
+@pytest.mark.parametrize("weights", ["lora", "full"])
+def test_equal_rewards_alone_give_a_gradient_of_exactly_zero(world, tmp_path, name, weights):
+    alone = ("kl_weight=0", "distillation=null", "process=null", EVERY_STEP)
+    small = make(world, tmp_path, name, *alone, weights=weights, rewards=constant_rewards())
+    experience = small.collect()
+    move(small, 0.01)  # so that the ratio is not 1 either
+    figures = small.update(experience)
+    assert figures["ratio_deviation"] > 1e-6
+    assert figures["gradient_norm"] == 0
+    gradient = small.gradient()
+    assert gradient.keys() == {
+        key for key, p in small.policy.transformer.named_parameters() if p.requires_grad
+    }
+    assert all(torch.equal(part, torch.zeros_like(part)) for part in gradient.values())
+
+
+@EACH
+def test_advantages_of_the_pairs_are_those_of_their_sample_and_step(world, tmp_path, variant):
+    name, *settings = VARIANTS[variant]
+    small = make(world, tmp_path, name, *settings)
+    experience = small.collect(4)
+    weights = small.training.session.suite.suite.training
+    pairs, sample = make_pairs(experience, small.method, small.learner.terms)
+    rows = reward_rows(experience, small.method, weights)
+    assert small.learner.terms.weights == tuple(weight for weight, _ in rows)
+    expected = np.stack([row[pairs.step.numpy(), sample.numpy()] for _, row in rows])
+    np.testing.assert_allclose(pairs.advantages.numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(expected).min(axis=1).max() > 0.1
+    assert torch.equal(pairs.step, experience.steps.flatten())
+    for row in range(len(pairs)):
+        own = sample[row]
+        assert torch.equal(pairs.x[row], experience.trajectory.states[pairs.step[row], own])
+        assert torch.equal(pairs.x_next[row], experience.trajectory.states[pairs.step[row] + 1, own])
+        assert pairs.condition.prompts[row] == experience.condition.prompts[own]
+
+
+def test_reward_terms_keep_the_suites_order_and_weights():
+    weights = {"one": 1.0, "two": 0.25}
+    assert reward_terms(CATALOG["dance_grpo"], weights).names == ("one", "two")
+    dual = reward_terms(CATALOG["euphonium"], weights)
+    assert dual.names == ("one", "two", "process")
+    assert dual.weights == (1.0, 0.25, 1.0)
+
+
+@pytest.mark.parametrize("updates", [1, 2, 4])
+def test_each_sample_is_trained_once_whatever_the_number_of_updates(world, tmp_path, updates):
+    small = make(world, tmp_path, "dance_grpo", EVERY_STEP, f"updates_per_rollout={updates}", micro_batch=2)
+    experience = small.collect()
+    events: list[object] = []
+    small.policy.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: events.append(kwargs["hidden_states"].clone()), with_kwargs=True
+    )
+    small.learner.optimiser.optimizer.register_step_post_hook(lambda *_: events.append("step"))
+    small.update(experience)
+    assert events.count("step") == updates
+    parts: list[list[torch.Tensor]] = [[]]
+    for event in events[:-1]:
+        if isinstance(event, torch.Tensor):
+            parts[-1].append(event)
+        else:
+            parts.append([])
+    trained = [torch.cat(part).flatten(1) for part in parts]
+    assert [len(part) for part in trained] == [12 // updates] * updates  # four samples, three steps each
+    states = experience.trajectory.states[:-2].flatten(0, 1).flatten(1)
+    found = torch.cat(trained)
+    assert torch.equal(found[found[:, 0].argsort()], states[states[:, 0].argsort()])
+
+
+def test_more_updates_than_samples_are_refused(world, tmp_path):
+    small = make(world, tmp_path, "dance_grpo", "updates_per_rollout=5")
+    with pytest.raises(ValueError, match="dance_grpo: updates_per_rollout is 5, more than the 4 samples"):
+        small.update(small.collect())
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_before_the_optimiser_steps(world, tmp_path, broken):
+    small = make(world, tmp_path, "dance_grpo")
+    experience = small.collect()
+    if broken == "loss":
+        log_probs = experience.trajectory.log_probs * torch.nan
+        trajectory = dataclasses.replace(experience.trajectory, log_probs=log_probs)
+        experience = dataclasses.replace(experience, trajectory=trajectory)
+    else:
+        small.learner.weights.parameters[0].register_hook(lambda gradient: gradient * torch.inf)
+        small.learner.weights.parameters[1].register_hook(lambda gradient: gradient * torch.inf)
+    before = small.learner.weights.state_dict()
+    with pytest.raises(FloatingPointError, match=r"dance_grpo: the (loss|gradient's norm) is (nan|inf)"):
+        small.update(experience)
+    after = small.learner.weights.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_gradients_norm_is_limited(world, tmp_path):
+    small = make(world, tmp_path, "dance_grpo", EVERY_STEP, "optimiser.max_grad_norm=1e-4")
+    figures = small.update(small.collect())
+    assert figures["gradient_norm"] > 1e-3  # as it was before
+    after = torch.stack([part.norm() for part in small.gradient().values()]).norm()
+    assert after.item() == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_the_size_of_the_guidance_is_correlated_with_the_outcome_advantage(world, tmp_path):
+    """The trap of scoring guided samples with the unguided mean: what the log must show."""
+    small = make(world, tmp_path, "euphonium", EVERY_STEP, "group_size=6")
+    experience = small.collect()
+    figures = small.update(experience)
+    weights = small.training.session.suite.suite.training
+    rows = reward_rows(experience, small.method, weights)[: len(weights)]
+    total = sum(weight * row for weight, row in rows)
+    pairs = [(step, b) for b, steps in enumerate(experience.steps.tolist()) for step in steps if step >= 1]
+    size = [float(experience.trajectory.reward_gradients[step][b].norm()) for step, b in pairs]
+    advantage = [total[step, b] for step, b in pairs]
+    assert figures["guidance_size"] == pytest.approx(np.mean(size), rel=1e-4)
+    expected = np.corrcoef(size, advantage)[0, 1]
+    assert figures["guidance_advantage_correlation"] == pytest.approx(expected, abs=1e-4)
+    assert "guidance_size" not in make(world, tmp_path, "dance_grpo").update(
+        make(world, tmp_path, "dance_grpo").collect()
+    )
