@@ -50,18 +50,28 @@ def load(folder: Path, learner: Learner, identity: dict[str, Any]) -> int:
         Iterations done; 0 where there is no checkpoint.
 
     Raises:
-        CheckpointError: it belongs to another method or seed.
-        ValueError: its weights do not fit.
+        CheckpointError: it belongs to another method or seed, does not fit, or is damaged.
     """
     if not folder.exists():
         old = folder.with_name(folder.name + ".old")
         if not old.exists():
             return 0
         old.rename(folder)  # the run was killed between the two renames of `save`
-    state = json.loads((folder / "state.json").read_text())
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        weights = load_file(folder / "weights.safetensors")
+        optimiser = torch.load(folder / "optimiser.pt", weights_only=True)
+    except Exception as error:  # damaged bytes can make the readers raise anything
+        raise CheckpointError(
+            f"checkpoint {str(folder)!r} cannot be read ({type(error).__name__}: {error}); delete it to train this "
+            "run from the beginning"
+        ) from error
     found = {name: state.get(name) for name in identity}
     if found != identity:
         raise CheckpointError(f"checkpoint {str(folder)!r} belongs to {found}, not to {identity}")
-    learner.weights.load_state_dict(load_file(folder / "weights.safetensors"))
-    learner.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", weights_only=True))
-    return state["iteration"]
+    try:
+        learner.weights.load_state_dict(weights)
+        learner.optimiser.load_state_dict(optimiser)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {str(folder)!r}: {error}") from error
+    return int(state["iteration"])

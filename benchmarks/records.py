@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +16,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 BASE = "base"
+
+Table = Literal["iterations", "evaluations"]
+TABLES: tuple[Table, ...] = ("iterations", "evaluations")
 ITERATION_COLUMNS = ("method", "seed", "iteration", "metric", "value")
 EVALUATION_COLUMNS = ("method", "seed", "iteration", "split", "prompt", "sample", "reward", "value")
+_TYPES = {"seed": "int64", "iteration": "int64"}
 
 
 @dataclass
 class Status:
-    """How one (method, seed) stands."""
+    """How one (method, seed) stands, written with each checkpoint and at the end."""
 
     method: str
     seed: int
@@ -79,17 +84,21 @@ class Recorder:
 
     def forget_after(self, iteration: int) -> None:
         """Drops rows of iterations after `iteration`: a resumed run makes them again."""
-        for name in ("iterations.csv", "evaluations.csv"):
-            path = self.folder / name
+        for name in TABLES:
+            path = self.folder / f"{name}.csv"
             if path.is_file():
-                rows = pd.read_csv(path)
+                rows = read_rows(self.folder, name)
                 replace_text(path, rows[rows["iteration"] <= iteration].to_csv(index=False))
+
+    def train_seconds(self) -> float:
+        """Training time up to the last iteration that is recorded."""
+        return _train_seconds(read_rows(self.folder, "iterations"))
 
 
 def _append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(columns)
         writer.writerows(rows)
@@ -103,12 +112,33 @@ def read_status(folder: Path) -> Status | None:
     return Status(**json.loads(path.read_text())) if path.is_file() else None
 
 
-def read_rows(folder: Path, name: Literal["iterations", "evaluations"]) -> pd.DataFrame:
-    """The rows that a run has recorded so far; empty with the right columns where there are none."""
+def read_rows(folder: Path, name: Table) -> pd.DataFrame:
+    """The rows that a run has recorded so far; empty with the right columns where there are none.
+
+    Values come back bit for bit, text as it was. A last line without its end was cut off when the run was
+    killed, or is being written: it is left out.
+    """
+    columns = ITERATION_COLUMNS if name == "iterations" else EVALUATION_COLUMNS
     path = folder / f"{name}.csv"
-    if path.is_file():
-        return pd.read_csv(path)
-    return pd.DataFrame(columns=list(ITERATION_COLUMNS if name == "iterations" else EVALUATION_COLUMNS))
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    lines = io.StringIO(text[: text.rfind("\n") + 1] or ",".join(columns))
+    types = {column: _TYPES.get(column, "str") for column in columns if column != "value"}
+    return pd.read_csv(lines, dtype=types, converters={"value": float}, keep_default_na=False)
+
+
+def _train_seconds(iterations: pd.DataFrame) -> float:
+    return float(iterations.loc[iterations["metric"] == "seconds", "value"].max()) if len(iterations) else 0.0
+
+
+def run_status(output: Path, method: str, seed: int) -> Status:
+    """How a run stands; of one that did not finish, the iterations that are recorded, checkpoint or not."""
+    folder = run_folder(output, method, seed)
+    status = read_status(folder) or Status(method, seed)
+    if status.status != "finished":
+        rows = read_rows(folder, "iterations")
+        status.iterations = int(rows["iteration"].max()) if len(rows) else 0
+        status.train_seconds = _train_seconds(rows)
+    return status
 
 
 def consolidate(output: Path, runs: Sequence[tuple[str, int]]) -> None:
@@ -116,9 +146,9 @@ def consolidate(output: Path, runs: Sequence[tuple[str, int]]) -> None:
     folder = output / "records"
     folder.mkdir(exist_ok=True)
     folders = [run_folder(output, BASE, 0), *(run_folder(output, *run) for run in runs)]
-    for name in ("iterations", "evaluations"):
+    for name in TABLES:
         parts = [read_rows(path, name) for path in folders]
         filled = [part for part in parts if len(part)] or parts[:1]
         pd.concat(filled, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
-    statuses = [read_status(run_folder(output, *run)) or Status(*run) for run in runs]
-    pd.DataFrame([asdict(status) for status in statuses]).to_csv(folder / "runs.csv", index=False)
+    statuses = [asdict(run_status(output, *run)) for run in runs]
+    pd.DataFrame(statuses).to_csv(folder / "runs.csv", index=False)

@@ -236,7 +236,7 @@ class Benchmark:
         if problem:
             sys.stderr.write(f"warning: {problem}\n")
         for failure in failures:
-            sys.stderr.write(f"error: {failure.method} seed {failure.seed}: {failure.line}\n")
+            sys.stderr.write(f"error: {failure.run}: {failure.line}\n")
         if not failures:
             return 0
         return 2 if all(failure.expected for failure in failures) else 1

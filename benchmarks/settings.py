@@ -48,6 +48,11 @@ class Prompts(_Settings):
         shared = sorted(set(self.train) & set(self.held_out))
         if shared:
             raise ValueError(f"prompt {shared[0]!r} is both trained on and held out")
+        for prompt in (*self.train, *self.held_out):
+            if not prompt.strip() or len(prompt.splitlines()) > 1:
+                raise ValueError(f"prompt {prompt!r} is empty or longer than a line")
+            if (*self.train, *self.held_out).count(prompt) > 1:
+                raise ValueError(f"prompt {prompt!r} is listed twice")
         return self
 
 

@@ -207,9 +207,11 @@ class Training:
         """Trains to the budget, from the last checkpoint if there is one."""
         done = checkpoint.load(self._checkpoint, self.learner, self._identity)
         status, main = self.recorder.status, self.session.accelerator.is_main_process
+        status.status, status.iterations, status.error = "running", done, ""
         if main:
             self.recorder.forget_after(done)
-        status.status, status.iterations, status.error = "running", done, ""
+            status.train_seconds = self.recorder.train_seconds()
+            self.recorder.save_status()
         for iteration in range(done, self.total):
             started = time.perf_counter()
             metrics = self._iterate(iteration)

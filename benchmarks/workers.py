@@ -18,6 +18,8 @@ from benchmarks.settings import RunSettings
 if TYPE_CHECKING:
     from benchmarks.task import Progress, Session
 
+ERROR_FILE = "error.txt"
+
 #: What stops one run with a plain line; anything else is a fault of this program and keeps its traceback.
 EXPECTED = (
     "CheckpointError",
@@ -46,13 +48,18 @@ class Failure:
     line: str
     expected: bool
 
+    @property
+    def run(self) -> str:
+        """What to call it."""
+        return "base model" if self.method == BASE else f"{self.method} seed {self.seed}"
+
     @classmethod
     def of(cls, method: str, seed: int, error: BaseException) -> Failure:
         """Describes an error."""
         text = " ".join(str(error).split())
         expected = type(error).__name__ in EXPECTED
         return cls(
-            method, seed, text if expected else f"{type(error).__name__}: {text} (see error.txt)", expected
+            method, seed, text if expected else f"{type(error).__name__}: {text} (see {ERROR_FILE})", expected
         )
 
 
@@ -206,10 +213,14 @@ def _run_one(
 ) -> None:
     from benchmarks.task import Training, evaluate_base
 
-    if method == BASE:
-        evaluate_base(session, output, report)
-    else:
-        Training(session, output, method, seed).run(report)
+    (run_folder(output, method, seed) / ERROR_FILE).unlink(missing_ok=True)
+    try:
+        if method == BASE:
+            evaluate_base(session, output, report)
+        else:
+            Training(session, output, method, seed).run(report)
+    finally:
+        session.accelerator.free_memory()  # it would hold every run's model and optimiser until the end
 
 
 def _record_failure(output: Path, method: str, seed: int, error: BaseException) -> Failure:
@@ -218,7 +229,8 @@ def _record_failure(output: Path, method: str, seed: int, error: BaseException) 
     recorder = Recorder(output, method, seed)
     recorder.status.status, recorder.status.error = "failed", failure.line
     recorder.save_status()
-    (run_folder(output, method, seed) / "error.txt").write_text("".join(traceback.format_exception(error)))
+    lines = traceback.format_exception(error)
+    (run_folder(output, method, seed) / ERROR_FILE).write_text("".join(lines), encoding="utf-8")
     return failure
 
 

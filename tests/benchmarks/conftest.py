@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.harness import Bench, NoTracker, no_report
+from tests.benchmarks.harness import Bench, quick
 from tests.world import build_world
 
 
@@ -15,6 +16,7 @@ from tests.world import build_world
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     build_world(folder)
+    gc.freeze()  # each benchmark collects garbage when a run ends; the imported libraries are none
     return folder
 
 
@@ -35,6 +37,5 @@ def full_bench(
 @pytest.fixture
 def bench(full_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """The program without figures, report page and MLflow: about 1 s a run."""
-    monkeypatch.setattr("benchmarks.tracking.Tracker", NoTracker)
-    monkeypatch.setattr("analysis.report.write_report", no_report)
+    quick(monkeypatch)
     return full_bench

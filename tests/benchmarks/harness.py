@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Result:
         return rows[rows["metric"] != "seconds"] if name == "iterations" else rows
 
     def runs(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "records" / "runs.csv").fillna({"error": ""})
+        return pd.read_csv(self.folder / "records" / "runs.csv", keep_default_na=False)
 
     def checkpoint(self, method: str, seed: int = 0) -> Path:
         return self.folder / "runs" / f"{method}-seed{seed}" / "checkpoint"
@@ -54,8 +55,9 @@ class Result:
 class Bench:
     """Runs the program on the tiny world."""
 
-    def __init__(self, world: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, world: Path, folder: Path, capsys: pytest.CaptureFixture[str] | None = None) -> None:
         self.world, self.folder, self._capsys = world, folder, capsys
+        self.rewards = REWARDS
         self._calls = 0
 
     def config(self, **changes: Any) -> Path:
@@ -77,13 +79,14 @@ class Bench:
     def plain(self, *arguments: object, output: str | Path = "out") -> Result:
         """Runs with --output alone given."""
         folder = self.folder / output
-        self._capsys.readouterr()
+        if self._capsys:
+            self._capsys.readouterr()
         try:
             code = main([*map(str, arguments), "--output", str(folder)])
         except SystemExit as exit_:
             code = int(exit_.code or 0)
-        said = self._capsys.readouterr()
-        return Result(code, said.out, said.err, folder)
+        said = self._capsys.readouterr() if self._capsys else None
+        return Result(code, said.out if said else "", said.err if said else "", folder)
 
     def resume(self, output: str | Path = "out", *arguments: object) -> Result:
         return self.plain("--resume", "--workers", 1, *arguments, output=output)
@@ -100,6 +103,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out figures, report page and MLflow, which take most of a tiny run's time."""
+    monkeypatch.setattr("benchmarks.tracking.Tracker", NoTracker)
+    monkeypatch.setattr("analysis.report.write_report", lambda folder: folder / "report.html")
+
+
 class NoTracker:
     """Stands in for `benchmarks.tracking.Tracker`."""
 
@@ -111,11 +120,6 @@ class NoTracker:
 
     def finish(self) -> str:
         return ""
-
-
-def no_report(folder: Path) -> Path:
-    """Stands in for `analysis.report.write_report`."""
-    return folder / "report.html"
 
 
 class Misbehaving:
@@ -137,6 +141,39 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, name: str, at: int, then: Callabl
     """Makes one entry of `REWARDS` misbehave."""
     make = REWARDS[name]
     monkeypatch.setitem(REWARDS, name, lambda folder: Misbehaving(make(folder), at, then))
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int) -> None:
+    """Raises KeyboardInterrupt in the n-th call of a function (counted from 1), before it does anything."""
+    function, calls = getattr(owner, name), itertools.count(1)
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def assert_same_records(first: Result, second: Result, methods: Sequence[str] | None = None) -> None:
+    """Insists on equal tables, rows in the same order and values bit for bit; but for wall-clock times.
+
+    Of all methods, or of those given; no row may be there twice.
+    """
+    for name in ("iterations", "evaluations"):
+        tables = [result.rows(name) for result in (first, second)]
+        if methods is not None:
+            tables = [table[table["method"].isin(methods)] for table in tables]
+        one, two = (table.reset_index(drop=True) for table in tables)
+        assert len(one)
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+        assert not two.duplicated(subset=[column for column in two.columns if column != "value"]).any()
+
+
+def assert_same_state(first: Result, second: Result, method: str, seed: int = 0) -> None:
+    """Insists on equal trained weights and optimiser, bit for bit."""
+    assert same_tensors(first.weights(method, seed), second.weights(method, seed))
+    assert same_nested(first.optimiser(method, seed), second.optimiser(method, seed))
 
 
 def same_tensors(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

@@ -1,0 +1,269 @@
+"""A run that was killed and resumed ends exactly as one that was not: records, weights and optimiser, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import checkpoint, task
+from benchmarks.records import BASE, read_rows
+from benchmarks.task import Session, Training
+from tests.benchmarks.harness import (
+    Bench,
+    Result,
+    assert_same_records,
+    assert_same_state,
+    digest,
+    interrupt,
+    misbehave,
+    quick,
+)
+from tests.world import world_settings
+
+BOTH = ("--methods", "euphonium,dance_grpo")
+ONE = ("--methods", "euphonium")
+CHANGES = {"budget": 4, "checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The run that nothing happened to, of two methods; what happens to one must not depend on the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick(patch)
+        return Bench(world, tmp_path_factory.mktemp("undisturbed"))(*BOTH, **CHANGES)
+
+
+def assert_as_undisturbed(resumed: Result, undisturbed: Result) -> None:
+    assert resumed.code == 0, resumed.err
+    methods = list(resumed.runs()["method"])
+    assert_same_records(resumed, undisturbed, [BASE, *methods])
+    for method in methods:
+        assert_same_state(resumed, undisturbed, method)
+    assert set(resumed.runs()["status"]) == {"finished"}
+    assert set(resumed.runs()["iterations"]) == {4}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [
+        (task, "evaluate", 1),  # the base model's
+        (Training, "_iterate", 2),  # before a checkpoint was due
+        (Training, "_iterate", 3),  # just after one
+        (Training, "_iterate", 4),  # iteration 3 is recorded, and no checkpoint holds it
+        (task, "evaluate", 4),  # iteration 3 is recorded, and its evaluation is not
+        (checkpoint, "save", 1),  # iteration 2 is evaluated, and no checkpoint holds it
+        (torch, "save", 2),  # in the middle of the last one: a .tmp is left
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_killed_and_resumed(
+    bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, owner, name, call)
+        killed = bench(*ONE, **CHANGES)
+    assert killed.code == 130
+    assert "--resume" in killed.err
+    assert_as_undisturbed(bench.resume(), undisturbed)
+    assert not list((bench.folder / "out").rglob("*.tmp"))
+
+
+def test_killed_in_the_second_method(
+    bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is finished and not run again."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 8)
+        assert bench(*BOTH, **CHANGES).code == 130
+    before = digest(bench.folder / "out" / "runs" / "euphonium-seed0")
+    assert_as_undisturbed(bench.resume(), undisturbed)
+    assert digest(bench.folder / "out" / "runs" / "euphonium-seed0") == before
+
+
+def test_killed_again_and_again(bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every iteration, and death before every second one."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 2)
+        assert bench(*ONE, **{**CHANGES, "checkpoint_every": 1}).code == 130
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            interrupt(patch, Training, "_iterate", 2)
+            result = bench.resume()
+    assert_as_undisturbed(result, undisturbed)
+
+
+def test_killed_outright(bench: Bench, undisturbed: Result) -> None:
+    """SIGKILL to a process of its own, which can clean nothing up."""
+    command = [sys.executable, "-m", "benchmarks.run", *ONE, "--workers", "1", "--set", "all.group_size=2"]
+    folder = bench.folder / "out"
+    command += ["--config", str(bench.config(**CHANGES)), "--output", str(folder)]
+    source = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        rows, deadline = folder / "runs" / "euphonium-seed0" / "iterations.csv", time.monotonic() + 60
+        while not rows.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    assert_as_undisturbed(bench.resume(), undisturbed)
+
+
+@pytest.mark.parametrize("method", ["flow_grpo", "euphonium"])
+def test_all_weights_and_a_kl_term(bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """The KL's reference is the base model, also after a resume; nothing of it comes from the checkpoint."""
+    given = ("--methods", method, "--weights", "full", "--set", "all.kl_weight=0.1")
+    changes = {"budget": 3, "checkpoint_every": 1}
+    whole = bench(*given, output="whole", **changes)
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 3)
+        assert bench(*given, **changes).code == 130
+    resumed = bench.resume()
+    assert_same_records(whole, resumed)
+    assert_same_state(whole, resumed, method)
+
+
+def test_resumed_after_a_reward_was_mended(
+    bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        misbehave(patch, "motion_quality", 4, lambda values: values * torch.nan)
+        failed = bench(*ONE, **CHANGES)
+    assert failed.code == 2
+    assert list(failed.runs()["status"]) == ["failed"]
+    error = failed.folder / "runs" / "euphonium-seed0" / "error.txt"
+    assert error.is_file()
+    resumed = bench.resume()
+    assert_as_undisturbed(resumed, undisturbed)
+    assert not error.exists()
+    assert list(resumed.runs()["error"]) == [""]
+
+
+def test_training_time_is_neither_lost_nor_counted_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`seconds` goes on from the checkpoint's iteration and the total is the last one's."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 4)
+        bench(*ONE, **CHANGES)
+    before = seconds(bench, "euphonium")
+    resumed = bench.resume()
+    after = seconds(bench, "euphonium")
+    assert after[:2] == before[:2]
+    assert sorted(after) == after
+    assert resumed.runs()["train_seconds"][0] == after[-1]
+
+
+def seconds(bench: Bench, method: str) -> list[float]:
+    rows = read_rows(bench.folder / "out" / "runs" / f"{method}-seed0", "iterations")
+    return list(rows[rows["metric"] == "seconds"]["value"])
+
+
+def test_finished_runs_are_not_run_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bench(*BOTH, budget=1).code == 0
+    before = digest(bench.folder / "out" / "runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run", lambda *_: pytest.fail("a finished run was run again"))
+        patch.setattr(task, "evaluate", lambda *_: pytest.fail("the base model was evaluated again"))
+        result = bench.resume()
+    assert result.code == 0
+    assert digest(bench.folder / "out" / "runs") == before
+
+
+def torn(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run killed in its fourth iteration, and its checkpoint's folder."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 4)
+        bench(*ONE, **CHANGES)
+    return bench.folder / "out" / "runs" / "euphonium-seed0" / "checkpoint"
+
+
+def test_killed_between_the_renames_of_a_checkpoint(
+    bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint has stepped aside and the new one has not taken its place."""
+    folder = torn(bench, monkeypatch)
+    folder.rename(folder.with_name("checkpoint.old"))
+    temporary = folder.with_name("checkpoint.tmp")
+    temporary.mkdir()
+    (temporary / "weights.safetensors").write_bytes(b"torn")
+    assert_as_undisturbed(bench.resume(), undisturbed)
+    assert not folder.with_name("checkpoint.old").exists()
+
+
+def test_killed_before_the_old_checkpoint_was_removed(
+    bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = torn(bench, monkeypatch)
+    shutil.copytree(folder, folder.with_name("checkpoint.old"))
+    (folder.with_name("checkpoint.old") / "state.json").write_text("{}")
+    assert_as_undisturbed(bench.resume(), undisturbed)
+    assert not folder.with_name("checkpoint.old").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("state.json", "{"), ("weights.safetensors", "torn"), ("optimiser.pt", "torn"), ("state.json", None)],
+)
+def test_a_damaged_checkpoint_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None
+) -> None:
+    """Never trained on from the beginning in silence, nor with the optimiser's state lost."""
+    folder = torn(bench, monkeypatch)
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    result = bench.resume()
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: euphonium seed 0: ")
+    assert str(folder) in line
+    assert "delete" in line
+    assert set(result.rows("iterations").query("method == 'euphonium'")["iteration"]) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("other", ["dance_grpo-seed0", "euphonium-seed1"])
+def test_a_checkpoint_of_another_run_is_refused(bench: Bench, other: str) -> None:
+    result = bench(*BOTH, budget=1, seeds=2)
+    assert result.code == 0
+    mine = result.checkpoint("euphonium")
+    shutil.rmtree(mine)
+    shutil.copytree(result.folder / "runs" / other / "checkpoint", mine)
+    status = mine.parent / "status.json"
+    status.write_text(json.dumps({**json.loads(status.read_text()), "status": "running"}))
+    refused = bench.resume()
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    assert line.startswith("error: euphonium seed 0: checkpoint ")
+    assert "belongs to" in line
+
+
+def test_a_checkpoint_of_other_weights_is_refused(world: Path, tmp_path: Path) -> None:
+    small = world_settings(world, ["dance_grpo"], budget=1)
+    Training(Session.open(small), tmp_path, "dance_grpo", 0).run(lambda _: None)
+    wide = world_settings(world, ["dance_grpo"], budget=1, weights={"kind": "lora", "rank": 3, "alpha": 4})
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"checkpoint .* does not fit these weights \(lora\)"
+    ):
+        Training(Session.open(wide), tmp_path, "dance_grpo", 0).run(lambda _: None)
+
+
+def test_killed_when_only_the_status_was_left_to_write(
+    bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = bench(*ONE, **CHANGES)
+    status = killed.checkpoint("euphonium").parent / "status.json"
+    status.write_text(json.dumps({**json.loads(status.read_text()), "status": "running", "iterations": 2}))
+    monkeypatch.setattr(Training, "_iterate", lambda *_: pytest.fail("an iteration was repeated"))
+    assert_as_undisturbed(bench.resume(), undisturbed)
