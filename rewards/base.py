@@ -63,16 +63,17 @@ def scored(name: str, reward: OutcomeReward, videos: Tensor, prompts: Sequence[s
         RewardError: the reward raised, or its answer has another shape, or is not finite; names reward, prompt
             and iteration.
     """
+    asked = f"at iteration {step} on {len(prompts)} videos (first prompt {prompts[0]!r})"
     try:
         values = reward(videos, prompts)
     except Exception as error:
-        raise RewardError(
-            f"reward {name!r} failed at iteration {step} on {len(prompts)} videos (first prompt {prompts[0]!r}): "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        reason = " ".join(str(error).split())  # one line, whatever the reward raised
+        raise RewardError(f"reward {name!r} failed {asked}: {type(error).__name__}: {reason}") from error
     if not isinstance(values, Tensor) or values.shape != (len(prompts),):
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise RewardError(f"reward {name!r} returned {shape} at iteration {step}; expected ({len(prompts)},)")
+        raise RewardError(f"reward {name!r} returned {shape} {asked}; expected ({len(prompts)},)")
+    # As the loss will see them: a large float64 is infinite here, and a graph ends here.
+    values = values.detach().to(device=videos.device, dtype=torch.float32)
     broken = ~torch.isfinite(values)
     if broken.any():
         first = int(broken.nonzero()[0])
@@ -80,4 +81,4 @@ def scored(name: str, reward: OutcomeReward, videos: Tensor, prompts: Sequence[s
             f"reward {name!r} returned {values[first].item()} for prompt {prompts[first]!r} at iteration {step} "
             f"({int(broken.sum())} of {len(prompts)} values are not finite)"
         )
-    return values.to(device=videos.device, dtype=torch.float32)
+    return values

@@ -112,8 +112,12 @@ def make(
     micro_batch: int = 512,
     seed: int = 0,
     rewards: Mapping[str, OutcomeReward] | None = None,
+    decoding: bool = True,
 ) -> Small:
-    """A method of the catalogue with `--set` texts of its own fields, e.g. "kl_weight=0.1"."""
+    """A method of the catalogue with `--set` texts of its own fields, e.g. "kl_weight=0.1".
+
+    Without `decoding`, videos are blank: where rewards say nothing of them.
+    """
     resolved = world_settings(
         world,
         [name],
@@ -122,7 +126,10 @@ def make(
         micro_batch=micro_batch,
     )
     session = SmallSession(resolved, *[getattr(opened(world)[0], part) for part in ("accelerator", "suite")])
-    return Small(Training(session, folder, name, seed), rewards or {})
+    training = Training(session, folder, name, seed)
+    if not decoding:
+        training.policy.decode = lambda latents: torch.zeros(len(latents), 1, 3, 1, 1)
+    return Small(training, rewards or {})
 
 
 def constant(videos: Tensor, prompts: object) -> Tensor:

@@ -15,6 +15,8 @@ from rewards.base import RewardError
 from samplers import NonFiniteError
 from tests.methods.small import NUM_STEPS, PROMPTS, Small, constant_rewards, make
 
+#: Rewards that say nothing, of videos that nobody decodes: where only the draw matters.
+BLIND = {"rewards": constant_rewards(), "decoding": False}
 ALL = pytest.mark.parametrize("name", CATALOG)
 
 
@@ -40,7 +42,7 @@ def step_noise(small: Small, experience: Experience) -> torch.Tensor:
 @ALL
 def test_members_share_the_initial_noise_if_and_only_if_the_setting_says_so(world, tmp_path, name):
     for same in (True, False):
-        small = make(world, tmp_path, name, f"same_initial_noise={same}")
+        small = make(world, tmp_path, name, f"same_initial_noise={same}", **BLIND)
         start = small.collect().trajectory.states[0]
         for group in groups(small.method):
             for one, two in itertools.combinations(group, 2):
@@ -48,8 +50,6 @@ def test_members_share_the_initial_noise_if_and_only_if_the_setting_says_so(worl
         firsts = [start[group[0]] for group in groups(small.method)]
         for one, two in itertools.combinations(firsts, 2):
             assert (one - two).abs().max() > 0.5  # groups never share theirs
-    as_set = make(world, tmp_path, name).collect().trajectory.states[0]
-    assert torch.equal(as_set[0], as_set[1]) == CATALOG[name].same_initial_noise
 
 
 @ALL
@@ -120,14 +120,12 @@ def test_samples_stand_group_by_group_under_their_own_prompts(world, tmp_path, n
 
 
 @ALL
-@pytest.mark.parametrize(
-    ("share", "last"), [("0.01", False), ("0.6", False), ("0.67", False), ("0.99", True), ("1.0", False)]
-)
+@pytest.mark.parametrize(("share", "last"), [("0.01", False), ("0.67", False), ("0.99", True)])
 def test_trained_steps_are_the_share_that_is_set_and_the_last_only_where_allowed(
     world, tmp_path, name, share, last
 ):
     settings = (f"train_fraction={share}", f"train_last_step={last}", "group_size=16")
-    small = make(world, tmp_path, name, *settings, rewards=constant_rewards())
+    small = make(world, tmp_path, name, *settings, **BLIND)
     steps = small.collect().steps
     eligible = NUM_STEPS if last else NUM_STEPS - 1
     assert steps.shape == (16 * len(PROMPTS), max(1, int(Fraction(share) * eligible)))
@@ -138,7 +136,7 @@ def test_trained_steps_are_the_share_that_is_set_and_the_last_only_where_allowed
 
 
 def test_every_eligible_step_is_drawn_equally_often(world, tmp_path):
-    small = make(world, tmp_path, "dance_grpo", "group_size=64", rewards=constant_rewards())
+    small = make(world, tmp_path, "dance_grpo", "group_size=64", **BLIND)
     steps = small.collect().steps
     counts = torch.bincount(steps.flatten(), minlength=NUM_STEPS)
     expected = steps.numel() / (NUM_STEPS - 1)

@@ -25,8 +25,7 @@ NO_LIMIT = "optimiser.max_grad_norm=1e9"
 KL_ALONE = ("kl_weight=2.0", "process=null", "distillation=null", "train_fraction=1.0", NO_LIMIT)
 
 
-@pytest.mark.parametrize("weights", ["lora", "full"])
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize(("name", "weights"), [*((name, "lora") for name in CATALOG), ("flow_grpo", "full")])
 def test_the_kl_to_the_base_model_is_zero_there_and_positive_elsewhere(world, tmp_path, name, weights):
     small = make(world, tmp_path, name, "kl_weight=2.0", weights=weights)
     experience = small.collect()
