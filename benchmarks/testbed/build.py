@@ -16,7 +16,7 @@ from benchmarks.testbed.pipeline import assemble
 from benchmarks.testbed.recipe import Recipe
 from benchmarks.testbed.scenes import prompt_split
 from benchmarks.testbed.train_outcome import train_outcome
-from benchmarks.testbed.train_transformer import train_transformer
+from benchmarks.testbed.train_transformer import polish, pretrain
 from benchmarks.testbed.train_vae import train_vae
 from rewards.caption_match import VideoWordModel
 from rewards.process import LatentProcessReward
@@ -67,6 +67,7 @@ class Build:
         return {
             "vae": self._vae,
             "pipeline": self._pipeline,
+            "polish": self._polish,
             "outcome": self._outcome,
             "base": self._base,
             "process": self._process,
@@ -82,8 +83,14 @@ class Build:
 
     def _pipeline(self) -> dict[str, float]:
         vae = self._trained_vae()
-        tokenizer, text_encoder, transformer, figures = train_transformer(vae, self.recipe)
+        tokenizer, text_encoder, transformer, figures = pretrain(vae, self.recipe)
         pipeline: WanPipeline = assemble(self.recipe, tokenizer, text_encoder, transformer, vae)
+        pipeline.save_pretrained(self.folder / "pipeline")
+        return figures
+
+    def _polish(self) -> dict[str, float]:
+        pipeline = WanPipeline.from_pretrained(self.folder / "pipeline")
+        figures = polish(pipeline, self.recipe)
         pipeline.save_pretrained(self.folder / "pipeline")
         return figures
 

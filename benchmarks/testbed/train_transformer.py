@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.training_utils import EMAModel
 from rich.progress import track
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from benchmarks.testbed.recipe import Recipe
 from benchmarks.testbed.scenes import all_prompts, sample_scenes
 from benchmarks.testbed.tokenizer import new_tokenizer
 from benchmarks.testbed.train_vae import LATENT_CHANNELS, to_model_range
-from rewards.fitting import optimise
+from rewards.fitting import Schedule, optimise
 
 TEXT_DIM = 48
 
@@ -67,10 +69,31 @@ class _TextAndVideo(nn.Module):
         return self.transformer(x, sigma * 1000, embeds[which], return_dict=False)[0]
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """One stage of training: how, on which captions, from which seeds."""
+
+    schedule: Schedule
+    wrong: dict[str, float]
+    scene_seed: int
+    draw_seed: int
+    title: str
+
+
+def _pretraining(recipe: Recipe) -> _Stage:
+    return _Stage(recipe.transformer, recipe.wrong, recipe.seed + 2, recipe.seed + 3, "transformer")
+
+
+def _polishing(recipe: Recipe) -> _Stage:
+    return _Stage(
+        recipe.polish, recipe.wrong_polish, recipe.seed + 6, recipe.seed + 7, "transformer, better captions"
+    )
+
+
 @torch.no_grad()
-def encode_dataset(vae: AutoencoderKLWan, recipe: Recipe) -> tuple[Tensor, list[str]]:
+def encode_dataset(vae: AutoencoderKLWan, recipe: Recipe, stage: _Stage) -> tuple[Tensor, list[str]]:
     """Normalised latents (V, C, F', H', W') of the training scenes and their partly wrong captions."""
-    generator = torch.Generator().manual_seed(recipe.seed + 2)
+    generator = torch.Generator().manual_seed(stage.scene_seed)
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1, 1)
         for values in (vae.config.latents_mean, vae.config.latents_std)
@@ -79,32 +102,52 @@ def encode_dataset(vae: AutoencoderKLWan, recipe: Recipe) -> tuple[Tensor, list[
     for _ in track(range(recipe.videos // 512), description="encoding scenes"):
         scenes = sample_scenes(512, generator)
         latents.append((vae.encode(to_model_range(scenes.videos)).latent_dist.mode() - mean) / std)
-        captions += scenes.captions(recipe.wrong, generator)
+        captions += scenes.captions(stage.wrong, generator)
     return torch.cat(latents), captions
 
 
-def train_transformer(
+def pretrain(
     vae: AutoencoderKLWan, recipe: Recipe
 ) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel, WanTransformer3DModel, dict[str, float]]:
-    """Flow matching, E |v - (e - x0)|^2, with noise levels drawn under the shift that sampling uses.
+    """Trains text encoder and transformer from nothing.
 
     Returns:
         The tokenizer, text encoder and transformer (exponential averages), and the final loss.
     """
-    latents, captions = encode_dataset(vae, recipe)
+    tokenizer = new_tokenizer()
+    torch.manual_seed(recipe.seed)  # for the layers' own initialisation, which takes no generator
+    text_encoder, transformer = new_text_encoder(tokenizer), new_transformer()
+    loss = _fit(vae, tokenizer, _TextAndVideo(text_encoder, transformer), recipe, _pretraining(recipe))
+    return tokenizer, text_encoder, transformer, {"pretraining_loss": loss}
+
+
+def polish(pipeline: WanPipeline, recipe: Recipe) -> dict[str, float]:
+    """Trains a pipeline's text encoder and transformer further, in place, on better captions; the final loss."""
+    model = _TextAndVideo(pipeline.text_encoder, pipeline.transformer).train().requires_grad_(True)
+    return {"polishing_loss": _fit(pipeline.vae, pipeline.tokenizer, model, recipe, _polishing(recipe))}
+
+
+def _fit(
+    vae: AutoencoderKLWan,
+    tokenizer: PreTrainedTokenizerFast,
+    model: _TextAndVideo,
+    recipe: Recipe,
+    stage: _Stage,
+) -> float:
+    """Flow matching, E |v - (e - x0)|^2, with noise levels drawn under the shift that sampling uses.
+
+    Leaves the exponential average of the weights in `model`, and returns the final loss.
+    """
+    latents, captions = encode_dataset(vae, recipe, stage)
     prompts = [*all_prompts(), ""]
     position = {prompt: i for i, prompt in enumerate(prompts)}
     said = torch.tensor([position[caption] for caption in captions])
-    tokenizer = new_tokenizer()
-    tokens = dict(
-        tokenizer(prompts, padding="max_length", max_length=recipe.max_sequence_length, return_tensors="pt")
-    )
-    tokens.pop("token_type_ids", None)
-    torch.manual_seed(recipe.seed)  # for the layers' own initialisation, which takes no generator
-    model = _TextAndVideo(new_text_encoder(tokenizer), new_transformer())
+    length = recipe.max_sequence_length
+    encoded = tokenizer(prompts, padding="max_length", max_length=length, return_tensors="pt")
+    tokens = {name: encoded[name] for name in ("input_ids", "attention_mask")}
     average = EMAModel(model.parameters(), decay=recipe.ema)
-    generator = torch.Generator().manual_seed(recipe.seed + 3)
-    batch = recipe.transformer.batch
+    generator = torch.Generator().manual_seed(stage.draw_seed)
+    batch = stage.schedule.batch
 
     def loss_at(_: int) -> Tensor:
         chosen = torch.randint(len(latents), (batch,), generator=generator)
@@ -119,12 +162,8 @@ def train_transformer(
         return (velocity - (noise - clean)).square().mean()
 
     loss = optimise(
-        model.parameters(),
-        recipe.transformer,
-        loss_at,
-        after_step=lambda _: average.step(model.parameters()),
-        title="transformer",
+        model.parameters(), stage.schedule, loss_at, lambda _: average.step(model.parameters()), stage.title
     )
     average.copy_to(model.parameters())
     model.eval()
-    return tokenizer, model.text_encoder, model.transformer, {"transformer_loss": loss}
+    return loss
