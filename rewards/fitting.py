@@ -36,7 +36,7 @@ def optimise(
     """Minimises `loss_at(step)` over `parameters`.
 
     Returns:
-        The loss averaged over the last tenth of the steps.
+        The loss averaged over the last tenth of the steps, the last one at least.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -67,7 +67,7 @@ def optimise(
             rate.step()
             if after_step is not None:
                 after_step(step)
-            if step >= 0.9 * schedule.steps:
+            if step >= min(0.9 * schedule.steps, schedule.steps - 1):
                 tail.append(value)
             if step % 100 == 0:
                 logger.info("%s: step %d of %d, loss %.4f", title, step, schedule.steps, value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -75,11 +75,14 @@ class PreferenceData:
             raise ValueError(
                 f"no preference data at {str(path)!r}; make some with `python -m benchmarks.preferences`"
             )
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "provenance" not in metadata:
-                raise ValueError(f"{str(path)!r} is no preference data: it names no base model")
-            tensors = {name: file.get_tensor(name) for name in ("latents", "scores", "prompt", "embeds")}
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if "provenance" not in metadata:
+                    raise ValueError(f"{str(path)!r} is no preference data: it names no base model")
+                tensors = {name: file.get_tensor(name) for name in ("latents", "scores", "prompt", "embeds")}
+        except SafetensorError as error:
+            raise ValueError(f"{str(path)!r} is no preference data: {error}") from error
         return cls(
             **tensors,
             prompts=tuple(json.loads(metadata["prompts"])),

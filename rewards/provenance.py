@@ -31,8 +31,17 @@ class Provenance(BaseModel):
 
     @classmethod
     def of(cls, pipeline: Any) -> Provenance:
-        """Fingerprints a loaded diffusers pipeline, before any adapter is added to it."""
-        vae = pipeline.vae
+        """Fingerprints a loaded diffusers pipeline, before any adapter is added to it.
+
+        Raises:
+            ProvenanceError: the pipeline is of a family that has no such parts.
+        """
+        vae: Any = getattr(pipeline, "vae", None)
+        if not hasattr(pipeline, "transformer") or not hasattr(getattr(vae, "config", None), "latents_mean"):
+            raise ProvenanceError(
+                f"a {type(pipeline).__name__} is not supported: it has no transformer, or no autoencoder that "
+                "names its latents' mean and deviation; use a Wan 2.1 pipeline"
+            )
         scale = torch.tensor([vae.config.latents_mean, vae.config.latents_std])
         return cls(
             family=type(pipeline).__name__,

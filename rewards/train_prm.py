@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from rewards.fitting import Schedule, optimise
@@ -124,9 +124,20 @@ def train_prm(
 
     Returns:
         The model, frozen, and its accuracy by noise level on samples held back.
+
+    Raises:
+        ValueError: a prompt has too few samples for a pair to train on and one to measure with.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     training, validation = data.split(settings.held_back, generator)
+    for part, name in ((training, "training"), (validation, "held-back")):
+        counts = torch.bincount(part.prompt, minlength=len(data.prompts))
+        short = int(counts.argmin())
+        if counts[short] < 2:
+            raise ValueError(
+                f"prompt {data.prompts[short]!r} has {int(counts[short])} {name} samples and needs 2; held_back is "
+                f"{settings.held_back:g}: make preference data with more samples per prompt"
+            )
     torch.manual_seed(settings.seed)  # for the new layers' initialisation, which takes no generator
     model = LatentProcessReward(cut_transformer(transformer, settings.blocks))
     optimise(
@@ -137,6 +148,16 @@ def train_prm(
     )
     model.requires_grad_(False).eval()
     return model, accuracy_by_level(model, validation, generator)
+
+
+def _one_line(error: Exception) -> str:
+    """An error without its line breaks, settings by their names."""
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"{'.'.join(map(str, item['loc']))} is {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        )
+    return " ".join(str(error).split())
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -175,10 +196,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = _arguments().parse_args(arguments)
-    if (given.output / "config.json").exists():
-        sys.stderr.write(f"error: {given.output} already holds a process reward; choose another --output\n")
-        return 2
     try:
+        if given.output.is_file():
+            raise ValueError(f"{given.output} is a file; choose another --output")
+        if (given.output / "config.json").exists():
+            raise ValueError(f"{given.output} already holds a process reward; choose another --output")
         schedule = Schedule(steps=given.steps, batch=given.batch, learning_rate=given.lr, weight_decay=0.01)
         settings = PrmTraining(loss=given.loss, blocks=given.blocks, schedule=schedule, seed=given.seed)
         data = PreferenceData.load(given.data)
@@ -186,8 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
         provenance = Provenance.of(pipeline)
         provenance.require(data.provenance, f"the preference data at {str(given.data)!r}")
         model, measured = train_prm(pipeline.transformer, data, settings)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.stderr.write(f"error: {_one_line(error)}\n")
         return 2
     model.save(given.output, provenance, {"by_noise_level": measured, "data": data.description})
     for level, figures in measured.items():

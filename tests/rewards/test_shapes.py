@@ -1,6 +1,7 @@
 """Exact measurement and the programmatic rewards, on renderings whose contents are known."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -123,7 +124,9 @@ def test_captions_are_read_back():
         assert parse_caption(caption).caption == caption
         assert parse_caption(f"  {caption.upper()}\n").caption == caption
     assert parse_caption("a small red ball moving left") == Attributes("small", "red", "left")
-    assert len({parse_caption(caption) for caption in all_prompts()}) == len(SIZES) * len(COLOURS) * len(MOTIONS)
+    assert len({parse_caption(caption) for caption in all_prompts()}) == len(SIZES) * len(COLOURS) * len(
+        MOTIONS
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,14 +138,16 @@ def test_captions_are_read_back():
         ("the small red ball moving left", "is not of the form"),
         ("a small red cube moving left", "is not of the form"),
         ("a red small ball moving left", "size is 'red'; the shapes world knows small, medium, large"),
-        ("a small pink ball moving left", "colour is 'pink'; the shapes world knows red, green, blue, yellow"),
+        (
+            "a small pink ball moving left",
+            "colour is 'pink'; the shapes world knows red, green, blue, yellow",
+        ),
         ("a small red ball moving home", "motion is 'home'; the shapes world knows left, right, up, down"),
     ],
 )
 def test_a_caption_of_another_world_is_refused(caption, message):
-    with pytest.raises(ValueError, match="prompt|knows") as error:
+    with pytest.raises(ValueError, match=re.escape(message)):
         parse_caption(caption)
-    assert message in str(error.value)
 
 
 def test_accuracy_is_one_on_what_the_caption_says_and_zero_on_what_it_does_not():
