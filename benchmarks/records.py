@@ -76,7 +76,10 @@ class Recorder:
 
     def samples(self, videos: NDArray[np.uint8], prompts: Sequence[str]) -> None:
         """Sample videos (P, F, H, W, 3), one a prompt."""
-        np.savez_compressed(self.folder / "samples.npz", videos=videos, prompts=np.array(prompts))
+        temporary = self.folder / "samples.npz.tmp"
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, videos=videos, prompts=np.array(prompts))
+        os.replace(temporary, self.folder / "samples.npz")
 
     def save_status(self) -> None:
         """Writes how the run stands."""

@@ -217,7 +217,7 @@ class Benchmark:
             if status is None or status.status != "finished"
         ]
         if not is_main_process():
-            run_all(self.settings, self.output, waiting, 1, lambda _: None, lambda: None)
+            run_all(self.settings, self.output, waiting, 1, lambda _: None)
             return 0
         self._prepare()
         tracker = Tracker(self.settings, self.output, self.runs)
@@ -228,7 +228,10 @@ class Benchmark:
         try:
             with Display(self.console, each * len(self.runs), done) as display:
                 workers = min(self.workers, max(1, len(waiting)))
-                failures = run_all(self.settings, self.output, waiting, workers, display.show, tracker.tick)
+                failures = run_all(self.settings, self.output, waiting, workers, display.show)
+        except KeyboardInterrupt:
+            tracker.finish(patience=5.0)
+            raise
         finally:
             consolidate(self.output, self.runs)
         self._report(time.monotonic() - started)
@@ -277,20 +280,27 @@ class Benchmark:
 
     def _report(self, seconds: float) -> None:
         """Report, tables and figures; and the final table on the console."""
-        from analysis.records import load_run
+        from analysis.records import RecordError, load_run
         from analysis.report import write_report
         from analysis.tables import final_table, format_table
+        from benchmarks.animations import write_animations
 
-        page = write_report(self.output)
-        shown = format_table(final_table(load_run(self.output)), "held_out", width=self.console.width)
+        write_animations(self.output, self.runs)
+        try:
+            page = write_report(self.output)
+            shown = format_table(final_table(load_run(self.output)), "held_out", width=self.console.width)
+        except RecordError as error:
+            sys.stderr.write(f"warning: no report: {error}\n")
+            return
         _print_table(self.console, shown)
         line = f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _store(self) -> str:
-        return os.environ.get("MLFLOW_TRACKING_URI") or (
-            f"mlflow ui --backend-store-uri sqlite:///{self.output / 'mlflow.db'}"
-        )
+        if os.environ.get("MLFLOW_TRACKING_URI"):
+            return "the store that MLFLOW_TRACKING_URI names"
+        own = f"sqlite:///{self.output / 'mlflow.db'}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(own)}"
 
 
 def _print_table(console: Console, shown: Any) -> None:

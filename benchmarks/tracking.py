@@ -1,28 +1,34 @@
 """MLflow as a view of the records: one experiment, a parent run for the benchmark, a child for each (method, seed).
 
-The records on disk are the truth. Workers write those; this module, in the main process, copies what is new to
-MLflow, so a slow or absent tracking server neither slows nor stops training.
+The records on disk are the truth. Workers write those; a thread of the main process copies what is new to MLflow,
+so a slow or absent tracking server neither slows nor stops training.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import re
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.records import BASE, read_rows, read_status, run_folder
+from benchmarks.records import BASE, read_rows, read_status, replace_text, run_folder
 from benchmarks.settings import RunSettings
 from methods.method import flatten
 
-logger = logging.getLogger(__name__)
-
 EXPERIMENT = "video-alignment-bench"
+#: Which MLflow runs belong to the benchmark, and what has been copied: a resumed benchmark goes on with them.
+STATE_FILE = "tracking.json"
+#: Seconds that the end of a benchmark waits for the store; MLflow itself may try again for minutes.
+PATIENCE = 60.0
 #: MLflow takes at most this many metrics, and this many parameters, in one call.
 _METRICS, _PARAMS = 1000, 100
 
@@ -54,49 +60,134 @@ class Tracker:
     every: float = 5.0
     _client: Any = None
     _parent: str = ""
+    _draft: str = ""
     _children: dict[tuple[str, int], _Child] = field(default_factory=dict)
-    _last: float = 0.0
     _problem: str = ""
+    _ending: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Opens the store and creates the parent run; a store out of reach is said once, and the run goes on."""
+        """Begins to copy; returns at once."""
+        # Before the thread: importing in two threads at once can see modules half made.
+        import mlflow
+
+        assert mlflow
+        for noisy in ("alembic", "mlflow"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what fails is told by `finish`, in a line
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread.start()
+
+    def finish(self, patience: float | None = None) -> str:
+        """Copies the rest, hangs files on the runs and closes them.
+
+        Args:
+            patience: seconds to wait for the store; None for `PATIENCE`.
+
+        Returns:
+            A problem to tell, or nothing.
+        """
+        if self._thread is None:
+            return ""
+        self._ending.set()
+        self._thread.join(PATIENCE if patience is None else patience)
+        if self._thread.is_alive():
+            self._problem = self._problem or "the tracking store does not answer"
+        complete = f"; the records in {self.output} are complete"
+        return f"MLflow: {self._problem}{complete}" if self._problem else ""
+
+    def _work(self) -> None:
+        """The thread: copies every few seconds until told to end, and then once more."""
+        while not self._ending.wait(self.every if self._parent or self._problem else 0.0):
+            self._attempt(self._sync_all)
+        self._attempt(self._close)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Connects where that is still to do, and acts; a failure is kept to be told, and all is tried again."""
+        try:
+            if not self._parent:
+                self._connect()
+            action()
+            replace_text(self.output / STATE_FILE, self._state() + "\n")
+            self._problem = ""
+        except Exception as error:  # noqa: BLE001 - whatever a store raises, tracking must not end a run
+            text = re.sub(r"://[^/@\s]+@", "://", " ".join(str(error).split()))  # without a URI's password
+            self._problem = f"{type(error).__name__}: {text[:300]}"
+
+    def _connect(self) -> None:
+        """Opens the store and the benchmark's runs in it: those of an earlier call, or new ones."""
         from mlflow import MlflowClient
 
         uri = os.environ.get("MLFLOW_TRACKING_URI")
-        local = uri is None
-        uri = uri or f"sqlite:///{(self.output / 'mlflow.db').resolve()}"
-        for noisy in ("alembic", "mlflow"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        self._client = MlflowClient(tracking_uri=uri)
-        self._guarded(lambda: self._open(local))
+        local = f"sqlite:///{(self.output / 'mlflow.db').resolve()}"
+        self._client = MlflowClient(tracking_uri=uri or local)
+        path = self.output / STATE_FILE
+        state = json.loads(path.read_text()) if path.is_file() else {}
+        if state.get("store") != self._store_name() or not self._reopen(state):
+            self._create(None if uri else (self.output / "mlartifacts").resolve().as_uri())
 
-    def _open(self, local: bool) -> None:
+    @staticmethod
+    def _store_name() -> str:
+        """What tells one store from another, without the password that a URI may hold."""
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        return hashlib.sha256(uri.encode()).hexdigest()[:16] if uri else "in the output folder"
+
+    def _state(self) -> str:
+        """What `_reopen` needs."""
+        children = [[method, seed, asdict(child)] for (method, seed), child in self._children.items()]
+        state = {"store": self._store_name(), "parent": self._parent, "children": children}
+        return json.dumps(state, indent=1)
+
+    def _reopen(self, state: dict[str, Any]) -> bool:
+        """Goes on with the runs of an earlier call; False where the store has them no more."""
+        from mlflow.exceptions import MlflowException
+
+        children = {(method, seed): _Child(**values) for method, seed, values in state["children"]}
+        unfinished = [child.run_id for child in children.values() if not child.ended]
+        try:
+            for run_id in (state["parent"], *unfinished):
+                self._client.update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code not in (
+                "RESOURCE_DOES_NOT_EXIST",
+                "INVALID_STATE",
+                "INVALID_PARAMETER_VALUE",
+            ):
+                raise
+            return False
+        self._parent, self._children = state["parent"], children
+        return True
+
+    def _create(self, artifacts: str | None) -> None:
+        """Creates the parent run and its children; called again after a failure, what is still missing."""
         found = self._client.get_experiment_by_name(EXPERIMENT)
-        place = (self.output / "mlartifacts").resolve().as_uri() if local else None
         experiment = (
             found.experiment_id
             if found
-            else self._client.create_experiment(EXPERIMENT, artifact_location=place)
+            else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         )
-        parent = self._client.create_run(experiment, run_name=self.output.name, tags=self._tags("benchmark"))
-        self._parent = parent.info.run_id
+        if not self._draft:
+            tags = self._tags("benchmark")
+            self._draft = self._client.create_run(
+                experiment, run_name=self.output.name, tags=tags
+            ).info.run_id
+        for run in [(BASE, 0), *self.runs]:
+            if run not in self._children:
+                self._children[run] = _Child(self._create_child(experiment, *run))
+        for (method, seed), child in self._children.items():
+            if method != BASE:
+                self._params(child.run_id, {**flatten(self.settings.method_settings[method]), "seed": seed})
         budget = f"{self.settings.budget:g} {self.settings.budget_unit}"
         shared = {**flatten(self.settings), "budget": budget}
-        apart = ("method_settings", "prompts", "command", "budget_unit")
-        self._params(
-            self._parent, {name: value for name, value in shared.items() if not name.startswith(apart)}
-        )
-        for run in [(BASE, 0), *self.runs]:
-            self._children[run] = self._child(experiment, *run)
+        apart = {"method_settings", "prompts.train", "prompts.held_out", "command", "budget_unit"}
+        self._params(self._draft, {name: value for name, value in shared.items() if name not in apart})
+        self._parent = self._draft
 
-    def _child(self, experiment: str, method: str, seed: int) -> _Child:
+    def _create_child(self, experiment: str, method: str, seed: int) -> str:
+        """Creates one run below the parent; returns its id."""
         name = BASE if method == BASE else f"{method} seed {seed}"
         tags = {**self._tags("train" if method != BASE else BASE), "method": method, "seed": str(seed)}
-        tags["mlflow.parentRunId"] = self._parent
-        run = self._client.create_run(experiment, run_name=name, tags=tags)
-        if method != BASE:
-            self._params(run.info.run_id, {**flatten(self.settings.method_settings[method]), "seed": seed})
-        return _Child(run.info.run_id)
+        tags["mlflow.parentRunId"] = self._draft
+        return str(self._client.create_run(experiment, run_name=name, tags=tags).info.run_id)
 
     def _tags(self, phase: str) -> dict[str, str]:
         return {"phase": phase, "suite": self.settings.suite, "preset": self.settings.preset}
@@ -108,39 +199,37 @@ class Tracker:
         for start in range(0, len(params), _PARAMS):
             self._client.log_batch(run_id, params=params[start : start + _PARAMS])
 
-    def tick(self) -> None:
-        """Copies what is new, if the last copy is long enough ago."""
-        if time.monotonic() - self._last >= self.every:
-            self.sync()
-
-    def sync(self) -> None:
-        """Copies all rows that MLflow does not have yet."""
-        self._last = time.monotonic()
-        if self._parent:
-            self._guarded(self._sync_all)
-
     def _sync_all(self) -> None:
         for run, child in self._children.items():
             self._sync(run, child)
 
-    def _sync(self, run: tuple[str, int], child: _Child) -> None:
+    def _sync(self, run: tuple[str, int], child: _Child, whole: bool = False) -> None:
+        """Copies the rows that MLflow does not have yet.
+
+        Of a run under way the newest iteration waits for the next one: its rows may be half written.
+        """
         if child.ended:
             return
         folder = run_folder(self.output, *run)
         status = read_status(folder)  # before the rows, so that a finished run's last rows are never missed
+        finished = status is not None and status.status == "finished"
         iterations = read_rows(folder, "iterations")
-        fresh: pd.DataFrame = iterations[iterations["iteration"] > child.iterations]
-        self._metrics(child.run_id, "train/" + fresh["metric"], fresh)
-        if len(fresh):
-            child.iterations = int(fresh["iteration"].max())
         evaluations = read_rows(folder, "evaluations")
+        if not finished and not whole:
+            newest = iterations["iteration"].max() if len(iterations) else 0
+            iterations = iterations[iterations["iteration"] < newest]
+            evaluations = evaluations[evaluations["iteration"] < newest]
+        iterations = iterations[iterations["iteration"] > child.iterations]
+        if len(iterations):
+            self._metrics(child.run_id, "train/" + iterations["metric"], iterations)
+            child.iterations = int(iterations["iteration"].max())
         evaluations = evaluations[evaluations["iteration"] > child.evaluations]
         if len(evaluations):
             means = evaluations.groupby(["iteration", "split", "reward"])["value"].mean().reset_index()
             self._metrics(child.run_id, "eval/" + means["split"] + "/" + means["reward"], means)
             child.evaluations = int(evaluations["iteration"].max())
-        if status is not None and status.status in ("finished", "failed"):
-            self._client.set_terminated(child.run_id, "FINISHED" if status.status == "finished" else "FAILED")
+        if finished:
+            self._client.set_terminated(child.run_id, "FINISHED")
             child.ended = True
 
     def _metrics(self, run_id: str, keys: Iterable[str], rows: pd.DataFrame) -> None:
@@ -154,44 +243,31 @@ class Tracker:
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS])
 
-    def finish(self) -> str:
-        """Copies the rest, hangs files on the runs and closes them; returns a problem to tell, or nothing."""
-        self.sync()
-        if self._parent:
-            self._guarded(self._close)
-        return self._problem
+    def _hang(self, run: tuple[str, int], child: _Child) -> None:
+        """Hangs a run's files on it."""
+        folder = run_folder(self.output, *run)
+        for name in ("samples.gif", "samples.npz", "error.txt"):
+            if (folder / name).is_file():
+                self._client.log_artifact(child.run_id, str(folder / name))
 
     def _close(self) -> None:
+        """Copies the rest, hangs the report on the parent, and closes what did not finish."""
+        states = set()
         for run, child in self._children.items():
-            folder = run_folder(self.output, *run)
-            for name in ("samples.gif", "samples.npz", "error.txt"):
-                if (folder / name).is_file():
-                    self._client.log_artifact(child.run_id, str(folder / name))
+            self._sync(run, child, whole=True)
+            status = read_status(run_folder(self.output, *run))
+            state = "FINISHED" if child.ended else "KILLED"
+            if status is not None and status.status == "failed":
+                state = "FAILED"
             if not child.ended:
-                self._client.set_terminated(child.run_id, "KILLED")
+                self._client.set_terminated(child.run_id, state)
+            self._hang(run, child)
+            states.add(state)
         for name in ("settings.yaml", "report.html"):
             if (self.output / name).is_file():
                 self._client.log_artifact(self._parent, str(self.output / name))
         for name in ("figures", "tables", "records"):
             if (self.output / name).is_dir():
                 self._client.log_artifacts(self._parent, str(self.output / name), name)
-        failed = any(
-            (status := read_status(run_folder(self.output, *run))) is None or status.status != "finished"
-            for run in self.runs
-        )
-        self._client.set_terminated(self._parent, "FAILED" if failed else "FINISHED")
-
-    def _guarded(self, action: Any) -> None:
-        """Tracking must not end a run: a failure is logged once, and told again at the end."""
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
-
-        try:
-            action()
-        except (MlflowException, RequestException, OSError) as error:
-            problem = (
-                f"MLflow: {' '.join(str(error).split())[:300]}; the records in {self.output} are complete"
-            )
-            if not self._problem:
-                logger.warning("%s", problem)
-            self._problem = problem
+        worst = next(state for state in ("FAILED", "KILLED", "FINISHED") if state in states)
+        self._client.set_terminated(self._parent, worst)

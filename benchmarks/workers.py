@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -74,7 +75,6 @@ def run_all(
     runs: Sequence[tuple[str, int]],
     workers: int,
     report: Callable[[Progress], None],
-    tick: Callable[[], None],
 ) -> list[Failure]:
     """Evaluates the base model and trains every (method, seed).
 
@@ -84,15 +84,14 @@ def run_all(
         runs: what to train.
         workers: processes; 1 runs everything in this one.
         report: called with each piece of progress, here.
-        tick: called a few times a second, here, for displays and tracking.
 
     Returns:
         The runs that failed; the others went on.
     """
     tasks = [(BASE, 0), *runs]
     if workers == 1:
-        return _run_here(settings, output, tasks, report, tick)
-    return _run_apart(settings, output, tasks, workers, report, tick)
+        return _run_here(settings, output, tasks, report)
+    return _run_apart(settings, output, tasks, workers, report)
 
 
 def _run_here(
@@ -100,26 +99,20 @@ def _run_here(
     output: Path,
     tasks: Sequence[tuple[str, int]],
     report: Callable[[Progress], None],
-    tick: Callable[[], None],
 ) -> list[Failure]:
     from benchmarks.task import Session
 
     quieten()
     session = Session.open(settings)
 
-    def report_and_tick(progress: Progress) -> None:
-        report(progress)
-        tick()
-
     failures = []
     for method, seed in tasks:
         try:
-            _run_one(session, output, method, seed, report_and_tick)
+            _run_one(session, output, method, seed, report)
         except Exception as error:
             failures.append(_record_failure(output, method, seed, error))
             if session.accelerator.num_processes > 1:
                 raise  # the other processes wait for this one: only the launcher can end them
-        tick()
     return failures
 
 
@@ -129,7 +122,6 @@ def _run_apart(
     tasks: Sequence[tuple[str, int]],
     workers: int,
     report: Callable[[Progress], None],
-    tick: Callable[[], None],
 ) -> list[Failure]:
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
@@ -145,7 +137,6 @@ def _run_apart(
         try:
             while waiting:
                 _drain(events, report)
-                tick()
                 for future in [future for future in waiting if future.done()]:
                     task = waiting.pop(future)
                     error = future.exception()
@@ -194,9 +185,18 @@ def _initialise(settings: RunSettings, output: Path, events: Any, threads: int) 
     global _worker
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     quieten()
     _worker = _Worker(settings, output, events)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the main process is gone, however it went: nobody would read what it still does."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_in_worker(method: str, seed: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.harness import Bench, quick
+from tests.benchmarks.harness import Bench, Result, quick
 from tests.world import build_world
 
 
@@ -20,16 +20,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """One complete run, report and MLflow included, of two methods and two seeds; read it, leave it as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        bench = Bench(world, tmp_path_factory.mktemp("whole"))
+        changed = ("--set", "euphonium.clip_range=0.002", "--set", "all.train_fraction=0.8")
+        result = bench("--methods", "euphonium,dance_grpo", *changed, seeds=2)
+    assert result.code == 0, result.err
+    return result
+
+
 @pytest.fixture
-def full_bench(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Bench]:
+def full_bench(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """The whole program, report and tracking included: about 8 s a run."""
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.chdir(place)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    bench = Bench(world, tmp_path, capsys)
+    bench = Bench(world, tmp_path)
     yield bench
     bench.close()
 

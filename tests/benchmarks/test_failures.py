@@ -6,13 +6,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.settings import SETTINGS_FILE
 from benchmarks.task import Training
-from tests.benchmarks.harness import Bench, misbehave
+from tests.benchmarks.harness import Bench, Result, assert_same_state, misbehave
 
 
 def raised(values: Tensor) -> Tensor:
@@ -117,14 +119,19 @@ def nan_process_reward(world: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_failures_in_workers_are_told_too(bench: Bench, nan_process_reward: Path) -> None:
-    """Two processes; the process reward of one of the two methods gives NaN."""
-    result = bench(
-        "--methods", "euphonium,dance_grpo", "--workers", 2, process_reward=nan_process_reward, budget=1
-    )
+def test_runs_side_by_side(bench: Bench, whole: Result, nan_process_reward: Path) -> None:
+    """Two processes: the one method fails and is told; the other's results are those of a single process."""
+    settings = whole.folder / SETTINGS_FILE
+    given = ("--config", settings, "--seeds", 1, "--workers", 2, "--process-reward", nan_process_reward)
+    result = bench.plain(*given)
     assert result.code == 2
     (line,) = result.err.splitlines()
     assert line.startswith("error: euphonium seed 0: ")
     assert "step 0" in line
     status = dict(zip(result.runs()["method"], result.runs()["status"], strict=True))
     assert status == {"euphonium": "failed", "dance_grpo": "finished"}
+    for name in ("iterations", "evaluations"):
+        rows = whole.rows(name).query("(method == 'dance_grpo' or method == 'base') and seed == 0")
+        one, two = (table.reset_index(drop=True) for table in (rows, result.rows(name)))
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert_same_state(result, whole, "dance_grpo")
