@@ -50,7 +50,7 @@ _SHARED = {
 #: What each method needs of its own. docs/tuning.md says how it was found: the same number of trials for each.
 _PER_METHOD: dict[str, dict[str, Any]] = {
     "flow_grpo": {"sampler.noise.level": 0.7, "optimiser.learning_rate": 1e-3},
-    "dance_grpo": {"sampler.noise.level": 1.0, "optimiser.learning_rate": 3e-4},
+    "dance_grpo": {"sampler.noise.level": 0.7, "optimiser.learning_rate": 5e-4},
     "euphonium": {
         "sampler.noise.level": 1.0,
         "sampler.guidance.strength": 12.0,
@@ -61,9 +61,9 @@ _PER_METHOD: dict[str, dict[str, Any]] = {
     },
     # The released code's guidance and losses, on the noise and learning rate that dance_grpo has here.
     "euphonium_published": {
-        "sampler.noise.level": 1.0,
+        "sampler.noise.level": 0.7,
         "sampler.guidance.start": 6,
-        "optimiser.learning_rate": 3e-4,
+        "optimiser.learning_rate": 5e-4,
     },
 }
 
