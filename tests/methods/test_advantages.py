@@ -50,10 +50,11 @@ def published_in_float32(values: torch.Tensor, size: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("choice", [AdvantageSettings(), AdvantageSettings(std="batch", eps=0.0)])
 @pytest.mark.parametrize("size", [2, 3, 6, 8, 24])
-def test_equal_rewards_give_exactly_zero(choice, size):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rewards_give_exactly_zero(choice, size, dtype):
     values = [0.0, 0.1, 1 / 3, 0.7, -2.1, 1e-30, 1e30, 3.4e38, 1.1754944e-38, 12345.678]
     values += torch.randn(300, generator=torch.Generator().manual_seed(0)).tolist()
-    found = group_advantages(torch.tensor(values).repeat_interleave(size), size, choice)
+    found = group_advantages(torch.tensor(values, dtype=dtype).repeat_interleave(size), size, choice)
     assert torch.equal(found, torch.zeros_like(found))
 
 

@@ -65,11 +65,13 @@ def test_step_noise_is_never_shared_and_is_standard_normal(world, tmp_path, name
 
 @ALL
 def test_noise_is_new_in_every_iteration_and_for_every_seed(world, tmp_path, name):
-    small = make(world, tmp_path, name)
-    starts = [small.collect(iteration).trajectory.states[0] for iteration in range(2)]
-    starts.append(make(world, tmp_path, name, seed=1).collect().trajectory.states[0])
-    for one, two in itertools.combinations(starts, 2):
-        assert ((one - two).flatten(1).abs().amax(dim=1) > 0.5).all()
+    small, reseeded = make(world, tmp_path, name), make(world, tmp_path, name, seed=1)
+    draws = [(small, small.collect(0)), (small, small.collect(1)), (reseeded, reseeded.collect(0))]
+    starts = [experience.trajectory.states[0] for _, experience in draws]
+    steps = [step_noise(owner, experience).flatten(0, 1) for owner, experience in draws]
+    for noise in (starts, steps):
+        for one, two in itertools.combinations(noise, 2):
+            assert ((one - two).flatten(1).abs().amax(dim=1) > 0.5).all()
 
 
 @ALL

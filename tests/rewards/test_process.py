@@ -24,7 +24,7 @@ def reward(world):
 
 def inputs(policy, count: int = 3, seed: int = 0):
     x = torch.randn(count, *policy.latent_shape, generator=torch.Generator().manual_seed(seed))
-    sigma = torch.linspace(1, 0.05, count)
+    sigma = torch.linspace(0.99987, 0.05037, count)  # no integer timesteps
     prompts = [
         "a small red ball moving left",
         "a large blue ball moving up",
@@ -75,7 +75,11 @@ def test_the_trunk_sees_what_the_policy_sees(policy):
         model = LatentProcessReward(cut_transformer(policy.transformer, blocks))
         hidden: list[torch.Tensor] = []
         model.norm.register_forward_pre_hook(lambda module, given, hidden=hidden: hidden.append(given[0]))
+        model.trunk.condition_embedder.register_forward_pre_hook(
+            lambda module, given, hidden=hidden: hidden.append(given[0])
+        )
         model(x, sigma, condition)
+        assert torch.equal(hidden.pop(0), sigma * 1000)
         torch.testing.assert_close(hidden[0], seen[0], atol=1e-5, rtol=1e-5)
 
 

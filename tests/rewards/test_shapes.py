@@ -224,6 +224,21 @@ def test_spoiled_videos_have_a_low_quality(what):
     assert found.min() >= 0
 
 
+def pulsating(radii: list[float], drift: float = 0.0) -> torch.Tensor:
+    """One red ball on black, its radius as given, its centre moving by `drift` pixels a frame."""
+    grid = torch.arange(32.0)
+    frames = [disc(grid[:, None] - 15.5, grid[None, :] - 12 - drift * i, r) for i, r in enumerate(radii)]
+    return torch.stack(frames)[None, :, None] * torch.tensor([0.9, 0.1, 0.1]).view(1, 1, 3, 1, 1)
+
+
+def test_a_pulsating_ball_costs_quality_and_a_drifting_one_does_not():
+    assert quality(pulsating([5.0] * 9)) > 0.99
+    assert quality(pulsating([5.0] * 9, drift=0.5)) > 0.95
+    areas = torch.tensor([3.0, 6.0] * 4 + [3.0]).square()
+    expected = torch.exp(-areas.std() / areas.mean())
+    torch.testing.assert_close(quality(pulsating([3.0, 6.0] * 4 + [3.0]))[0], expected, atol=0.03, rtol=0)
+
+
 def test_quality_falls_with_the_disturbance():
     for disturb in (
         lambda size: CLEAN + size * torch.rand(400, 9, 1, 1, 1, generator=generator(4)),

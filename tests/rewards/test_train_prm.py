@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import rewards.train_prm as train_prm_module
 from rewards.fitting import Schedule, optimise
 from rewards.preferences import PreferenceData
 from rewards.process import LatentProcessReward
@@ -72,6 +73,27 @@ def test_what_says_nothing_is_not_learnt(policy):
     scores = torch.rand(120, generator=torch.Generator().manual_seed(9))
     _, measured = train_prm(policy.transformer, separable(policy, scores=scores), settings("bradley_terry"))
     assert measured["0"]["accuracy"] < 0.7
+
+
+def test_what_is_measured_was_never_trained_on(policy, monkeypatch):
+    used: dict[str, set[float]] = {"preference_loss": set(), "accuracy_by_level": set()}
+
+    def noting(name: str):
+        function = getattr(train_prm_module, name)
+
+        def noted(model: torch.nn.Module, data: PreferenceData, *arguments: object) -> object:
+            used[name].update(data.latents[:, 0, 0, 0, 0].tolist())
+            return function(model, data, *arguments)
+
+        return noted
+
+    for name in used:
+        monkeypatch.setattr(train_prm_module, name, noting(name))
+    short = Schedule(steps=3, batch=8, learning_rate=1e-2)
+    train_prm(policy.transformer, separable(policy), settings("bradley_terry", schedule=short))
+    assert len(used["preference_loss"]) == 90
+    assert len(used["accuracy_by_level"]) == 30
+    assert not used["preference_loss"] & used["accuracy_by_level"]
 
 
 def test_training_is_reproducible_by_its_seed(policy):
