@@ -247,8 +247,8 @@ class Learner:
         return loss, figures
 
     def _kl_to_base(self, pairs: Pairs, sampler: Sampler, sigma: Tensor, velocity: Tensor) -> Tensor:
-        """Mean over pairs of the KL to the base model's transition."""
-        with torch.no_grad(), self.weights.reference():
+        """Mean over pairs of the KL to the base model's transition, computed in the policy's own precision."""
+        with torch.no_grad(), self.accelerator.autocast(), self.weights.reference():
             reference = self.policy.velocity(pairs.x, sigma, pairs.condition)
         return sampler.kl_divergence(velocity, reference, pairs.step).mean()
 

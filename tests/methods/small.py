@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from benchmarks.task import Session, Training
@@ -113,6 +114,7 @@ def make(
     seed: int = 0,
     rewards: Mapping[str, OutcomeReward] | None = None,
     decoding: bool = True,
+    accelerator: Accelerator | None = None,
 ) -> Small:
     """A method of the catalogue with `--set` texts of its own fields, e.g. "kl_weight=0.1".
 
@@ -125,7 +127,8 @@ def make(
         weights={"kind": weights, "rank": 2, "alpha": 4},
         micro_batch=micro_batch,
     )
-    session = SmallSession(resolved, *[getattr(opened(world)[0], part) for part in ("accelerator", "suite")])
+    shared = opened(world)[0]
+    session = SmallSession(resolved, accelerator or shared.accelerator, shared.suite)
     training = Training(session, folder, name, seed)
     if not decoding:
         training.policy.decode = lambda latents: torch.zeros(len(latents), 1, 3, 1, 1)

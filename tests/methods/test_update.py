@@ -1,16 +1,19 @@
 """The one update: ratio 1 to begin with, the loss as the equations have it, no dependence on how a batch is split."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from methods import CATALOG
 from methods.experience import Experience
 from methods.update import make_pairs, reward_terms
 from tests.methods.by_hand import loss_by_hand, reward_rows
-from tests.methods.small import Small, constant_rewards, make, move
+from tests.methods.small import Small, constant_rewards, make, move, opened
 
 EVERY_STEP = "train_fraction=1.0"
 NO_LIMIT = "optimiser.max_grad_norm=1e9"
@@ -64,6 +67,33 @@ def test_the_ratio_is_one_before_the_first_update(world, tmp_path, variant):
             assert figures["ratio_deviation"] < 1e-5
             assert figures["clip_fraction"] == 0
     assert (ratios(small, experience, 512, 1) - 1).abs().max() > 1e-5  # and it moves with the weights
+
+
+@pytest.fixture
+def half_precision(world) -> Iterator[Accelerator]:
+    """An accelerator in bfloat16; accelerate allows one precision a process, so its record is put aside."""
+    opened(world)  # what other tests share, in single precision
+    state = AcceleratorState._shared_state
+    kept = dict(state)
+    state.clear()
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    state.clear()
+    state.update(kept)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, of its own dispatch
+@pytest.mark.parametrize("weights", ["lora", "full"])
+def test_half_precision_changes_neither_the_ratio_nor_the_kl_of_the_base_model(
+    world, tmp_path, half_precision, weights
+):
+    small = make(world, tmp_path, "flow_grpo", EVERY_STEP, weights=weights, accelerator=half_precision)
+    experience = small.collect()
+    given = experience.trajectory.states[0], torch.ones(4), experience.condition
+    assert not torch.equal(small.policy.velocity(*given), opened(world)[1].velocity(*given))  # it is on
+    assert (ratios(small, experience, 3, 0) - 1).abs().max() < 1e-5
+    figures = small.update(experience)
+    assert figures["ratio_deviation"] < 1e-5
+    assert figures["kl_to_base"] == 0
 
 
 @EACH_WEIGHTS
