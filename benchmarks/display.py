@@ -35,7 +35,7 @@ class Display:
     def __init__(self, console: Console, total: int, done: int) -> None:
         self._console = console
         self._bars = Bars(
-            TextColumn("{task.description:<26}"),
+            TextColumn("{task.description:<26}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[reward]:<14}"),
@@ -82,4 +82,4 @@ class Display:
         return self._tasks[run]
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, markup=False)

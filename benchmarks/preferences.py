@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
+from benchmarks.commandline import Parser
 from benchmarks.settings import VIDEO_HELP, parse_geometry
 from benchmarks.testbed import WEIGHTS
 from benchmarks.testbed.scenes import prompt_split
 from methods.seeding import generator
-from rewards.base import OutcomeReward, scored
+from rewards.base import OutcomeReward, RewardError, scored
 from rewards.preferences import PreferenceData
 from rewards.provenance import Provenance
 from rewards.suites import SUITES, load_suite
@@ -78,7 +79,7 @@ def sample_preferences(
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.preferences", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.preferences", description=__doc__)
     parser.add_argument(
         "--model", type=Path, default=WEIGHTS / "pipeline", help="diffusers pipeline folder (testbed)"
     )
@@ -106,23 +107,28 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.output.exists():
             raise ValueError(f"{given.output} exists; choose another --output")
+        if given.samples_per_prompt < 2:
+            raise ValueError(f"--samples-per-prompt is {given.samples_per_prompt}; a pair needs at least 2")
+        lines = given.prompts.read_text(encoding="utf-8").split("\n") if given.prompts else prompt_split()[0]
+        prompts = [line.strip() for line in lines if line.strip()]
+        if not prompts:
+            raise ValueError(f"{given.prompts} holds no prompt; give one a line")
         suite = load_suite(given.suite, given.outcome_model)
-        prompts = given.prompts.read_text().split("\n") if given.prompts else prompt_split()[0]
         policy = load_policy(given.model, parse_geometry(given.video))
         data = sample_preferences(
             policy,
             suite.training,
             suite.suite.training,
-            [prompt.strip() for prompt in prompts if prompt.strip()],
+            prompts,
             given.samples_per_prompt,
             given.num_steps,
             given.shift,
             given.seed,
         )
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        data.save(given.output)
+    except (ValueError, OSError, RewardError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
-    data.save(given.output)
     return 0
 
 

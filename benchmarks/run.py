@@ -283,9 +283,8 @@ class Benchmark:
         from analysis.records import RecordError, load_run
         from analysis.report import write_report
         from analysis.tables import final_table, format_table
-        from benchmarks.animations import write_animations
 
-        write_animations(self.output, self.runs)
+        self._animate()
         try:
             page = write_report(self.output)
             shown = format_table(final_table(load_run(self.output)), "held_out", width=self.console.width)
@@ -295,6 +294,23 @@ class Benchmark:
         _print_table(self.console, shown)
         line = f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _animate(self) -> None:
+        """Writes `samples.gif` beside each run's sample videos: any viewer plays it, MLflow's page included."""
+        import numpy as np
+
+        from analysis.records import Samples
+        from analysis.videos import animation_frames, arrange, save_animation
+        from benchmarks.records import BASE, run_folder
+
+        for method, seed in [(BASE, 0), *self.runs]:
+            source = run_folder(self.output, method, seed) / "samples.npz"
+            if source.is_file():
+                with np.load(source, allow_pickle=False) as archive:
+                    prompts = tuple(str(prompt) for prompt in archive["prompts"])
+                    grid = arrange([Samples(method, seed, archive["videos"], prompts)])
+                if grid is not None:
+                    save_animation(animation_frames(grid), source.with_suffix(".gif"))
 
     def _store(self) -> str:
         if os.environ.get("MLFLOW_TRACKING_URI"):

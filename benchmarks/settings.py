@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from samplers.pipeline import Geometry
 
 VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
 SETTINGS_FILE = "settings.yaml"
+#: Names that no method of one's own can have: the untrained model's, and every method's in `--set`.
+RESERVED = ("base", "all")
 
 
 class SettingsError(ValueError):
@@ -133,6 +136,12 @@ class RunSettings(_Settings):
             )
         if len(set(self.methods)) != len(self.methods):
             raise ValueError(f"methods {self.methods} name one twice")
+        for name in self.methods:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name) or name in RESERVED:
+                raise ValueError(
+                    f"method name {name!r}: give letters, digits, _ . + or -, for it names a folder, and none of "
+                    f"{', '.join(RESERVED)}"
+                )
         if self.prompts_per_iteration > len(self.prompts.train):
             raise ValueError(
                 f"prompts_per_iteration is {self.prompts_per_iteration}; there are {len(self.prompts.train)} "

@@ -105,7 +105,8 @@ def _plain(value: Any) -> Any:
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out figures, report page and MLflow, which take most of a tiny run's time."""
+    """Leaves out figures, animations, report page and MLflow, which take most of a tiny run's time."""
+    monkeypatch.setattr("benchmarks.run.Benchmark._animate", lambda _: None)
     monkeypatch.setattr("benchmarks.tracking.Tracker", NoTracker)
     monkeypatch.setattr("analysis.report.write_report", lambda folder: folder / "report.html")
 

@@ -122,6 +122,13 @@ def test_flags(bench: Bench, given: tuple[str, ...], words: tuple[str, ...]) -> 
             ("'groupsize'", "did you mean 'group_size'?"),
         ),
         ({"method_settings": {"dance_grpo": {"base": "flowgrpo"}}}, ("did you mean 'flow_grpo'?",)),
+        *(
+            (
+                {"methods": [name], "method_settings": {name: {"base": "dance_grpo"}}},
+                (repr(name), "names a folder"),
+            )
+            for name in ("base", "a/b", "../up", "", "a b", "[red]")
+        ),
     ],
     ids=str,
 )

@@ -57,10 +57,10 @@ def test_a_reward_that_fails(
 
 
 def test_the_other_runs_go_on_and_the_report_is_written(
-    full_bench: Bench, monkeypatch: pytest.MonkeyPatch
+    reporting: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     misbehave(monkeypatch, "caption_match", 2, with_nan)
-    result = full_bench("--methods", "dance_grpo,flow_grpo", budget=2)
+    result = reporting("--methods", "dance_grpo,flow_grpo", budget=2)
     assert result.code == 2
     (line,) = result.err.splitlines()
     assert line.startswith("error: dance_grpo seed 0: reward 'caption_match' returned nan")
@@ -73,15 +73,15 @@ def test_the_other_runs_go_on_and_the_report_is_written(
     assert "returned nan" in page
 
 
-def test_nothing_can_be_evaluated(full_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_can_be_evaluated(reporting: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A held-out reward that always fails leaves no evaluation at all; the training rows stay."""
 
     class Broken:
         def __call__(self, videos: Tensor, prompts: list[str]) -> Tensor:
             raise RuntimeError("no judge")
 
-    monkeypatch.setitem(full_bench.rewards, "accuracy", lambda _: Broken())
-    result = full_bench("--methods", "dance_grpo", budget=2)
+    monkeypatch.setitem(reporting.rewards, "accuracy", lambda _: Broken())
+    result = reporting("--methods", "dance_grpo", budget=2)
     assert result.code == 2
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert [line.split(": reward ")[0] for line in errors] == [
