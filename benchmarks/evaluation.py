@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from rewards.suites import LoadedSuite
 from samplers import Sampler, build
 from samplers.pipeline import PipelinePolicy
 
-#: Sample videos kept for the report: this many held-out prompts.
+#: Sample videos kept for the report: of this many held-out prompts.
 SHOWN = 6
 
 
@@ -41,12 +42,16 @@ class Evaluated:
 
 def evaluation_prompts(settings: RunSettings) -> list[tuple[str, str]]:
     """(split, prompt) of the fixed prompts: all held-out ones, and evenly spaced training ones."""
-    train = settings.prompts.train
-    count = min(settings.evaluation.train_prompts, len(train))
-    chosen = [train[i * len(train) // count] for i in range(count)]
+    train = evenly_spaced(settings.prompts.train, settings.evaluation.train_prompts)
     return [("held_out", prompt) for prompt in settings.prompts.held_out] + [
-        ("train", prompt) for prompt in chosen
+        ("train", prompt) for prompt in train
     ]
+
+
+def evenly_spaced(prompts: Sequence[str], most: int) -> list[str]:
+    """At most `most` of the prompts, spread over their list, in order."""
+    count = min(most, len(prompts))
+    return [prompts[i * len(prompts) // count] for i in range(count)]
 
 
 @torch.no_grad()
@@ -63,15 +68,15 @@ def evaluate(policy: PipelinePolicy, suite: LoadedSuite, settings: RunSettings, 
     per_batch = max(1, choice.batch // choice.samples_per_prompt)
     prompts = evaluation_prompts(settings)
     rows: list[tuple[str, str, int, str, float]] = []
-    shown: list[Tensor] = []
+    shown = {prompt: torch.empty(0) for prompt in evenly_spaced(settings.prompts.held_out, SHOWN)}
     for start in range(0, len(prompts), per_batch):
         part = prompts[start : start + per_batch]
         videos = _generate(policy, sampler, settings, [prompt for _, prompt in part])
         rows += _score(videos, part, suite, choice.samples_per_prompt, iteration)
         firsts = videos[:: choice.samples_per_prompt]
-        shown += [video for video, (split, _) in zip(firsts, part, strict=True) if split == "held_out"]
-    pixels = (torch.stack(shown[:SHOWN]).permute(0, 1, 3, 4, 2) * 255).round().to(torch.uint8)
-    return Evaluated(rows, pixels.cpu().numpy(), [prompt for _, prompt in prompts[:SHOWN]][: len(pixels)])
+        shown |= {prompt: video for video, (_, prompt) in zip(firsts, part, strict=True) if prompt in shown}
+    pixels = (torch.stack(list(shown.values())).permute(0, 1, 3, 4, 2) * 255).round().to(torch.uint8)
+    return Evaluated(rows, pixels.cpu().numpy(), list(shown))
 
 
 def _generate(policy: PipelinePolicy, sampler: Sampler, settings: RunSettings, prompts: list[str]) -> Tensor:
