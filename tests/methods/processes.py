@@ -16,6 +16,7 @@ import torch.multiprocessing
 
 from benchmarks import task
 from benchmarks.task import Session, Training
+from benchmarks.testbed.scenes import all_prompts
 from methods import CATALOG
 from methods.experience import Experience, collect
 from tests.methods.small import assignments
@@ -32,10 +33,11 @@ def train(world: Path, output: Path, case: str) -> None:
     settings = world_settings(
         world,
         [name],
-        assignments(name, "train_fraction=1.0", "updates_per_rollout=1"),
+        assignments(name, "train_fraction=1.0", "updates_per_rollout=1", "optimiser.learning_rate=1e-3"),
         weights={"kind": weights, "rank": 2, "alpha": 4},
         budget=ITERATIONS,
         micro_batch=5,
+        prompts={"train": all_prompts()[:6], "held_out": all_prompts()[6:7]},
         prompts_per_iteration=4,
         checkpoint_every=1,
         evaluation={"every": ITERATIONS, "train_prompts": 1, "samples_per_prompt": 2, "num_steps": 1},

@@ -19,7 +19,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-SCENES = sample_scenes(400, generator())
+COUNT = 150
+SCENES = sample_scenes(COUNT, generator())
 CAPTIONS = SCENES.captions()
 CLEAN = SCENES.videos
 
@@ -92,7 +93,7 @@ def test_an_object_seen_in_fewer_than_half_of_the_frames_is_not_seen():
 
 def test_a_measurement_does_not_depend_on_the_batch():
     together = measure(CLEAN).labels
-    for row in (0, 17, 399):
+    for row in (0, 17, COUNT - 1):
         alone = measure(CLEAN[row : row + 1]).labels
         assert all(int(alone[name]) == int(together[name][row]) for name in ATTRIBUTES)
 
@@ -160,7 +161,7 @@ def test_accuracy_is_one_on_what_the_caption_says_and_zero_on_what_it_does_not()
             said[attribute] = words[(words.index(said[attribute]) + 1) % len(words)]
             lies.append(Attributes(**said).caption)
         assert (AttributeAccuracy(attribute)(CLEAN, lies) == 0).all()
-        torch.testing.assert_close(AttributeAccuracy()(CLEAN, lies), torch.full((400,), 2 / 3))
+        torch.testing.assert_close(AttributeAccuracy()(CLEAN, lies), torch.full((COUNT,), 2 / 3))
         for other in set(ATTRIBUTES) - {attribute}:
             assert (AttributeAccuracy(other)(CLEAN, lies) == 1).all()
 
@@ -241,7 +242,7 @@ def test_a_pulsating_ball_costs_quality_and_a_drifting_one_does_not():
 
 def test_quality_falls_with_the_disturbance():
     for disturb in (
-        lambda size: CLEAN + size * torch.rand(400, 9, 1, 1, 1, generator=generator(4)),
+        lambda size: CLEAN + size * torch.rand(COUNT, 9, 1, 1, 1, generator=generator(4)),
         lambda size: noisy(CLEAN, size),
     ):
         means = [float(quality(disturb(size).clamp(0, 1)).mean()) for size in (0.0, 0.02, 0.1, 0.3)]
