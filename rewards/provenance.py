@@ -76,7 +76,7 @@ def fingerprint(module: nn.Module, *extra: torch.Tensor) -> str:
     """Sixteen hexadecimal digits that tell one set of weights from another.
 
     Hashes each tensor's name, shape and up to 256 evenly spaced elements, rounded to bfloat16: quick on models of
-    any size, and the same whatever precision the model was loaded in.
+    any size, and the same whether the model was loaded in float32 or bfloat16 (not float16, which rounds otherwise).
     """
     digest = hashlib.sha256()
     tensors = [
