@@ -1,8 +1,13 @@
 """Fixtures that tests of several packages share."""
 
+import os
 from pathlib import Path
 
-import pytest
+# Before anything loads torch, here and in the processes that tests start: on tensors this small a second thread
+# costs more than it gives, and far more when another job shares the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
