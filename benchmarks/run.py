@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.commandline import Parser
+from benchmarks.locking import alone
 from benchmarks.presets import PRESETS
 from benchmarks.records import replace_text
 from benchmarks.resolve import catalogue, read_config, resolve
@@ -204,25 +205,43 @@ class Benchmark:
 
     def run(self) -> int:
         """Everything, and the exit code."""
+        from benchmarks.workers import run_all
+
+        self._check()
+        if not is_main_process():
+            run_all(self.settings, self.output, self._waiting(), 1, lambda _: None)
+            return 0
+        self._prepare()
+        with alone(self.output):
+            return self._run()
+
+    def _waiting(self) -> list[tuple[str, int]]:
+        """The runs that have not finished."""
+        from benchmarks.records import read_status, run_folder
+
+        statuses = {run: read_status(run_folder(self.output, *run)) for run in self.runs}
+        return [run for run, status in statuses.items() if status is None or status.status != "finished"]
+
+    def _run(self) -> int:
+        """Trains, tracks and reports; returns the exit code."""
         from benchmarks.display import Display
         from benchmarks.records import consolidate, read_status, run_folder
         from benchmarks.tracking import Tracker
         from benchmarks.workers import run_all
 
-        self._check()
-        statuses = [read_status(run_folder(self.output, *run)) for run in self.runs]
-        waiting = [
-            run
-            for run, status in zip(self.runs, statuses, strict=True)
-            if status is None or status.status != "finished"
-        ]
-        if not is_main_process():
-            run_all(self.settings, self.output, waiting, 1, lambda _: None)
-            return 0
-        self._prepare()
+        self.console.print(
+            f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
+            f"{self.settings.budget:g} {self.settings.budget_unit} each, {self.workers} side by side; "
+            f"results in {self.output}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        waiting = self._waiting()
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
         each = int(self.settings.budget)
+        statuses = [read_status(run_folder(self.output, *run)) for run in self.runs]
         done = sum(status.iterations for status in statuses if status is not None)
         tracker.start()
         try:
@@ -269,14 +288,6 @@ class Benchmark:
                 replace_text(self.output / SETTINGS_FILE, self.settings.dump(suite))
         except OSError as error:
             raise SettingsError(f"--output {str(self.output)!r} cannot be written: {error}") from error
-        self.console.print(
-            f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
-            f"{self.settings.budget:g} {self.settings.budget_unit} each, {self.workers} side by side; "
-            f"results in {self.output}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
 
     def _report(self, seconds: float) -> None:
         """Report, tables and figures; and the final table on the console."""

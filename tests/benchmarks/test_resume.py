@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import checkpoint, task
+from benchmarks import checkpoint, task, workers
+from benchmarks.locking import alone
 from benchmarks.records import BASE, read_rows
 from benchmarks.task import Session, Training
 from tests.benchmarks.harness import (
@@ -102,20 +103,20 @@ def test_killed_again_and_again(bench: Bench, undisturbed: Result, monkeypatch: 
 
 
 def test_killed_outright(bench: Bench, undisturbed: Result) -> None:
-    """SIGKILL to a process of its own, which can clean nothing up."""
-    command = [sys.executable, "-m", "benchmarks.run", *ONE, "--workers", "1", "--set", "all.group_size=2"]
+    """SIGKILL to a process of its own with two workers, which can clean nothing up; resumed in one process."""
+    command = [sys.executable, "-m", "benchmarks.run", *BOTH, "--workers", "2", "--set", "all.group_size=2"]
     folder = bench.folder / "out"
     command += ["--config", str(bench.config(**CHANGES)), "--output", str(folder)]
-    source = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    rows, deadline = folder / "runs" / "euphonium-seed0" / "iterations.csv", time.monotonic() + 120
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     ) as process:
-        rows, deadline = folder / "runs" / "euphonium-seed0" / "iterations.csv", time.monotonic() + 60
         while not rows.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
+    time.sleep(0.5)  # the workers notice
     assert_as_undisturbed(bench.resume(), undisturbed)
 
 
@@ -267,3 +268,34 @@ def test_killed_when_only_the_status_was_left_to_write(
     status.write_text(json.dumps({**json.loads(status.read_text()), "status": "running", "iterations": 2}))
     monkeypatch.setattr(Training, "_iterate", lambda *_: pytest.fail("an iteration was repeated"))
     assert_as_undisturbed(bench.resume(), undisturbed)
+
+
+def test_a_run_under_way_is_not_resumed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes would write the same records."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 2)
+        bench(*ONE, **CHANGES)
+    folder = bench.folder / "out"
+    before = digest(folder)
+    with alone(folder):
+        refused = bench.resume()
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    assert line.startswith("error: another process is at work in ")
+    assert refused.out == ""
+    assert digest(folder) == before
+    assert bench.resume().code == 0
+
+
+def test_a_worker_ends_with_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would still write could meet a resumed run's rows."""
+    ended: list[object] = []
+    monkeypatch.setattr("os._exit", lambda code: ended.append(("exit", code)))
+
+    class Parent:
+        def join(self) -> None:
+            ended.append("joined")
+
+    monkeypatch.setattr("multiprocessing.parent_process", Parent)
+    workers._end_with_parent()
+    assert ended == ["joined", ("exit", 1)]
