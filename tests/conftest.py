@@ -7,7 +7,7 @@ from pathlib import Path
 # costs more than it gives, and far more when another job shares the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(scope="session")
