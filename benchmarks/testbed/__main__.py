@@ -7,15 +7,16 @@ import logging
 import sys
 from pathlib import Path
 
+from benchmarks.commandline import Parser
 from benchmarks.testbed import WEIGHTS, manifest
 from benchmarks.testbed.build import Build, measure_again
 from benchmarks.testbed.recipe import Recipe
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.testbed", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.testbed", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="make all weights (about 45 minutes on 2 CPU cores)")
+    build = commands.add_parser("build", help="make all weights (about an hour on 2 CPU cores)")
     build.add_argument(
         "--output", type=Path, default=Path("results/testbed"), help="folder for the weights (%(default)s)"
     )

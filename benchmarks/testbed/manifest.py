@@ -29,14 +29,22 @@ def read(folder: Path) -> dict[str, dict[str, str]]:
     """The manifest.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is damaged.
     """
     path = folder / NAME
     if not path.is_file():
         raise ValueError(
             f"no testbed weights at {str(folder)!r}; make them with `python -m benchmarks.testbed build`"
         )
-    return json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON: {error}") from error
+    if not isinstance(content, dict) or not {"measured", "sha256"} <= set(content):
+        raise ValueError(
+            f"{str(path)!r} is no manifest: it needs 'measured' and 'sha256'; build the testbed again"
+        )
+    return content
 
 
 def file_problems(folder: Path) -> list[str]:
