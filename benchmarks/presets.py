@@ -69,7 +69,7 @@ _PER_METHOD: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, Preset] = {
     "default": Preset(
-        "the testbed, 3 seeds, 40 iterations: under 10 minutes on 2 CPU cores",
+        "the testbed, 3 seeds, 40 iterations: about 10 CPU minutes, on 2 cores",
         {**_testbed(), "budget": 40},
         _SHARED,
         _PER_METHOD,

@@ -18,7 +18,7 @@ from benchmarks.commandline import Parser
 from benchmarks.locking import alone
 from benchmarks.presets import PRESETS
 from benchmarks.records import replace_text
-from benchmarks.resolve import catalogue, read_config, resolve
+from benchmarks.resolve import catalogue, method_table, read_config, resolve
 from benchmarks.settings import SETTINGS_FILE, VIDEO_HELP, RunSettings, SettingsError, parse_geometry
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def _flags(given: argparse.Namespace) -> dict[str, Any]:
     """Fields of `RunSettings` that the command line names."""
     names = (
         "seeds",
+        "first_seed",
         "budget",
         "budget_unit",
         "suite",
@@ -269,8 +270,6 @@ class Benchmark:
         from benchmarks.workers import quieten
 
         quieten()
-        if self.settings.budget < 1:
-            raise SettingsError(f"budget is {self.settings.budget:g} iterations; give at least 1")
         check_methods(self.settings)
         session = Session.open(self.settings)
         policy = session.policy()
@@ -291,6 +290,10 @@ class Benchmark:
 
     def _report(self, seconds: float) -> None:
         """Report, tables and figures; and the final table on the console."""
+        import pandas as pd
+
+        from analysis.answer import answer
+        from analysis.curves import final_values
         from analysis.records import RecordError, load_run
         from analysis.report import write_report
         from analysis.tables import final_table, format_table
@@ -298,11 +301,16 @@ class Benchmark:
         self._animate()
         try:
             page = write_report(self.output)
-            shown = format_table(final_table(load_run(self.output)), "held_out", width=self.console.width)
+            run = load_run(self.output)
+            shown = format_table(final_table(run), "held_out", width=self.console.width)
+            found = answer(run, final_values(run))
         except RecordError as error:
             sys.stderr.write(f"warning: no report: {error}\n")
             return
+        differing = pd.DataFrame(method_table(self.settings)).T
+        differing.to_csv(self.output / "tables" / "methods.csv", index_label="field")
         _print_table(self.console, shown)
+        self.console.print(found.sentence, highlight=False, markup=False)
         line = f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 

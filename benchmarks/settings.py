@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from methods.method import Method
 from methods.weights import WeightSettings
@@ -112,7 +112,7 @@ class RunSettings(_Settings):
     method_settings: dict[str, Method]
     seeds: int = Field(ge=1)
     first_seed: int = Field(default=0, ge=0)
-    budget: float = Field(gt=0, allow_inf_nan=False)
+    budget: float = Field(allow_inf_nan=False)
     budget_unit: Literal["iterations"] = "iterations"
     suite: str
     model: Path
@@ -127,6 +127,13 @@ class RunSettings(_Settings):
     checkpoint_every: int = Field(default=10, ge=1)
     micro_batch: int = Field(default=512, ge=1)
     precision: Literal["no", "bf16"] = "no"
+
+    @field_validator("budget")
+    @classmethod
+    def _whole_iterations(cls, value: float) -> float:
+        if value < 1 or value != int(value):
+            raise ValueError("give a whole number of iterations, at least 1")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSettings:

@@ -1,0 +1,36 @@
+"""Every option of the command line that sets a field reaches the settings."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.run import _flags, arguments
+
+FIELDS = {
+    "seeds": ("7", 7),
+    "first_seed": ("100", 100),
+    "budget": ("5", 5.0),
+    "budget_unit": ("iterations", "iterations"),
+    "suite": ("shapes", "shapes"),
+    "model": ("somewhere", Path("somewhere")),
+    "process_reward": ("somewhere", Path("somewhere")),
+    "outcome_model": ("somewhere", Path("somewhere")),
+    "precision": ("bf16", "bf16"),
+    "methods": ("a,b", ["a", "b"]),
+    "video": ("9x32x48", {"num_frames": 9, "height": 32, "width": 48}),
+    "weights": ("full", {"kind": "full"}),
+}
+#: Options that say where settings come from, or how this call runs: no fields of the settings.
+OTHERS = {"help", "preset", "set", "config", "workers", "output", "resume"}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_option_reaches_its_field(field):
+    text, value = FIELDS[field]
+    given = arguments().parse_args([f"--{field.replace('_', '-')}", text])
+    assert _flags(given) == {field: value}
+
+
+def test_no_option_is_forgotten_above():
+    options = {action.dest for action in arguments()._actions}
+    assert options == set(FIELDS) | OTHERS
