@@ -308,6 +308,7 @@ class Benchmark:
             sys.stderr.write(f"warning: no report: {error}\n")
             return
         differing = pd.DataFrame(method_table(self.settings)).T
+        (self.output / "tables").mkdir(exist_ok=True)
         differing.to_csv(self.output / "tables" / "methods.csv", index_label="field")
         _print_table(self.console, shown)
         self.console.print(found.sentence, highlight=False, markup=False)
