@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from benchmarks.presets import PRESETS, Preset
 from benchmarks.settings import RunSettings, SettingsError
 from methods.catalog import CATALOG, method_named
-from methods.method import Method, flatten
+from methods.method import Method, differing
 from methods.naming import changed, closest, explain
 from rewards.suites import suite_named
 
@@ -205,13 +205,9 @@ def resolve(
 
 def method_table(settings: RunSettings) -> dict[str, dict[str, Any]]:
     """The fields in which the run's methods differ: field -> method -> value."""
-    flat = {name: flatten(method) for name, method in settings.method_settings.items()}
-    fields = dict.fromkeys(field for values in flat.values() for field in values)
+    table = differing(list(settings.method_settings.values()))
     return {
-        field: {name: values.get(field) for name, values in flat.items()}
-        for field in fields
-        if field not in ("name", "reference")
-        and len({repr(values.get(field)) for values in flat.values()}) > 1
+        field: dict(zip(settings.method_settings, values, strict=True)) for field, values in table.items()
     }
 
 

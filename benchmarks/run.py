@@ -225,6 +225,7 @@ class Benchmark:
 
     def _run(self) -> int:
         """Trains, tracks and reports; returns the exit code."""
+        from benchmarks.budget import Budget
         from benchmarks.display import Display
         from benchmarks.records import consolidate, read_status, run_folder
         from benchmarks.tracking import Tracker
@@ -241,7 +242,7 @@ class Benchmark:
         waiting = self._waiting()
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
-        each = int(self.settings.budget)
+        each = Budget.of(self.settings).iterations
         statuses = [read_status(run_folder(self.output, *run)) for run in self.runs]
         done = sum(status.iterations for status in statuses if status is not None)
         tracker.start()
@@ -293,7 +294,6 @@ class Benchmark:
         import pandas as pd
 
         from analysis.answer import answer
-        from analysis.curves import final_values
         from analysis.records import RecordError, load_run
         from analysis.report import write_report
         from analysis.tables import final_table, format_table
@@ -303,7 +303,7 @@ class Benchmark:
             page = write_report(self.output)
             run = load_run(self.output)
             shown = format_table(final_table(run), "held_out", width=self.console.width)
-            found = answer(run, final_values(run))
+            found = answer(run)
         except RecordError as error:
             sys.stderr.write(f"warning: no report: {error}\n")
             return

@@ -40,8 +40,7 @@ class Progress:
         method, seed: which run.
         iteration, total: iterations done, and to do.
         reward: mean of the first training reward over the last rollouts, or the base's headline.
-        status: "running", "finished" or "failed".
-        error: one line, where it failed.
+        status: "running" or "finished".
     """
 
     method: str
@@ -50,7 +49,6 @@ class Progress:
     total: int
     reward: float | None = None
     status: str = "running"
-    error: str = ""
 
 
 Report = Callable[[Progress], None]
@@ -58,7 +56,7 @@ Report = Callable[[Progress], None]
 
 @dataclass
 class Session:
-    """What all runs of one process share: policy and rewards are loaded once and the base weights restored."""
+    """What all runs of one process share: settings, devices, and the suite's rewards, loaded once."""
 
     settings: RunSettings
     accelerator: Accelerator

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -149,16 +150,17 @@ def flatten(settings: BaseModel) -> dict[str, Any]:
     return flat
 
 
-def difference(first: Method, second: Method) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two methods differ, name and reference apart; this print is the ablation.
+def differing(methods: Sequence[Method]) -> dict[str, tuple[Any, ...]]:
+    """The fields in which methods differ, name and reference apart: field -> each method's value, in their order.
 
-    A field of a part that one of them lacks appears with None on that side.
+    A field of a part that some of them lack appears with None for those.
     """
-    one, two = flatten(first), flatten(second)
-    names = [name for name in dict.fromkeys([*one, *two]) if name not in ("name", "reference")]
-    absent = [name for name in names if any(other.startswith(f"{name}.") for other in names)]
-    return {
-        name: (one.get(name), two.get(name))
-        for name in names
-        if one.get(name) != two.get(name) and name not in absent
-    }
+    flat = [flatten(method) for method in methods]
+    fields = dict.fromkeys(field for values in flat for field in values if field not in ("name", "reference"))
+    table = {field: tuple(values.get(field) for values in flat) for field in fields}
+    return {field: values for field, values in table.items() if any(value != values[0] for value in values)}
+
+
+def difference(first: Method, second: Method) -> dict[str, tuple[Any, ...]]:
+    """The fields in which two methods differ, and both values; this print is the ablation."""
+    return differing([first, second])
