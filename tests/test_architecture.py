@@ -127,7 +127,8 @@ def test_the_reader_of_imports_finds_every_kind(tmp_path, monkeypatch):
 )
 def test_importing_the_package_loads_nothing_unwanted(package, unwanted):
     """As a process sees it: also what the libraries of a package bring along."""
-    modules = [package] if package == "samplers" else [f"{package}.{p.stem}" for p in sources(package)]
+    found = [p.relative_to(ROOT).with_suffix("").parts for p in sources(package)]
+    modules = [package] if package == "samplers" else [".".join(parts) for parts in found]
     modules = [name.removesuffix(".__init__") for name in modules]
     code = f"import sys, {', '.join(modules)}; print(*set({sorted(unwanted)}).intersection(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

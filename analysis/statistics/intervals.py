@@ -1,4 +1,4 @@
-"""Intervals over seeds: pure functions of arrays that know nothing of training, files or figures.
+"""Intervals of means and differences over seeds, their p-values, and corrections for several of them.
 
 A benchmark has few seeds, so every interval here is Student's t: exact for normal seeds whatever their
 number, and honest about how little three of them say (at n = 3 the 95 % quantile is 4.30 instead of 1.96).
@@ -20,7 +20,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -139,13 +139,55 @@ def welch_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0.
     mean = float(one.mean() - other.mean())
     if count == 1:
         return Interval(mean, math.nan, math.nan, 1, confidence)
-    share_one, share_other = one.var(ddof=1) / one.size, other.var(ddof=1) / other.size
-    total = share_one + share_other
+    total, freedom = _welch(one, other)
     if not total > 0:  # no spread at all (or NaN): a width of zero, which `excludes_zero` does not trust
         return Interval(mean, mean - total, mean + total, count, confidence)
-    freedom = total**2 / (share_one**2 / (one.size - 1) + share_other**2 / (other.size - 1))
     width = float(stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(total))
     return Interval(mean, mean - width, mean + width, count, confidence)
+
+
+def _welch(one: Floats, other: Floats) -> tuple[float, float]:
+    """Squared standard error of the difference of means, and its degrees of freedom (NaN without spread)."""
+    share_one, share_other = one.var(ddof=1) / one.size, other.var(ddof=1) / other.size
+    total = float(share_one + share_other)
+    if not total > 0:
+        return total, math.nan
+    return total, float(total**2 / (share_one**2 / (one.size - 1) + share_other**2 / (other.size - 1)))
+
+
+def p_value(first: ArrayLike, second: ArrayLike, paired: bool = False) -> float:
+    """Two-sided p-value of equal means, of Welch's test or with `paired` of Student's on the differences.
+
+    It is below 1 - confidence exactly where `welch_difference` (or `paired_difference`) excludes zero. NaN
+    where there is no interval: fewer than two seeds, or no spread.
+    """
+    one, other = _one_dimensional(first, "first"), _one_dimensional(second, "second")
+    if paired:
+        interval = paired_difference(one, other)
+        mean, count = interval.mean, interval.n
+        squared, freedom = float((one - other).var(ddof=1)) / count if count > 1 else math.nan, count - 1.0
+    else:
+        mean, count = (float(one.mean() - other.mean()) if min(one.size, other.size) else math.nan), 0
+        squared, freedom = _welch(one, other) if min(one.size, other.size) > 1 else (math.nan, math.nan)
+    if not squared > 0 or math.sqrt(squared) <= 1e-9 * abs(mean):
+        return math.nan
+    return float(2 * stdtr(freedom, -abs(mean) / math.sqrt(squared)))
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Holm's adjusted p-values: below 0.05 for those that hold together with a family-wise error of 5 %.
+
+    The smallest is multiplied by the number of comparisons, the next by one less, and so on, never falling.
+    Unknown ones (NaN) stay unknown and count as comparisons all the same.
+    """
+    raw = _one_dimensional(p_values, "p_values")
+    if ((raw < 0) | (raw > 1)).any():
+        raise ValueError(f"p-values must lie between 0 and 1, not {raw.tolist()}")
+    order = np.argsort(raw)  # NaN last
+    scaled = raw[order] * np.arange(raw.size, 0, -1)
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(np.fmax.accumulate(scaled), 1.0)
+    return np.where(np.isnan(raw), np.nan, adjusted)
 
 
 def pairwise_differences(
