@@ -55,6 +55,21 @@ class Distillation(_Settings):
     decay: float = Field(default=1.0, gt=0, le=1)
 
 
+class OutcomeGuidance(_Settings):
+    """Guidance by the outcome rewards that train, their gradient estimated (SPSA, rewards/gradients.py).
+
+    The estimate's norm grows with the number of latent elements N, as sqrt(1 + (N - 1) / directions): tune the
+    guidance's strength for it, or set `sampler.guidance.normalisation`.
+
+    Attributes:
+        directions: random directions of one estimate; each costs two decodings and reward calls a sample.
+        radius: how far the latent is moved along each, in latent units.
+    """
+
+    directions: int = Field(default=8, ge=1)
+    radius: float = Field(default=0.1, gt=0)
+
+
 class Optimiser(_Settings):
     """AdamW with a limit on the gradient's norm."""
 
@@ -71,6 +86,7 @@ class Method(_Settings):
         reference: paper and code that the settings come from.
         sampler: how training rollouts are drawn and scored.
         guidance_decay: factor on the guidance's strength per iteration; 1 keeps it.
+        outcome_guidance: guide by the outcome rewards, or None to guide by the process reward.
         group_size: videos a prompt, compared with one another.
         same_initial_noise: whether a group starts from one noise, so that only the SDE's noise differs.
         train_fraction: share of the eligible steps that is trained, drawn anew for each sample.
@@ -89,6 +105,7 @@ class Method(_Settings):
     reference: str
     sampler: SamplerSettings
     guidance_decay: float = Field(default=1.0, gt=0, le=1)
+    outcome_guidance: OutcomeGuidance | None = None
     group_size: int = Field(ge=2)
     same_initial_noise: bool
     train_fraction: float = Field(default=1.0, gt=0, le=1)
@@ -109,6 +126,22 @@ class Method(_Settings):
             raise ValueError(f"guidance_decay is {self.guidance_decay}, but sampler.guidance is not set")
         return self
 
+    @model_validator(mode="after")
+    def _outcome_guidance_needs_clean_guidance(self) -> Method:
+        if self.outcome_guidance is None:
+            return self
+        if self.sampler.guidance is None:
+            raise ValueError(
+                "outcome_guidance is set, but sampler.guidance is not: give sampler.guidance.strength or .scale, or "
+                "leave outcome_guidance out"
+            )
+        if self.sampler.guidance.at != "x0_hat":
+            raise ValueError(
+                f"outcome_guidance is set and sampler.guidance.at is {self.sampler.guidance.at!r}: outcome rewards "
+                "judge clean videos only, set sampler.guidance.at to 'x0_hat'"
+            )
+        return self
+
     @property
     def guided(self) -> bool:
         """Whether any rollout step is moved by a reward's gradient."""
@@ -118,7 +151,7 @@ class Method(_Settings):
     @property
     def needs_process_reward(self) -> bool:
         """Whether training this method calls a process reward model."""
-        return self.guided or self.process is not None
+        return self.process is not None or (self.guided and self.outcome_guidance is None)
 
     def sampler_at(self, iteration: int) -> SamplerSettings:
         """The sampler's settings at an iteration (from 0), the guidance decayed."""

@@ -5,7 +5,7 @@ Autograd of a differentiable process reward needs nothing from here: samplers ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,61 +25,105 @@ class Prompted(Protocol):
 
 @dataclass
 class ZerothOrderReward:
-    """A black-box pixel reward with a gradient in the latent, by simultaneous perturbation (SPSA, Spall 1992).
+    """A weighted sum of black-box pixel rewards, with a gradient in the latent by SPSA (Spall 1992).
 
     For n random sign vectors d, the estimate is the mean of (f(x + c d) - f(x - c d)) / (2c) d, with f(x) the
-    reward of the decoded latent. Central differences cancel every even term of f: for a linear reward the
-    expectation is exact, for a smooth one its bias falls with c^2. Its variance grows with the number of latent
-    elements and falls with n; the cost is 2n + 1 decodings and reward calls a sample.
+    weighted sum of the rewards of the decoded latent. Central differences cancel every even term of f: for a
+    linear reward the expectation is exact, for a smooth one its bias falls with c^2. The estimate is noisy: its
+    squared norm is that of the gradient times 1 + (N - 1) / n for N latent elements, and a guidance strength that
+    suits an exact gradient is that much too strong. A sample costs 2n decodings and reward calls, and one more
+    where its value is wanted.
 
-    The same directions serve every sample of a batch, so a sample's gradient does not depend on its neighbours.
+    Every sample has directions of its own, so its gradient does not depend on its neighbours.
 
     Use it with guidance at `x0_hat`: it knows clean latents only.
 
     Attributes:
-        name: the reward's name, for errors.
-        reward: scores videos.
+        rewards: name -> reward of videos.
+        weights: name -> weight in the sum; the same names.
         decode: (B, ...) latents to (B, F, 3, H, W) videos in [0, 1].
-        generator: source of the directions, on the CPU.
+        generators: sources of the directions, one a sample. They move on with every gradient: make them, and
+            this, anew for every rollout.
         directions: n.
         radius: c, in latent units.
+        iteration: training iteration, for errors.
     """
 
-    name: str
-    reward: OutcomeReward
+    rewards: Mapping[str, OutcomeReward]
+    weights: Mapping[str, float]
     decode: Callable[[Tensor], Tensor]
-    generator: torch.Generator
+    generators: Sequence[torch.Generator]
     directions: int = 8
     radius: float = 0.1
+    iteration: int = 0
 
     def __post_init__(self) -> None:
         if self.directions < 1:
             raise ValueError(f"directions is {self.directions}; give at least 1")
         if not self.radius > 0:
             raise ValueError(f"radius is {self.radius}; give a number > 0")
+        if not self.rewards or self.rewards.keys() != self.weights.keys():
+            raise ValueError(
+                f"rewards are {sorted(self.rewards)} and weights {sorted(self.weights)}; give at least one reward, "
+                "and each its weight"
+            )
 
-    @torch.no_grad()
-    def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> tuple[Tensor, Tensor]:
-        """Values (B,) and estimated gradient, shaped like x.
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Prompted) -> Tensor:
+        """Values (B,) of clean latents (B, ...), without a gradient.
 
         Raises:
-            ValueError: sigma is not 0: a noised latent decodes to nothing that this reward could judge.
-            RewardError: the reward failed.
+            ValueError: sigma (B,) is not 0: a noised latent decodes to nothing that these rewards could judge.
+            RewardError: a reward failed.
         """
+        self._check_clean(sigma)
+        with torch.no_grad():
+            return self._value(_wide(x), condition)
+
+    def gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> Tensor:
+        """Estimated gradient at clean latents, shaped like x, float32 at least; raises as a call does."""
+        self._check_clean(sigma)
+        if len(self.generators) != len(x):
+            raise ValueError(
+                f"{len(self.generators)} generators for a batch of {len(x)}: give one for each sample"
+            )
+        with torch.no_grad():
+            return self._estimate(_wide(x), condition)
+
+    def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> tuple[Tensor, Tensor]:
+        """Values (B,) and estimated gradient, shaped like x; raises as a call does."""
+        return self(x, sigma, condition), self.gradient(x, sigma, condition)
+
+    def _estimate(self, x: Tensor, condition: Prompted) -> Tensor:
+        total = torch.zeros_like(x)
+        for _ in range(self.directions):
+            direction = self._signs(x)
+            step = self.radius * direction
+            rise = self._value(x + step, condition) - self._value(x - step, condition)
+            slope = rise / (2 * self.radius)
+            total += slope.view(-1, *[1] * (x.ndim - 1)) * direction
+        return total / self.directions
+
+    def _signs(self, x: Tensor) -> Tensor:
+        """One direction for each sample, every element -1 or 1."""
+        bits = [torch.randint(2, x.shape[1:], generator=g, device=g.device).to(x) for g in self.generators]
+        return 2 * torch.stack(bits) - 1
+
+    def _value(self, x: Tensor, condition: Prompted) -> Tensor:
+        videos = self.decode(x)
+        values = [
+            self.weights[name] * scored(name, reward, videos, condition.prompts, self.iteration)
+            for name, reward in self.rewards.items()
+        ]
+        return torch.stack(values).sum(dim=0)
+
+    def _check_clean(self, sigma: Tensor) -> None:
         if bool((sigma != 0).any()):
             raise ValueError(
-                f"reward {self.name!r} knows clean latents only, and was asked at sigma {sigma.max().item():g}: "
-                "set guidance.at to 'x0_hat'"
+                f"rewards {sorted(self.rewards)} know clean latents only, and were asked at sigma "
+                f"{sigma.max().item():g}: set guidance.at to 'x0_hat'"
             )
-        values = self._score(x, condition)
-        gradient = torch.zeros_like(x, dtype=torch.float32)
-        for _ in range(self.directions):
-            bits = torch.randint(2, x.shape[1:], generator=self.generator, device=self.generator.device)
-            direction = (2.0 * bits - 1.0).to(x.device)
-            step = (self.radius * direction).to(x.dtype)
-            slope = (self._score(x + step, condition) - self._score(x - step, condition)) / (2 * self.radius)
-            gradient += slope.view(-1, *[1] * (x.ndim - 1)) * direction
-        return values, gradient / self.directions
 
-    def _score(self, x: Tensor, condition: Prompted) -> Tensor:
-        return scored(self.name, self.reward, self.decode(x), condition.prompts, step=0)
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: a small radius must not drown in the rounding of a latent."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -2,8 +2,8 @@
 
 A reward is a callable ``reward(x, sigma, condition) -> (B,)``, differentiated with autograd, or an object
 with ``value_and_gradient(x, sigma, condition) -> (values (B,), gradient like x)``, for instance a
-zeroth-order estimate of a black-box reward. A sample's reward may depend on that sample only, so the gradient
-of the sum is the batch of gradients.
+zeroth-order estimate of a black-box reward. An object may be both: it is called where only the value is
+wanted. A sample's reward may depend on that sample only, so the gradient of the sum is the batch of gradients.
 """
 
 import math

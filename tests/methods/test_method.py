@@ -5,13 +5,17 @@ import torch
 from pydantic import ValidationError
 
 from methods import CATALOG, Method, difference, method_named
-from methods.method import Distillation, ProcessLoss, flatten
+from methods.method import Distillation, OutcomeGuidance, ProcessLoss, flatten
 from methods.naming import changed, closest
 from samplers import Guidance, Sampler
 
 EUPHONIUM, PUBLISHED, FLOW, DANCE = (
     CATALOG[name] for name in ("euphonium", "euphonium_published", "flow_grpo", "dance_grpo")
 )
+
+
+#: Euphonium, guided by the outcome rewards instead of the process reward.
+OUTCOME = changed(EUPHONIUM, {"outcome_guidance.directions": 4, "sampler.guidance.at": "x0_hat"}, "outcome")
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -136,6 +140,19 @@ def test_nested_parts_that_are_absent_are_one_entry_and_present_ones_are_not():
     assert "process" not in flatten(EUPHONIUM)
 
 
+def test_the_source_of_guidance_prints_as_the_fields_that_differ():
+    """At one place of guidance the ablation is the source alone."""
+    assert OUTCOME.outcome_guidance == OutcomeGuidance(directions=4)
+    parts = {"outcome_guidance.directions": (None, 4), "outcome_guidance.radius": (None, 0.1)}
+    assert difference(EUPHONIUM, OUTCOME) == {"sampler.guidance.at": ("state", "x0_hat"), **parts}
+    assert difference(changed(EUPHONIUM, {"sampler.guidance.at": "x0_hat"}, "x"), OUTCOME) == parts
+    wider = changed(OUTCOME, {"outcome_guidance.radius": 0.5}, "wider")
+    assert difference(OUTCOME, wider) == {"outcome_guidance.radius": (0.1, 0.5)}
+    assert flatten(EUPHONIUM)["outcome_guidance"] is None
+    assert flatten(OUTCOME)["outcome_guidance.directions"] == 4
+    assert Method.model_validate_json(OUTCOME.model_dump_json()) == OUTCOME
+
+
 def test_a_change_makes_an_absent_part_from_its_defaults_and_keeps_the_original():
     guided = changed(DANCE, {"sampler.guidance.strength": 2.0, "distillation.weight": 3}, "x")
     assert guided.sampler.guidance == Guidance(strength=2.0)
@@ -175,6 +192,23 @@ def test_a_change_makes_an_absent_part_from_its_defaults_and_keeps_the_original(
             "optimiser.learning_rate is inf: Input should be a finite",
         ),
         ({"advantage.clip": float("inf")}, "advantage.clip is inf"),  # JSON would bring it back as null
+        (
+            {"outcome_guidance.directions": 4},
+            "sampler.guidance.at is 'state': outcome rewards judge clean videos only, set sampler.guidance.at to "
+            "'x0_hat'",
+        ),
+        (
+            {
+                "sampler.guidance": None,
+                "distillation": None,
+                "guidance_decay": 1,
+                "outcome_guidance.radius": 1,
+            },
+            "outcome_guidance is set, but sampler.guidance is not: give sampler.guidance.strength or .scale",
+        ),
+        ({"outcome_guidance.directions": 0}, "outcome_guidance.directions is 0: Input should be greater"),
+        ({"outcome_guidance.radius": 0}, "outcome_guidance.radius is 0: Input should be greater than 0"),
+        ({"outcome_guidance.samples": 8}, "unknown field 'samples' in 'outcome_guidance'; known: dir"),
     ],
 )
 def test_a_change_that_cannot_be_says_field_value_and_remedy(changes, message):
@@ -235,6 +269,10 @@ def test_distillation_decays_by_its_own_factor():
         (changed(EUPHONIUM, {"sampler.guidance.strength": 0.0, "process": None}, "x"), False, False),
         (changed(EUPHONIUM, {"process": None}, "x"), True, True),
         (changed(DANCE, {"process.weight": 1.0}, "x"), False, True),
+        (OUTCOME, True, True),
+        (changed(OUTCOME, {"process": None}, "x"), True, False),
+        (changed(OUTCOME, {"sampler.guidance.strength": 0.0}, "x"), False, True),
+        (changed(OUTCOME, {"sampler.guidance.strength": 0.0, "process": None}, "x"), False, False),
     ],
 )
 def test_a_process_reward_is_loaded_only_where_it_is_used(method, guided, needs):

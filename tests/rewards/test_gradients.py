@@ -15,40 +15,70 @@ class Texts:
 
 
 TEXTS = Texts(("one", "two", "three"))
+SLOPE = torch.linspace(-1, 1, 12)
 
 
-def linear(slope):
+def linear(slope=SLOPE):
     """The identity decoder's reward <slope, x>, seen as a black box."""
     return lambda videos, prompts: (videos.flatten(1) * slope).sum(dim=1)
 
 
-def estimate(reward, x, directions, seed=0, radius=0.1):
-    source = ZerothOrderReward(
-        "black_box", reward, lambda z: z, torch.Generator().manual_seed(seed), directions, radius
+def source(reward, count, directions=8, radius=0.1, seed=0, **more):
+    return ZerothOrderReward(
+        rewards={"black_box": reward},
+        weights={"black_box": 1.0},
+        decode=lambda z: z,
+        generators=[torch.Generator().manual_seed(1000 * seed + row) for row in range(count)],
+        directions=directions,
+        radius=radius,
+        **more,
     )
-    return source.value_and_gradient(x, torch.zeros(len(x)), Texts(TEXTS.prompts[: len(x)]))
+
+
+def estimate(reward, x, *settings, **more):
+    estimated = source(reward, len(x), *settings, **more)
+    return estimated.value_and_gradient(x, torch.zeros(len(x)), Texts(TEXTS.prompts[: len(x)]))
+
+
+def latents(count=3, seed=1):
+    return torch.randn(count, 3, 4, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.5])
+def test_of_one_element_the_estimate_is_the_central_difference(radius):
+    """A sign times itself is 1, so nothing is random: exact for x^2, and too large by c^2 for x^3."""
+    x = torch.tensor([[0.7], [-1.1]], dtype=torch.float64)
+    values, gradient = estimate(lambda v, p: v.flatten().square(), x, 3, radius)
+    torch.testing.assert_close(values, x.flatten().square().float())
+    torch.testing.assert_close(gradient, 2 * x, rtol=1e-5, atol=1e-5)
+    _, gradient = estimate(lambda v, p: v.flatten().pow(3), x, 3, radius)
+    torch.testing.assert_close(gradient, 3 * x.square() + radius**2, rtol=1e-5, atol=1e-5)
 
 
 def test_linear_reward_has_the_exact_gradient_in_expectation():
-    slope = torch.linspace(-1, 1, 12)
-    values, gradient = estimate(
-        linear(slope), torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(1)), 4000
-    )
-    error = (gradient.flatten(1) - slope).abs().max()
+    values, gradient = estimate(linear(), latents(), 4000)
+    error = (gradient.flatten(1) - SLOPE).abs().max()
     # Each element's estimate has variance sum of the other slopes squared, over n.
-    assert error < 5 * (slope.square().sum() / 4000).sqrt()
+    assert error < 5 * (SLOPE.square().sum() / 4000).sqrt()
     assert values.shape == (3,)
 
 
 def test_error_falls_with_the_square_root_of_directions():
-    slope = torch.linspace(-1, 1, 12)
     x = torch.zeros(1, 3, 4)
 
     def error(directions):
-        runs = [estimate(linear(slope), x, directions, seed)[1].flatten() - slope for seed in range(64)]
+        runs = [estimate(linear(), x, directions, seed=seed)[1].flatten() - SLOPE for seed in range(64)]
         return torch.stack(runs).square().mean().sqrt()
 
     assert error(4) / error(64) == pytest.approx(4, rel=0.2)
+
+
+@pytest.mark.parametrize("directions", [1, 4])
+def test_the_estimates_norm_grows_with_the_number_of_elements(directions):
+    """E|estimate|^2 = |gradient|^2 (1 + (N - 1) / n), as the docstring and `OutcomeGuidance` say."""
+    runs = [estimate(linear(), torch.zeros(3, 3, 4), directions, seed=seed)[1] for seed in range(200)]
+    squared = torch.cat(runs).flatten(1).square().sum(dim=1).mean()
+    assert squared / SLOPE.square().sum() == pytest.approx(1 + (12 - 1) / directions, rel=0.1)
 
 
 def test_central_differences_cancel_even_terms():
@@ -57,26 +87,107 @@ def test_central_differences_cancel_even_terms():
     assert torch.equal(gradient, torch.zeros(2, 3, 4))
 
 
+def test_every_sample_has_its_own_directions():
+    _, gradient = estimate(linear(), torch.zeros(3, 3, 4), 1)
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        assert (gradient[one] - gradient[two]).abs().max() > 0.1
+
+
 def test_a_sample_does_not_depend_on_its_neighbours():
-    x = torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(2))
+    x = latents(seed=2)
     reward = lambda v, p: v.flatten(1).pow(3).sum(dim=1)  # noqa: E731
     _, together = estimate(reward, x, 5)
     _, alone = estimate(reward, x[:1], 5)
     assert torch.equal(together[:1], alone)
 
 
-def test_noised_latents_are_refused():
-    source = ZerothOrderReward("black_box", linear(torch.ones(12)), lambda z: z, torch.Generator(), 2)
-    with pytest.raises(ValueError, match="x0_hat"):
-        source.value_and_gradient(torch.zeros(1, 3, 4), torch.tensor([0.5]), TEXTS)
+def test_directions_come_from_the_generators_alone_and_are_new_every_time():
+    x, sigma, before = latents(), torch.zeros(3), torch.get_rng_state()
+    first, again = source(linear(), 3), source(linear(), 3)
+    gradients = [first.gradient(x, sigma, TEXTS) for _ in range(2)]
+    assert torch.equal(gradients[0], again.gradient(x, sigma, TEXTS))
+    assert not torch.equal(*gradients)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_several_rewards_are_summed_with_their_weights():
+    rewards = {"down": linear(), "up": linear(SLOPE.square())}
+    weights = {"up": 0.25, "down": -2.0}
+    x, sigma = latents(), torch.zeros(3)
+
+    def of(rewards, weights):
+        generators = [torch.Generator().manual_seed(row) for row in range(3)]
+        whole = ZerothOrderReward(rewards, weights, lambda z: z, generators)
+        return whole.value_and_gradient(x, sigma, TEXTS)
+
+    values, gradient = of(rewards, weights)
+    parts = {name: of({name: reward}, {name: 1.0}) for name, reward in rewards.items()}
+    torch.testing.assert_close(values, sum(weights[name] * parts[name][0] for name in parts))
+    torch.testing.assert_close(
+        gradient, sum(weights[name] * parts[name][1] for name in parts), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_each_answer_costs_what_the_docstring_says():
+    calls = []
+
+    def counting(videos, prompts):
+        calls.append(len(videos))
+        return linear()(videos, prompts)
+
+    counted = source(counting, 3, 5)
+    for ask, count in ((counted, 1), (counted.gradient, 10), (counted.value_and_gradient, 11)):
+        calls.clear()
+        ask(latents(), torch.zeros(3), TEXTS)
+        assert calls == [3] * count
+
+
+def test_half_precision_latents_are_moved_in_float32():
+    """The radius is half a spacing of bfloat16 at 1: added there, it would vanish or double."""
+    x = torch.ones(1, 1, dtype=torch.bfloat16)
+    _, gradient = estimate(lambda v, p: 3 * v.flatten(), x, 1, 2.0**-8)
+    assert gradient.dtype == torch.float32
+    assert gradient.item() == pytest.approx(3, rel=1e-3)
+
+
+def test_nothing_is_differentiated():
+    weight = torch.ones(12, requires_grad=True)
+    values, gradient = estimate(linear(weight), latents(), 2)
+    assert not values.requires_grad
+    assert not gradient.requires_grad
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize("ask", ["__call__", "gradient", "value_and_gradient"])
+def test_noised_latents_are_refused(ask):
+    answer = getattr(source(linear(), 1), ask)
+    with pytest.raises(ValueError, match=r"\['black_box'\] know clean latents only.*sigma 0.5.*'x0_hat'"):
+        answer(torch.zeros(1, 3, 4), torch.tensor([0.5]), TEXTS)
 
 
 def test_a_failing_reward_is_named():
-    with pytest.raises(RewardError, match="black_box"):
-        estimate(lambda v, p: torch.full((len(v),), torch.nan), torch.zeros(2, 3, 4), 1)
+    def broken(videos, prompts):
+        return torch.full((len(videos),), torch.nan)
+
+    with pytest.raises(RewardError, match="'black_box' returned nan for prompt 'one' at iteration 7"):
+        estimate(broken, torch.zeros(2, 3, 4), 1, iteration=7)
 
 
-@pytest.mark.parametrize(("field", "value"), [("directions", 0), ("radius", 0.0)])
-def test_bad_settings_are_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} is"):
-        ZerothOrderReward("r", linear(torch.ones(1)), lambda z: z, torch.Generator(), **{field: value})
+def test_a_generator_for_each_sample_is_insisted_on():
+    with pytest.raises(ValueError, match="2 generators for a batch of 3: give one for each sample"):
+        source(linear(), 2).gradient(latents(), torch.zeros(3), TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("directions", 0, "directions is 0; give at least 1"),
+        ("radius", 0.0, "radius is 0.0; give a number > 0"),
+        ("weights", {"other": 1.0}, r"rewards are \['judge'\] and weights \['other'\]; give at least one"),
+        ("rewards", {}, r"rewards are \[\] and weights \['judge'\]"),
+    ],
+)
+def test_bad_settings_are_refused(field, value, message):
+    settings = {"rewards": {"judge": linear()}, "weights": {"judge": 1.0}, field: value}
+    with pytest.raises(ValueError, match=message):
+        ZerothOrderReward(decode=lambda z: z, generators=[], **settings)
