@@ -162,7 +162,7 @@ def test_nothing_is_differentiated():
 def test_noised_latents_are_refused(ask):
     answer = getattr(source(linear(), 1), ask)
     with pytest.raises(ValueError, match=r"\['black_box'\] know clean latents only.*sigma 0.5.*'x0_hat'"):
-        answer(torch.zeros(1, 3, 4), torch.tensor([0.5]), TEXTS)
+        answer(torch.zeros(1, 3, 4), torch.tensor([0.5]), Texts(("one",)))
 
 
 def test_a_failing_reward_is_named():

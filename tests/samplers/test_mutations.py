@@ -1,7 +1,7 @@
 """Each formula broken on purpose, and the test that notices.
 
-A mutation replaces a piece of one function's source; the named test must then fail. The table in
-docs/theory.md lists the same pairs (``python -m tests.samplers.test_mutations`` prints it).
+A mutation replaces a piece of one function's source; the named test must then fail. MUTATIONS.md beside this
+file lists the same pairs (``python -m tests.samplers.test_mutations`` prints them).
 """
 
 import inspect
@@ -17,6 +17,8 @@ from types import FunctionType
 import pytest
 import torch
 
+from rewards import gradients
+from rewards.gradients import ZerothOrderReward
 from samplers import draw_noise, guidance, kernels, noise, schedules, shape_gradient
 from samplers.guidance import Guidance
 from samplers.rollout import Rollout, clean_estimate
@@ -24,6 +26,7 @@ from samplers.sampler import Sampler
 from samplers.trajectory import Trajectory
 from samplers.transition import Transition
 from samplers.windows import Window
+from tests.rewards import test_gradients
 from tests.samplers import (
     test_equations,
     test_guidance,
@@ -91,6 +94,8 @@ CLEAN = partial(
     test_guidance.test_guidance_through_the_clean_estimate_includes_the_networks_jacobian,
     test_guidance.linear,
 )
+ESTIMATE, SIGNS = ZerothOrderReward._estimate, ZerothOrderReward._signs
+CENTRAL = partial(test_gradients.test_of_one_element_the_estimate_is_the_central_difference, 0.5)
 
 MUTATIONS = [
     # The step
@@ -223,6 +228,63 @@ MUTATIONS = [
         "values.sum()",
         "values.mean()",
         test_guidance.test_gradient_of_a_callable_is_autograds_and_touches_no_parameter,
+    ),
+    # The zeroth-order gradient of outcome rewards
+    Mutation("sign of the zeroth-order gradient", ESTIMATE, "slope.view", "-slope.view", CENTRAL),
+    Mutation("zeroth-order gradient without its radius", ESTIMATE, "(2 * self.radius)", "2", CENTRAL),
+    Mutation("factor 2 of the central difference", ESTIMATE, "(2 * self.radius)", "self.radius", CENTRAL),
+    Mutation("sum over the directions for their mean", ESTIMATE, "total / self.directions", "total", CENTRAL),
+    Mutation(
+        "one-sided difference",
+        ESTIMATE,
+        "self._value(x - step",
+        "self._value(x",
+        test_gradients.test_central_differences_cancel_even_terms,
+    ),
+    Mutation(
+        "directions of 0 and 1 for signs", SIGNS, "2 * torch.stack(bits) - 1", "torch.stack(bits)", CENTRAL
+    ),
+    Mutation(
+        "the same directions for all samples",
+        SIGNS,
+        "torch.stack(bits)",
+        "torch.stack(bits[:1] * len(bits))",
+        test_gradients.test_every_sample_has_its_own_directions,
+    ),
+    Mutation(
+        "one generator for the directions of all samples",
+        SIGNS,
+        "for g in self.generators]",
+        "for g in self.generators[:1] * len(self.generators)]",
+        test_gradients.test_a_sample_does_not_depend_on_its_neighbours,
+    ),
+    Mutation(
+        "directions from the global generator",
+        SIGNS,
+        "generator=g, device=g.device",
+        "device=g.device",
+        test_gradients.test_directions_come_from_the_generators_alone_and_are_new_every_time,
+    ),
+    Mutation(
+        "weights of the outcome rewards ignored",
+        ZerothOrderReward._value,
+        "self.weights[name] * scored",
+        "scored",
+        test_gradients.test_several_rewards_are_summed_with_their_weights,
+    ),
+    Mutation(
+        "latent moved in half precision",
+        gradients._wide,
+        "x.to(torch.promote_types(x.dtype, torch.float32))",
+        "x",
+        test_gradients.test_half_precision_latents_are_moved_in_float32,
+    ),
+    Mutation(
+        "outcome rewards of a noised latent",
+        ZerothOrderReward._check_clean,
+        "bool((sigma != 0).any())",
+        "False",
+        partial(test_gradients.test_noised_latents_are_refused, "gradient"),
     ),
     # Scoring
     Mutation("sum for mean", Transition.log_prob, "square() / elements", "square()", DENSITY),
