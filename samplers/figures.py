@@ -28,11 +28,11 @@ EXACT = "#4d4d4d"
 CASES = [
     ("ODE: g = 0", Noise(kind="zero"), "euler_maruyama", "#000000"),
     ("DanceGRPO: g = 0.25", Noise(kind="constant", level=0.25), "euler_maruyama", "#0072b2"),
-    ("Flow-GRPO on Wan: g = σ₁ t", Noise(kind="linear"), "euler_maruyama", "#009e73"),
+    ("Flow-GRPO on Wan: g = t₁ t", Noise(kind="linear"), "euler_maruyama", "#009e73"),
     ("Flow-GRPO: g = 0.7 √(t/(1−t))", Noise(kind="flow_grpo", level=0.7), "euler_maruyama", "#d55e00"),
     ("Memoryless: g = √(2t/(1−t))", Noise(kind="memoryless"), "euler_maruyama", "#cc79a7"),
     (
-        "Flow-CPS: std = σ′ sin(0.7 π/2)",
+        "Flow-CPS: std = t′ sin(0.7 π/2)",
         Noise(kind="angle", level=0.7),
         "coefficient_preserving",
         "#b8860b",
@@ -101,8 +101,9 @@ def draw(output: Path) -> None:
         first = first or axes
         draw_case(axes, title, trajectory, colour)
         axes.tick_params(labelleft=position % 3 == 0, labelbottom=position >= 3)
-    figure.axes[0].set_ylabel("x: band exact, bars sampled")
-    figure.axes[3].set_ylabel("x: band exact, bars sampled")
+        axes.set_xlabel("t" if position >= 3 else "")
+    figure.axes[0].set_ylabel("x (band: exact, bars: sampled)")
+    figure.axes[3].set_ylabel("x (band: exact, bars: sampled)")
     spread = figure.add_subplot(grid[2, :])
     draw_spread_error(spread, rolled)
     for axes in figure.axes:

@@ -2,8 +2,7 @@
 
     mean = a x + b v + c gradient        std given
 
-The coefficients depend on (sigma, sigma_next, std) only and are computed once, in float64. The closed forms
-that
+The coefficients depend on (sigma, sigma_next, std) only and are computed once, in float64. The closed forms that
 hold for every kernel follow from them: KL = b^2 / (2 std^2) |dv|^2 and v_target = v + (c / b) gradient.
 """
 
@@ -44,8 +43,9 @@ def coefficient_preserving(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Flow-CPS step (arXiv 2509.05952): new noise replaces old noise, so that their total stays sigma_next.
 
-    mean = (1 - sigma_next) x0_hat + sqrt(sigma_next^2 - std^2) e_hat with x0_hat = x - t v, e_hat = x + (1 -
-    t) v.
+    mean = (1 - sigma_next) x0_hat + sqrt(sigma_next^2 - std^2) e_hat
+    with x0_hat = x - t v and e_hat = x + (1 - t) v.
+
     More noise than sigma_next cannot be replaced: std is cut there, and is 0 at the last step.
 
     Returns:

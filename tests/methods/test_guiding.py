@@ -126,6 +126,9 @@ def test_the_source_of_guidance_is_a_setting_and_nothing_else():
         needed = process if method.needs_process_reward else None
         found = guiding_reward(method, needed, {"a": linear}, {"a": 1.0}, lambda z: z, [], 1)
         assert type(found) is kind
+    chosen = by_outcome(directions=3, radius=0.5)
+    guide = guiding_reward(chosen, None, {"a": linear}, {"a": 1.0}, lambda z: z, [], 6)
+    assert (guide.directions, guide.radius, guide.iteration) == (3, 0.5, 6)
     for method in (
         changed(outcome, same, "by_process"),
         by_outcome(process=True, strength=0.0),

@@ -132,6 +132,12 @@ def test_settings_that_cannot_be(make, message):
             r"index has 3 steps for a batch of 2",
         ),
         (lambda s: s.transition(X, X, torch.tensor([0.5, 1])), TypeError, r"index is a torch.float32 tensor"),
+        (
+            lambda s: s.transition(X, X, 0, X[:1]),
+            ValueError,
+            r"reward_gradient has shape \(1, 3, 4\), x has \(2, 3, 4\)",
+        ),
+        (lambda s: s.transition(X, X, 0, X.to("meta")), ValueError, r"reward_gradient is on meta, x on cpu"),
         (lambda s: s.transition(X, X, 0, X), ValueError, r"reward_gradient for a sampler without guidance"),
         (
             lambda s: s.transition(X, X, 0).sample(),
@@ -144,6 +150,17 @@ def test_settings_that_cannot_be(make, message):
             r"1 generators for a batch of 2",
         ),
         (lambda s: s.transition(X, X, 0).log_prob(X[:1]), ValueError, r"x_next has shape \(1, 3, 4\)"),
+        (lambda s: s.transition(X, X, 0).log_prob(X.to("meta")), ValueError, r"x_next is on meta, x on cpu"),
+        (
+            lambda s: s.kl_divergence(X, X[:1], 0),
+            ValueError,
+            r"reference_velocity has shape \(1, 3, 4\), x has",
+        ),
+        (
+            lambda s: s.distillation_target(X, X[..., :2], 0),
+            ValueError,
+            r"reward_gradient has shape \(2, 3, 2\), x has",
+        ),
         (lambda s: s.rollout(POLICY, X), ValueError, r"no generator was given"),
         (lambda s: s.kl_divergence(X, X, 0, "l2"), ValueError, r"KL weighting 'l2': choose 'exact'"),
         (lambda s: s.rollout(lambda x, s, c: x[..., 0], X), ValueError, r"the policy's velocity has shape"),

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samplers import GaussianPolicy, Guidance, Noise, Sampler, SamplerSettings, draw_noise
+from samplers import GaussianPolicy, Guidance, Noise, Sampler, SamplerSettings, Window, draw_noise
 
 POLICY = GaussianPolicy(-0.2, 0.8)
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -18,18 +18,25 @@ NOISES = st.one_of(
 SHAPES = st.integers(3, 5).flatmap(lambda n: st.tuples(*[st.integers(1, 4)] * n))  # 4-D to 6-D with the batch
 
 
+GUIDANCES = st.one_of(
+    st.none(),
+    st.floats(0, 2).map(lambda strength: Guidance(strength=strength, normalisation="sample")),
+    st.floats(0, 2).map(lambda scale: Guidance(scale=scale, clip=1.0)),
+)
+
+
 @st.composite
-def samplers(draw: st.DrawFn, most_steps: int = 50) -> Sampler:
-    guidance = draw(
-        st.one_of(st.none(), st.floats(0, 2).map(lambda s: Guidance(strength=s, normalisation="sample")))
-    )
+def samplers(draw: st.DrawFn) -> Sampler:
+    num_steps = draw(st.integers(1, 50))
+    first = st.integers(1, num_steps).map(lambda count: Window(kind="first", count=count))
     return Sampler(
         SamplerSettings(
-            num_steps=draw(st.integers(1, most_steps)),
+            num_steps=num_steps,
             shift=draw(st.floats(1.0, 13.0)),
             noise=draw(NOISES),
             kernel=draw(st.sampled_from(["euler_maruyama", "coefficient_preserving"])),
-            guidance=guidance,
+            window=draw(st.one_of(st.just(Window()), first)),  # the steps after a window are those of the ODE
+            guidance=draw(GUIDANCES),
         )
     )
 
@@ -69,7 +76,7 @@ def test_transitions_are_finite_and_independent_of_neighbours(sampler, shape, ba
 
 
 @settings(max_examples=60, deadline=None)
-@given(sampler=samplers(12), shape=SHAPES, batch=st.integers(1, 4), dtype=DTYPES, seed=st.integers(0, 2**31))
+@given(sampler=samplers(), shape=SHAPES, batch=st.integers(1, 4), dtype=DTYPES, seed=st.integers(0, 2**31))
 def test_rollouts_are_finite_independent_and_reproducible(sampler, shape, batch, dtype, seed):
     seeds = [seed + row for row in range(batch)]
     noise = draw_noise((batch, *shape), generators(seeds)).to(dtype)
