@@ -1,11 +1,22 @@
-"""How much a run may use."""
+"""How much a run may use, in one of several units, and when it has used it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.settings import RunSettings
+from benchmarks.ledger import Ledger
+from benchmarks.settings import RunSettings, SettingsError
+
+#: Unit -> what it counts, for one (method, seed); evaluation never counts.
+UNITS: Mapping[str, str] = {
+    "iterations": "batches of rollouts, each with its updates",
+    "videos": "videos generated for training",
+    "nfe": "forward evaluations of the policy's network for one latent, in rollouts and updates",
+    "tflops": "10^12 floating-point operations of policy, process reward, decoder and outcome rewards",
+    "seconds": "wall-clock time of training",
+}
 
 
 @dataclass(frozen=True)
@@ -14,7 +25,7 @@ class Budget:
 
     Attributes:
         amount: how much may be used.
-        unit: of what; "iterations" counts batches of rollouts with their updates.
+        unit: of what, a key of `UNITS`.
     """
 
     amount: float
@@ -25,7 +36,30 @@ class Budget:
         """The budget of each (method, seed) of a run."""
         return cls(settings.budget, settings.budget_unit)
 
-    @property
-    def iterations(self) -> int:
-        """Iterations that fit."""
-        return math.floor(self.amount)
+    def has_room(self, ledger: Ledger) -> bool:
+        """Whether one more iteration fits, if it costs what the last ones did."""
+        return ledger.used(self.unit) + ledger.each(self.unit) <= self.amount * (1 + 1e-9)
+
+    def require(self, ledger: Ledger, method: str) -> None:
+        """Insists that the iterations done so far were paid for.
+
+        Raises:
+            SettingsError: the budget does not pay a single iteration.
+        """
+        used = ledger.used(self.unit)
+        if ledger.iterations == 1 and used > self.amount * (1 + 1e-9):
+            raise SettingsError(
+                f"budget is {self.amount:g} {self.unit}, less than one iteration of {method} costs: give at least "
+                f"{used:.3g}"
+            )
+
+    def expected_iterations(self, ledger: Ledger) -> int:
+        """Iterations that the run will have done at its end; those done so far, before any is known."""
+        each = ledger.each(self.unit)
+        if not each:
+            return ledger.iterations
+        return ledger.iterations + max(0, math.floor((self.amount - ledger.used(self.unit)) / each + 1e-9))
+
+    def share(self, ledger: Ledger) -> float:
+        """The part of the budget that is used, 0 to 1."""
+        return min(1.0, ledger.used(self.unit) / self.amount)

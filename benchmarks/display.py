@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 class Display:
     """One bar for the whole benchmark and one for each run under way, with its reward and the time left.
 
-    Where the output is no terminal, a line for each finished run instead.
+    Where the output is no terminal, a line for each finished run and each quarter of the whole instead.
 
     Args:
         console: where to draw.
-        total: iterations of all runs together.
-        done: how many of them an earlier call has done.
+        total: runs, the finished ones included.
+        done: runs' worth of budget that an earlier call has used.
     """
 
-    def __init__(self, console: Console, total: int, done: int) -> None:
-        self._console = console
+    def __init__(self, console: Console, total: int, done: float) -> None:
+        self._console, self._total = console, total
         self._bars = Bars(
             TextColumn("{task.description:<26}", markup=False),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]:<16}"),
             TextColumn("{task.fields[reward]:<14}"),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -46,9 +47,12 @@ class Display:
             disable=not console.is_terminal,
             speed_estimate_period=300,
         )
-        self._overall = self._bars.add_task("all runs", total=total, completed=done, reward="")
+        self._overall = self._bars.add_task("all runs", total=total, reward="", count=f"{done / total:.0%}")
+        self._bars.update(self._overall, completed=done)
         self._tasks: dict[tuple[str, int], TaskID] = {}
-        self._done: dict[tuple[str, int], int] = {}
+        self._shares: dict[tuple[str, int], float] = {}
+        self._before, self._said = done, math.floor(4 * done / total)
+        self._started = time.monotonic()
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -59,27 +63,42 @@ class Display:
 
     def show(self, progress: Progress) -> None:
         """Draws one run's progress."""
-        run = (progress.method, progress.seed)
         if progress.method == BASE:
             self._say(f"base model evaluated: held-out headline reward {progress.reward:.3f}")
-        elif progress.status == "finished":
-            self._bars.update(self._task(progress), visible=False)
-            self._say(f"{progress.method} seed {progress.seed}: {progress.total} iterations done")
+            return
+        task = self._task(progress)
+        self._advance(progress)
+        count = f"{progress.iteration}/{max(progress.total, progress.iteration)} iterations"
+        if progress.status == "finished":
+            self._bars.update(task, visible=False)
+            self._say(f"{progress.method} seed {progress.seed}: {progress.iteration} iterations done")
         else:
-            task = self._task(progress)
-            step = progress.iteration - self._done[run]
-            self._done[run] = progress.iteration
-            self._bars.update(task, completed=progress.iteration, reward=f"reward {progress.reward:.3f}")
-            self._bars.update(self._overall, advance=step)
+            reward = f"reward {progress.reward:.3f}"
+            self._bars.update(task, completed=progress.share, reward=reward, count=count)
 
     def _task(self, progress: Progress) -> TaskID:
         """The run's bar, made when the run first reports."""
         run = (progress.method, progress.seed)
         if run not in self._tasks:
             title = f"{progress.method} seed {progress.seed}"
-            self._tasks[run] = self._bars.add_task(title, total=progress.total, reward="")
-            self._done[run] = max(0, progress.iteration - 1)
+            self._tasks[run] = self._bars.add_task(title, total=1.0, reward="", count="")
+            # What the run had done when it was resumed is in `done` already: only its last iteration is new.
+            self._shares[run] = progress.share * max(0, progress.iteration - 1) / max(1, progress.iteration)
         return self._tasks[run]
+
+    def _advance(self, progress: Progress) -> None:
+        """Moves the bar of all runs; where there are no bars, says each quarter."""
+        run = (progress.method, progress.seed)
+        share = 1.0 if progress.status == "finished" else progress.share
+        self._bars.update(self._overall, advance=share - self._shares[run])
+        self._shares[run] = share
+        done = self._bars.tasks[0].completed
+        self._bars.update(self._overall, count=f"{min(1.0, done / self._total):.0%}")
+        quarter = math.floor(4 * done / self._total + 1e-6)
+        if not self._console.is_terminal and self._said < quarter < 4:
+            self._said = quarter
+            seconds = (time.monotonic() - self._started) * (self._total - done) / (done - self._before)
+            self._say(f"{quarter * 25} % done, about {math.ceil(seconds / 60)} min left")
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False)

@@ -14,16 +14,21 @@ import torch
 from rich.progress import track
 
 from benchmarks.commandline import Parser
+from benchmarks.ledger import Meter
 from benchmarks.settings import VIDEO_HELP, parse_geometry
 from benchmarks.testbed import WEIGHTS
 from benchmarks.testbed.scenes import prompt_split
 from methods.seeding import generator
 from rewards.base import OutcomeReward, RewardError, scored
+from rewards.cost import Cost
 from rewards.preferences import PreferenceData
 from rewards.provenance import Provenance
 from rewards.suites import SUITES, load_suite
 from samplers import build
 from samplers.pipeline import PipelinePolicy, load_policy
+
+#: What the ledger calls the drawing of preference data.
+SAMPLING = "preferences"
 
 
 def sample_preferences(
@@ -48,17 +53,22 @@ def sample_preferences(
         seed: of the initial noise.
     """
     sampler = build("ode", num_steps=num_steps, shift=shift)
+    meter = Meter(policy.device)
     latents, scores = [], []
     for prompt in track(prompts, description="sampling preferences"):
         batch = [prompt] * per_prompt
         noise = policy.initial_noise([generator(seed, "preference", prompt, k) for k in range(per_prompt)])
-        final = sampler.rollout(policy, noise, policy.encode(batch), keep="final").final
-        videos = policy.decode(final)
-        score = sum(
-            weights[name] * scored(name, reward, videos, batch, 0) for name, reward in rewards.items()
-        )
+        condition = policy.encode(batch)
+        counts = {"videos": per_prompt, "nfe": per_prompt * num_steps * condition.branches}
+        with meter(SAMPLING, per_prompt, **counts):
+            final = sampler.rollout(policy, noise, condition, keep="final").final
+            videos = policy.decode(final)
+            score = sum(
+                weights[name] * scored(name, reward, videos, batch, 0) for name, reward in rewards.items()
+            )
         latents.append(final.cpu())
         scores.append(torch.as_tensor(score).cpu())
+    used = {quantity: amount for (_, quantity), amount in meter.take().items()}
     description: dict[str, str | int | float] = {
         "sampler": "ode",
         "num_steps": num_steps,
@@ -75,6 +85,7 @@ def sample_preferences(
         tuple(prompts),
         Provenance.of(policy.pipeline),
         description,
+        Cost(**used),
     )
 
 

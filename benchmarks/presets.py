@@ -69,8 +69,8 @@ _PER_METHOD: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, Preset] = {
     "default": Preset(
-        "the testbed, 3 seeds, 40 iterations: about 10 CPU minutes, on 2 cores",
-        {**_testbed(), "budget": 40},
+        "the testbed, 3 seeds, 2 TFLOPs each (36 to 45 iterations): about 10 CPU minutes, on 2 cores",
+        {**_testbed(), "budget": 2, "budget_unit": "tflops"},
         _SHARED,
         _PER_METHOD,
     ),

@@ -15,12 +15,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.ledger import EVALUATION, Usage
+
 BASE = "base"
 
-Table = Literal["iterations", "evaluations"]
-TABLES: tuple[Table, ...] = ("iterations", "evaluations")
-ITERATION_COLUMNS = ("method", "seed", "iteration", "metric", "value")
-EVALUATION_COLUMNS = ("method", "seed", "iteration", "split", "prompt", "sample", "reward", "value")
+Table = Literal["iterations", "evaluations", "ledger"]
+#: Table -> its columns: training metrics; rewards of evaluated videos; what each iteration used.
+COLUMNS: dict[Table, tuple[str, ...]] = {
+    "iterations": ("method", "seed", "iteration", "metric", "value"),
+    "evaluations": ("method", "seed", "iteration", "split", "prompt", "sample", "reward", "value"),
+    "ledger": ("method", "seed", "iteration", "component", "quantity", "value"),
+}
 _TYPES = {"seed": "int64", "iteration": "int64"}
 
 
@@ -65,14 +70,20 @@ class Recorder:
         self.status = read_status(self.folder) or Status(method, seed)
 
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """One training iteration's metrics; `iteration` counts from 1."""
-        rows = [(self.method, self.seed, iteration, name, value) for name, value in metrics.items()]
-        _append(self.folder / "iterations.csv", ITERATION_COLUMNS, rows)
+        """One training iteration's metrics; `iteration` counts from 1, and 0 is the policy before training."""
+        self._append("iterations", iteration, metrics.items())
+
+    def usage(self, iteration: int, usage: Mapping[tuple[str, str], float]) -> None:
+        """What one iteration used: (component, quantity) -> amount."""
+        self._append("ledger", iteration, ((*place, amount) for place, amount in usage.items()))
 
     def evaluation(self, iteration: int, rows: Iterable[tuple[str, str, int, str, float]]) -> None:
         """One evaluation's rows: (split, prompt, sample, reward, value)."""
+        self._append("evaluations", iteration, rows)
+
+    def _append(self, table: Table, iteration: int, rows: Iterable[Sequence[object]]) -> None:
         full = [(self.method, self.seed, iteration, *row) for row in rows]
-        _append(self.folder / "evaluations.csv", EVALUATION_COLUMNS, full)
+        _append(self.folder / f"{table}.csv", COLUMNS[table], full)
 
     def samples(self, videos: NDArray[np.uint8], prompts: Sequence[str]) -> None:
         """Sample videos (P, F, H, W, 3), one a prompt."""
@@ -87,11 +98,21 @@ class Recorder:
 
     def forget_after(self, iteration: int) -> None:
         """Drops rows of iterations after `iteration`: a resumed run makes them again."""
-        for name in TABLES:
+        for name in COLUMNS:
             path = self.folder / f"{name}.csv"
             if path.is_file():
                 rows = read_rows(self.folder, name)
                 replace_text(path, rows[rows["iteration"] <= iteration].to_csv(index=False))
+
+    def usages(self) -> list[Usage]:
+        """What each recorded training iteration used, in their order."""
+        rows = read_rows(self.folder, "ledger")
+        trained = rows[(rows["iteration"] > 0) & (rows["component"] != EVALUATION)]
+        usages: dict[int, Usage] = {}
+        columns = (trained[name].tolist() for name in ("iteration", "component", "quantity", "value"))
+        for iteration, component, quantity, value in zip(*columns, strict=True):
+            usages.setdefault(iteration, {})[component, quantity] = value
+        return [usages[iteration] for iteration in sorted(usages)]
 
     def train_seconds(self) -> float:
         """Training time up to the last iteration that is recorded."""
@@ -121,7 +142,7 @@ def read_rows(folder: Path, name: Table) -> pd.DataFrame:
     Values come back bit for bit, text as it was. A last line without its end was cut off when the run was
     killed, or is being written: it is left out.
     """
-    columns = ITERATION_COLUMNS if name == "iterations" else EVALUATION_COLUMNS
+    columns = COLUMNS[name]
     path = folder / f"{name}.csv"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     lines = io.StringIO(text[: text.rfind("\n") + 1] or ",".join(columns))
@@ -130,7 +151,8 @@ def read_rows(folder: Path, name: Table) -> pd.DataFrame:
 
 
 def _train_seconds(iterations: pd.DataFrame) -> float:
-    return float(iterations.loc[iterations["metric"] == "seconds", "value"].max()) if len(iterations) else 0.0
+    seconds = iterations.loc[iterations["metric"] == "seconds", "value"]
+    return float(seconds.max()) if len(seconds) else 0.0
 
 
 def run_status(output: Path, method: str, seed: int) -> Status:
@@ -145,11 +167,11 @@ def run_status(output: Path, method: str, seed: int) -> Status:
 
 
 def consolidate(output: Path, runs: Sequence[tuple[str, int]]) -> None:
-    """Gathers all runs' rows into `records/`: two parquet tables and `runs.csv`."""
+    """Gathers all runs' rows into `records/`: parquet tables and `runs.csv`."""
     folder = output / "records"
     folder.mkdir(exist_ok=True)
     folders = [run_folder(output, BASE, 0), *(run_folder(output, *run) for run in runs)]
-    for name in TABLES:
+    for name in COLUMNS:
         parts = [read_rows(path, name) for path in folders]
         filled = [part for part in parts if len(part)] or parts[:1]
         pd.concat(filled, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)

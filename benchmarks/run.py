@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.budget import UNITS
 from benchmarks.commandline import Parser
 from benchmarks.locking import alone
 from benchmarks.presets import PRESETS
@@ -48,8 +49,14 @@ def arguments() -> argparse.ArgumentParser:
     add("--budget", type=float, metavar="X", help="how much each (method, seed) may use, in --budget-unit")
     add(
         "--budget-unit",
-        choices=("iterations",),
-        help="iterations: batches of rollouts, each with its updates",
+        choices=tuple(UNITS),
+        help="; ".join(f"{unit}: {what}" for unit, what in UNITS.items()),
+    )
+    add(
+        "--charge-prm",
+        action="store_true",
+        default=None,
+        help="methods that use a process reward pay for its training out of their budget",
     )
     add("--suite", help="reward suite: which rewards train, and which are held out to judge")
     add("--model", type=Path, metavar="PATH", help="base model: folder of a diffusers Wan pipeline")
@@ -84,6 +91,7 @@ def _flags(given: argparse.Namespace) -> dict[str, Any]:
         "first_seed",
         "budget",
         "budget_unit",
+        "charge_prm",
         "suite",
         "model",
         "process_reward",
@@ -223,11 +231,24 @@ class Benchmark:
         statuses = {run: read_status(run_folder(self.output, *run)) for run in self.runs}
         return [run for run, status in statuses.items() if status is None or status.status != "finished"]
 
+    def _share_done(self) -> float:
+        """Runs' worth of budget that an earlier call has used, up to the last checkpoints."""
+        from benchmarks.budget import Budget
+        from benchmarks.ledger import Ledger
+        from benchmarks.records import Recorder
+
+        budget, done = Budget.of(self.settings), 0.0
+        for run in self.runs if self.resume else []:
+            recorder, ledger = Recorder(self.output, *run), Ledger()
+            for usage in recorder.usages()[: recorder.status.iterations]:
+                ledger.add(usage)
+            done += 1.0 if recorder.status.status == "finished" else budget.share(ledger)
+        return done
+
     def _run(self) -> int:
         """Trains, tracks and reports; returns the exit code."""
-        from benchmarks.budget import Budget
         from benchmarks.display import Display
-        from benchmarks.records import consolidate, read_status, run_folder
+        from benchmarks.records import consolidate
         from benchmarks.tracking import Tracker
         from benchmarks.workers import run_all
 
@@ -242,12 +263,9 @@ class Benchmark:
         waiting = self._waiting()
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
-        each = Budget.of(self.settings).iterations
-        statuses = [read_status(run_folder(self.output, *run)) for run in self.runs]
-        done = sum(status.iterations for status in statuses if status is not None)
         tracker.start()
         try:
-            with Display(self.console, each * len(self.runs), done) as display:
+            with Display(self.console, len(self.runs), self._share_done()) as display:
                 workers = min(self.workers, max(1, len(waiting)))
                 failures = run_all(self.settings, self.output, waiting, workers, display.show)
         except KeyboardInterrupt:
@@ -267,7 +285,7 @@ class Benchmark:
 
     def _check(self) -> None:
         """Fails before anything is written where model, suite or process reward cannot be used."""
-        from benchmarks.task import Session, check_methods
+        from benchmarks.session import Session, check_methods
         from benchmarks.workers import quieten
 
         quieten()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from methods.method import Method
 from methods.weights import WeightSettings
@@ -69,6 +69,8 @@ class Evaluation(_Settings):
         num_steps, shift: of the ODE sampler.
         seed: of the noise; the same for every method and training seed.
         batch: videos generated at once.
+        diagnostic_prompts: training prompts that diagnostics (KL to the base model, guided against unguided rollouts,
+            accuracy of the process reward) draw rollouts for at each evaluation; 0 leaves diagnostics out.
     """
 
     every: int = Field(default=10, ge=1)
@@ -78,6 +80,7 @@ class Evaluation(_Settings):
     shift: float = Field(default=3.0, gt=0)
     seed: int = 20_260_101
     batch: int = Field(default=144, ge=1)
+    diagnostic_prompts: int = Field(default=4, ge=0)
 
 
 class RunSettings(_Settings):
@@ -90,7 +93,8 @@ class RunSettings(_Settings):
         method_settings: name -> all its settings.
         seeds: how many training seeds, for each method.
         first_seed: the first of them; tuning uses others than the results do.
-        budget, budget_unit: how much each (method, seed) may use.
+        budget, budget_unit: how much each (method, seed) may use; `benchmarks.budget.UNITS` says what each unit counts.
+        charge_prm: whether methods that use a process reward pay for its training out of their budget.
         suite: name of the reward suite.
         model: folder of the base model, a diffusers pipeline.
         outcome_model: folder of the learned outcome model.
@@ -113,7 +117,8 @@ class RunSettings(_Settings):
     seeds: int = Field(ge=1)
     first_seed: int = Field(default=0, ge=0)
     budget: float = Field(allow_inf_nan=False)
-    budget_unit: Literal["iterations"] = "iterations"
+    budget_unit: Literal["iterations", "videos", "nfe", "tflops", "seconds"] = "iterations"
+    charge_prm: bool = False
     suite: str
     model: Path
     outcome_model: Path
@@ -128,12 +133,18 @@ class RunSettings(_Settings):
     micro_batch: int = Field(default=512, ge=1)
     precision: Literal["no", "bf16"] = "no"
 
-    @field_validator("budget")
-    @classmethod
-    def _whole_iterations(cls, value: float) -> float:
-        if value < 1 or value != int(value):
-            raise ValueError("give a whole number of iterations, at least 1")
-        return value
+    @model_validator(mode="after")
+    def _affordable(self) -> RunSettings:
+        if self.budget_unit == "iterations" and (self.budget < 1 or self.budget != int(self.budget)):
+            raise ValueError(f"budget is {self.budget:g}: give a whole number of iterations, at least 1")
+        if self.budget <= 0:
+            raise ValueError(f"budget is {self.budget:g} {self.budget_unit}: give a number above 0")
+        if self.charge_prm and self.budget_unit == "iterations":
+            raise ValueError(
+                "charge_prm: the training of a process reward has no iterations of the policy; choose a budget_unit of "
+                "videos, nfe, tflops or seconds"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSettings:

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from safetensors import SafetensorError
+from accelerate.utils import broadcast_object_list
 
 from benchmarks import checkpoint
 from benchmarks.budget import Budget
-from benchmarks.evaluation import Evaluated, evaluate
+from benchmarks.diagnostics import diagnose
+from benchmarks.evaluation import Evaluated, evaluate, evaluation_prompts
+from benchmarks.ledger import (
+    EVALUATION,
+    PRM_TRAINING,
+    WHOLE,
+    Ledger,
+    Usage,
+    merged,
+    peak_memory_mb,
+    reset_peak_memory,
+)
 from benchmarks.records import BASE, Recorder
+from benchmarks.session import Session
 from benchmarks.settings import RunSettings, SettingsError
 from methods.experience import Draw, Experience, collect
 from methods.method import Method
 from methods.seeding import derived_seed, generator
 from methods.update import Learner, reward_terms
 from methods.weights import TrainedWeights
-from rewards.process import LatentProcessReward
-from rewards.provenance import Provenance, ProvenanceError
-from rewards.suites import LoadedSuite, SuiteError, load_suite
+from rewards.cost import Cost
 from samplers import Sampler
-from samplers.pipeline import ModelError, PipelinePolicy, load_policy
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Progress:
 
     Attributes:
         method, seed: which run.
-        iteration, total: iterations done, and to do.
+        iteration, total: iterations done, and expected in all.
+        share: part of the budget that is used.
         reward: mean of the first training reward over the last rollouts, or the base's headline.
         status: "running" or "finished".
     """
@@ -47,97 +52,12 @@ class Progress:
     seed: int
     iteration: int
     total: int
+    share: float
     reward: float | None = None
     status: str = "running"
 
 
 Report = Callable[[Progress], None]
-
-
-@dataclass
-class Session:
-    """What all runs of one process share: settings, devices, and the suite's rewards, loaded once."""
-
-    settings: RunSettings
-    accelerator: Accelerator
-    suite: LoadedSuite
-
-    @classmethod
-    def open(cls, settings: RunSettings) -> Session:
-        """Loads the suite.
-
-        Raises:
-            SuiteError: the suite cannot be loaded.
-        """
-        accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
-        with _loading("outcome model", settings.outcome_model, SuiteError):
-            suite = load_suite(settings.suite, settings.outcome_model)
-        for reward in suite.all.values():
-            _to_device(reward, accelerator.device)
-        return cls(settings, accelerator, suite)
-
-    def policy(self) -> PipelinePolicy:
-        """A fresh copy of the base model.
-
-        Raises:
-            ModelError: it cannot be used, or its folder is damaged.
-        """
-        settings = self.settings
-        with _loading("model folder", settings.model, ModelError):
-            policy = load_policy(settings.model, settings.video.geometry, settings.guidance_scale)
-        policy.pipeline.to(self.accelerator.device)
-        return policy
-
-    def process_reward(self, policy: PipelinePolicy) -> LatentProcessReward:
-        """The process reward, checked against the base model.
-
-        Raises:
-            ProvenanceError: it was made for another model or latent space, or is damaged.
-        """
-        expected = Provenance.of(policy.pipeline)
-        with _loading("process reward", self.settings.process_reward, ProvenanceError):
-            loaded = LatentProcessReward.load(self.settings.process_reward, expected)
-        return loaded.to(self.accelerator.device)
-
-
-@contextmanager
-def _loading(what: str, path: Path, refusal: type[Exception]) -> Iterator[None]:
-    """Within, whatever the libraries raise over damaged files becomes one line that names the folder."""
-    try:
-        yield
-    except refusal:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise refusal(f"{what} {str(path)!r} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def check_methods(settings: RunSettings) -> None:
-    """Refuses, before anything is loaded, methods that could not train with the run's settings.
-
-    Raises:
-        SettingsError: a rollout has fewer videos than updates, or no step that could be trained.
-    """
-    for name, method in settings.method_settings.items():
-        videos = settings.prompts_per_iteration * method.group_size
-        if method.updates_per_rollout > videos:
-            raise SettingsError(
-                f"{name}: updates_per_rollout is {method.updates_per_rollout}; a rollout has {videos} videos "
-                "(prompts_per_iteration x group_size), and each update needs one"
-            )
-        sampler = Sampler(method.sampler).at_iteration(0, generator(0, "window", 0))
-        last = sampler.num_steps if method.train_last_step else sampler.num_steps - 1
-        if not any(sampler.stochastic(step) for step in range(last)):
-            raise SettingsError(
-                f"{name}: none of the {last} steps that may be trained has noise; give sampler.noise.level > 0, a "
-                "wider sampler.window, or train_last_step"
-            )
-
-
-def _to_device(reward: object, device: torch.device) -> None:
-    """Moves a reward's network, if it has one."""
-    for value in vars(reward).values():
-        if isinstance(value, torch.nn.Module):
-            value.to(device)
 
 
 def evaluate_base(session: Session, output: Path, report: Report) -> None:
@@ -149,14 +69,24 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
         return
     recorder.forget_after(-1)
     started = time.perf_counter()
-    result = evaluate(session.policy(), session.suite, session.settings, 0)
+    meter = session.meter()
+    with meter(EVALUATION, "base model", **evaluation_counts(session.settings)):
+        result = evaluate(session.policy(), session.suite, session.settings, 0)
     recorder.evaluation(0, result.rows)
+    recorder.usage(0, meter.take())
     recorder.samples(result.videos, result.prompts)
     recorder.status.status = "finished"
     recorder.status.evaluation_seconds = time.perf_counter() - started
     recorder.save_status()
     headline = result.mean("held_out", session.suite.suite.headline)
-    report(Progress(BASE, 0, 1, 1, headline, status="finished"))
+    report(Progress(BASE, 0, 1, 1, 1.0, headline, status="finished"))
+
+
+def evaluation_counts(settings: RunSettings) -> dict[str, float]:
+    """Videos and network evaluations of one evaluation."""
+    videos = len(evaluation_prompts(settings)) * settings.evaluation.samples_per_prompt
+    branches = 1 if settings.guidance_scale == 1 else 2
+    return {"videos": videos, "nfe": videos * settings.evaluation.num_steps * branches}
 
 
 class Training:
@@ -173,12 +103,15 @@ class Training:
         self.session, self.settings, self.seed = session, session.settings, seed
         self.method: Method = session.settings.method_settings[method]
         self.recorder = Recorder(output, method, seed)
-        self.total = Budget.of(session.settings).iterations
+        self.budget = Budget.of(session.settings)
         self.policy = session.policy()
         self.process_reward = (
             session.process_reward(self.policy) if self.method.needs_process_reward else None
         )
         self.learner = self._learner()
+        self.meter = session.meter()
+        self.ledger = Ledger(paid=self._paid_before())
+        self._apart: Usage = {}  # evaluation within the iteration that is under way
         self._identity = {"method": method, "seed": seed}
         self._checkpoint = self.recorder.folder / "checkpoint"
 
@@ -188,7 +121,7 @@ class Training:
             self.policy,
             self.settings.weights,
             derived_seed(self.seed, "weights"),
-            reference=method.kl_weight > 0,
+            reference=method.kl_weight > 0 or self.settings.evaluation.diagnostic_prompts > 0,
         )
         optimiser = torch.optim.AdamW(
             weights.parameters, lr=method.optimiser.learning_rate, weight_decay=method.optimiser.weight_decay
@@ -201,31 +134,105 @@ class Training:
             self.policy, network, weights, method, terms, optimiser, accelerator, self.settings.micro_batch
         )
 
+    def _paid_before(self) -> Cost | None:
+        """What the run is charged with before its first iteration.
+
+        Raises:
+            SettingsError: the process reward's training is to be charged, and what it cost is not known.
+        """
+        if self.process_reward is None or not self.settings.charge_prm:
+            return None
+        if self.process_reward.cost is None:
+            raise SettingsError(
+                f"charge_prm: {str(self.settings.process_reward)!r} does not say what its training cost; train it with "
+                "this version of rewards.train_prm, or leave charge_prm out"
+            )
+        return self.process_reward.cost
+
     def run(self, report: Report) -> None:
-        """Trains to the budget, from the last checkpoint if there is one."""
+        """Trains until the budget is used, from the last checkpoint if there is one.
+
+        Raises:
+            SettingsError: the budget does not pay one iteration.
+        """
         done = checkpoint.load(self._checkpoint, self.learner, self._identity)
-        status, main = self.recorder.status, self.session.accelerator.is_main_process
+        self._begin(done)
+        while self.budget.has_room(self.ledger):
+            metrics = self._timed_iteration(self.ledger.iterations)
+            last = not self.budget.has_room(self.ledger)
+            self._evaluate_and_save(self.ledger.iterations, last)
+            first = next(iter(self.session.suite.training))
+            report(self._progress(metrics[f"reward/{first}"]))
+        self.budget.require(self.ledger, self.method.name)
+        self.recorder.status.status = "finished"
+        if self._main:
+            self.recorder.save_status()
+        report(self._progress(status="finished"))
+
+    @property
+    def _main(self) -> bool:
+        return self.session.accelerator.is_main_process
+
+    def _progress(self, reward: float | None = None, status: str = "running") -> Progress:
+        done, total = self.ledger.iterations, self.budget.expected_iterations(self.ledger)
+        share = self.budget.share(self.ledger)
+        return Progress(self.method.name, self.seed, done, total, share, reward, status)
+
+    def _begin(self, done: int) -> None:
+        """Brings records and ledger to where the checkpoint stands; before the first iteration, diagnoses."""
+        status = self.recorder.status
         status.status, status.iterations, status.error = "running", done, ""
-        if main:
-            self.recorder.forget_after(done)
+        if self._main:
+            self.recorder.forget_after(done if done else -1)
             status.train_seconds = self.recorder.train_seconds()
             self.recorder.save_status()
-        for iteration in range(done, self.total):
-            started = time.perf_counter()
-            metrics = self._iterate(iteration)
-            status.train_seconds += time.perf_counter() - started
-            status.iterations = iteration + 1
-            if main:
-                self.recorder.iteration(iteration + 1, {**metrics, "seconds": status.train_seconds})
-            self._evaluate_and_save(iteration + 1, main)
-            first = next(iter(self.session.suite.training))
-            report(
-                Progress(self.method.name, self.seed, iteration + 1, self.total, metrics[f"reward/{first}"])
+        for entered in broadcast_object_list([self.recorder.usages() if self._main else None])[0]:
+            self.ledger.add(entered)
+        if self.ledger.iterations != done:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint of {self.recorder.folder} is of iteration {done}, and its ledger knows "
+                f"{self.ledger.iterations}: records are missing, or an earlier version wrote them; delete the "
+                "checkpoint to train this run from the beginning"
             )
-        status.status = "finished"
-        if main:
-            self.recorder.save_status()
-        report(Progress(self.method.name, self.seed, self.total, self.total, status="finished"))
+        if done == 0 and self._main:
+            usage = self._diagnose(0)
+            if self.process_reward is not None and self.process_reward.cost is not None:
+                cost = self.process_reward.cost.model_dump()
+                usage |= {(PRM_TRAINING, quantity): amount for quantity, amount in cost.items()}
+            self.recorder.usage(0, usage)
+
+    def _timed_iteration(self, iteration: int) -> dict[str, float]:
+        """One iteration, entered into ledger and records."""
+        device = self.session.accelerator.device
+        reset_peak_memory(device)
+        started = time.perf_counter()
+        metrics = self._iterate(iteration)
+        usage = self.meter.take()
+        self._apart = {place: usage.pop(place) for place in list(usage) if place[0] == EVALUATION}
+        apart = self._apart.get((EVALUATION, "seconds"), 0.0)
+        usage[WHOLE, "seconds"] = time.perf_counter() - started - apart
+        usage[WHOLE, "peak_memory_mb"] = peak_memory_mb(device)
+        usage = self._over_processes(usage)
+        self.ledger.add(usage)
+        self.budget.require(self.ledger, self.method.name)
+        status = self.recorder.status
+        status.train_seconds += usage[WHOLE, "seconds"]
+        status.iterations = iteration + 1
+        if self._main:
+            self.recorder.iteration(iteration + 1, {**metrics, "seconds": status.train_seconds})
+            self.recorder.usage(iteration + 1, usage)
+        return metrics
+
+    def _over_processes(self, usage: Usage) -> Usage:
+        """Work of all processes together; seconds and memory are those of a process, on average."""
+        accelerator = self.session.accelerator
+        values = torch.tensor(list(usage.values()), dtype=torch.float64, device=accelerator.device)
+        total = dict(zip(usage, accelerator.reduce(values, reduction="sum").tolist(), strict=True))
+        per_process = ("seconds", "peak_memory_mb", "updates")
+        return {
+            place: amount / accelerator.num_processes if place[1] in per_process else amount
+            for place, amount in total.items()
+        }
 
     def _iterate(self, iteration: int) -> dict[str, float]:
         """One batch of rollouts and its update; returns the metrics, averaged over processes."""
@@ -239,15 +246,39 @@ class Training:
             self._draw(iteration),
             self.session.suite.training,
             self.process_reward,
+            self.meter,
         )
+        metrics = _reward_figures(experience)
+        if self._diagnoses and (iteration + 1) % self.settings.evaluation.every == 0:
+            metrics |= self._gradient_shares(experience, sampler, iteration)
         shuffle = generator(self.seed, "shuffle", iteration)
-        figures = self.learner.update(experience, sampler, iteration, shuffle)
-        metrics = {**_reward_figures(experience), **figures}
+        key = (tuple(experience.steps.shape), self.method.updates_per_rollout, self.method.kl_weight > 0)
+        with self.meter("update", key, **self._update_counts(experience)):
+            metrics |= self.learner.update(experience, sampler, iteration, shuffle)
         values = torch.tensor(
             list(metrics.values()), dtype=torch.float64, device=self.session.accelerator.device
         )
         averaged = self.session.accelerator.reduce(values, reduction="mean")
         return dict(zip(metrics, averaged.tolist(), strict=True))
+
+    @property
+    def _diagnoses(self) -> bool:
+        return self.settings.evaluation.diagnostic_prompts > 0
+
+    def _update_counts(self, experience: Experience) -> dict[str, float]:
+        """Optimiser steps and network evaluations of an update; a KL to the base model evaluates it as well."""
+        forward = experience.steps.numel() * experience.condition.branches
+        evaluations = forward * (2 if self.method.kl_weight > 0 else 1)
+        return {"updates": self.method.updates_per_rollout, "nfe": evaluations}
+
+    def _gradient_shares(self, experience: Experience, sampler: Sampler, iteration: int) -> dict[str, float]:
+        """Shares of the gradient by part of the loss, where there is more than one; evaluation, so not charged."""
+        choice = generator(self.seed, "gradient shares", iteration)
+        with self.meter(EVALUATION, f"gradient shares of {self.method.name}"):
+            shares = self.learner.gradient_shares(experience, sampler, iteration, choice)
+        if len(shares) < 2:
+            return {}
+        return {f"diagnostic/gradient_share/{name}": share for name, share in shares.items()}
 
     def _draw(self, iteration: int) -> Draw:
         """This process's share of the iteration's prompts."""
@@ -258,18 +289,28 @@ class Training:
         first = share * accelerator.process_index
         return Draw(self.seed, iteration, chosen[first : first + share], first)
 
-    def _evaluate_and_save(self, done: int, main: bool) -> None:
+    def _evaluate_and_save(self, done: int, last: bool) -> None:
         """Evaluation and checkpoint where due, by the main process; the others wait."""
-        last = done == self.total
-        if main and (last or done % self.settings.evaluation.every == 0):
+        if self._main and (last or done % self.settings.evaluation.every == 0):
             started = time.perf_counter()
-            result = evaluate(self.policy, self.session.suite, self.settings, done)
+            with self.meter(EVALUATION, "policy", **evaluation_counts(self.settings)):
+                result = evaluate(self.policy, self.session.suite, self.settings, done)
             self._record(result, done, last)
+            self.recorder.usage(done, self._diagnose(done))
             self.recorder.status.evaluation_seconds += time.perf_counter() - started
-        if main and (last or done % self.settings.checkpoint_every == 0):
+        if self._main and (last or done % self.settings.checkpoint_every == 0):
             checkpoint.save(self._checkpoint, self.learner, self._identity, done)
             self.recorder.save_status()
         self.session.accelerator.wait_for_everyone()
+
+    def _diagnose(self, done: int) -> Usage:
+        """Records the diagnostics of the policy as it is; returns what the whole evaluation used."""
+        if self._diagnoses:
+            with self.meter(EVALUATION, f"diagnostics of {self.method.name}"):
+                figures = diagnose(self.learner, self.session.suite, self.settings, self.process_reward)
+            self.recorder.iteration(done, figures)
+        usage, self._apart = merged(self._apart, self.meter.take()), {}
+        return usage
 
     def _record(self, result: Evaluated, iteration: int, last: bool) -> None:
         self.recorder.evaluation(iteration, result.rows)

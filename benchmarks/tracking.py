@@ -38,7 +38,7 @@ class _Child:
     """What has been sent of one (method, seed)."""
 
     run_id: str
-    iterations: int = 0
+    iterations: int = -1
     evaluations: int = -1
     ended: bool = False
 

@@ -17,7 +17,8 @@ from benchmarks.records import BASE, Recorder, run_folder
 from benchmarks.settings import RunSettings
 
 if TYPE_CHECKING:
-    from benchmarks.task import Progress, Session
+    from benchmarks.session import Session
+    from benchmarks.task import Progress
 
 ERROR_FILE = "error.txt"
 
@@ -100,7 +101,7 @@ def _run_here(
     tasks: Sequence[tuple[str, int]],
     report: Callable[[Progress], None],
 ) -> list[Failure]:
-    from benchmarks.task import Session
+    from benchmarks.session import Session
 
     quieten()
     session = Session.open(settings)
@@ -200,7 +201,7 @@ def _end_with_parent() -> None:
 
 
 def _run_in_worker(method: str, seed: int) -> None:
-    from benchmarks.task import Session
+    from benchmarks.session import Session
 
     assert _worker is not None  # set by _initialise
     if _worker.session is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from methods.metering import Meter, MeteredReward, unmetered
 from methods.method import Method
 from methods.seeding import generator
 from rewards.base import OutcomeReward, ProcessReward, scored
@@ -61,8 +62,18 @@ def collect(
     draw: Draw,
     rewards: Mapping[str, OutcomeReward],
     process_reward: ProcessReward | None,
+    meter: Meter = unmetered,
 ) -> Experience:
     """Draws `method.group_size` videos for each prompt, all in one batch, and scores them.
+
+    Args:
+        policy: the policy as it is now.
+        sampler: the method's, at this iteration.
+        method: whose settings say how rollouts are drawn.
+        draw: which samples.
+        rewards: the suite's training rewards.
+        process_reward: needed by methods that are guided or have a process term.
+        meter: counts the work.
 
     Raises:
         RewardError: an outcome reward failed; names prompt, reward and iteration.
@@ -79,18 +90,25 @@ def collect(
             velocities.append(result.detach())
         return result
 
-    trajectory = sampler.rollout(
-        velocity,
-        policy.initial_noise(_initial_generators(draw, members, method.same_initial_noise)),
-        condition,
-        [generator(draw.seed, "steps", draw.iteration, *member) for member in members],
-        reward=process_reward if method.needs_process_reward else None,
-        score_states=method.process is not None,
-    )
-    videos = policy.decode(trajectory.final)
-    values = {
-        name: scored(name, reward, videos, prompts, draw.iteration + 1) for name, reward in rewards.items()
-    }
+    noise = policy.initial_noise(_initial_generators(draw, members, method.same_initial_noise))
+    reward = None if process_reward is None else MeteredReward(process_reward, meter)
+    evaluations = len(members) * sampler.num_steps * condition.branches
+    key = (tuple(noise.shape), sampler.guided_steps, sampler.settings.guidance is not None)
+    with meter("rollout", key, videos=len(members), nfe=evaluations):
+        trajectory = sampler.rollout(
+            velocity,
+            noise,
+            condition,
+            [generator(draw.seed, "steps", draw.iteration, *member) for member in members],
+            reward=reward if method.needs_process_reward else None,
+            score_states=method.process is not None,
+        )
+    with meter("decoder", tuple(trajectory.final.shape)):
+        videos = policy.decode(trajectory.final)
+    values = {}
+    for name, outcome in rewards.items():
+        with meter("outcome_rewards", (name, tuple(videos.shape)), reward_calls=len(videos)):
+            values[name] = scored(name, outcome, videos, prompts, draw.iteration + 1)
     steps = torch.stack([_steps(sampler, method, draw, member) for member in members])
     kept = torch.stack(velocities) if velocities else None
     return Experience(trajectory, kept, condition, videos, values, steps)

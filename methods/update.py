@@ -216,35 +216,86 @@ class Learner:
         self.optimiser.step()
         return norm.item()
 
+    def gradient_shares(
+        self,
+        experience: Experience,
+        sampler: Sampler,
+        iteration: int,
+        choice: torch.Generator,
+        most: int = 64,
+    ) -> dict[str, float]:
+        """How much of the gradient comes from each part of the loss, at the policy as it is now.
+
+        Args:
+            experience: the rollouts, before the policy was updated on them.
+            sampler: scores them.
+            iteration: from 0; sets the decaying weights.
+            choice: chooses the pairs that are looked at.
+            most: how many of them.
+
+        Returns:
+            Part ("outcome", "process", "kl", "distillation") -> norm of that part's own gradient, over the sum of
+            the parts' norms. A KL to the base model has no gradient before the policy leaves it.
+        """
+        pairs, _ = make_pairs(experience, self.method, self.terms, self.accelerator)
+        rows = torch.randperm(len(pairs), generator=choice)[:most]
+        with torch.enable_grad():
+            parts, _ = self._parts(pairs.rows(rows), sampler, iteration)
+        norms = {}
+        for number, (name, part) in enumerate(parts.items()):
+            gradients = torch.autograd.grad(
+                part, self.weights.parameters, retain_graph=number < len(parts) - 1, allow_unused=True
+            )
+            norms[name] = torch.stack([g.double().norm() for g in gradients if g is not None]).norm().item()
+        total = sum(norms.values())
+        return {name: norm / total if total > 0 else 0.0 for name, norm in norms.items()}
+
     def _loss(self, pairs: Pairs, sampler: Sampler, iteration: int) -> tuple[Tensor, dict[str, float]]:
-        """The method's loss on some pairs, averaged over them, and its parts."""
+        """The method's loss on some pairs, averaged over them, and figures about it."""
+        parts, figures = self._parts(pairs, sampler, iteration)
+        loss = torch.stack(list(parts.values())).sum()
+        figures["loss"] = loss.item()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"{self.method.name}: the loss is {loss.item()}; its parts: {figures}")
+        return loss, figures
+
+    def _parts(
+        self, pairs: Pairs, sampler: Sampler, iteration: int
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The parts that the loss is the sum of, each averaged over the pairs and weighted; and figures."""
         sigma = sampler.sigmas[pairs.step].to(pairs.x.device, torch.float32)
         velocity = self.policy.velocity(pairs.x, sigma, pairs.condition)
         moved = pairs.gradient if self.method.sampler.score_mean == "guided" else None
         log_ratio = (
             sampler.transition(pairs.x, velocity, pairs.step, moved).log_prob(pairs.x_next) - pairs.log_prob
         )
-        weights = torch.tensor(self.terms.weights, device=velocity.device).unsqueeze(1)
-        loss = (weights * clipped_loss(log_ratio, pairs.advantages, self.method.clip_range)).sum(dim=0).mean()
+        parts = self._policy_losses(log_ratio, pairs.advantages)
         deviation = (log_ratio.detach().exp() - 1).abs()
         figures = {
             "ratio_deviation": deviation.mean().item(),
             "clip_fraction": (deviation > self.method.clip_range).float().mean().item(),
-            "policy_loss": loss.item(),
+            "policy_loss": sum(part.item() for part in parts.values()),
         }
         if self.method.kl_weight > 0:
             kl = self._kl_to_base(pairs, sampler, sigma, velocity)
             figures["kl_to_base"] = kl.item()
-            loss = loss + self.method.kl_weight * kl
+            parts["kl"] = self.method.kl_weight * kl
         distillation = self.method.distillation_weight(iteration)
         if distillation > 0 and pairs.gradient is not None:
             kl = self._kl_to_guided(pairs, sampler, velocity)
             figures["kl_to_guided"] = kl.item()
-            loss = loss + distillation * kl
-        figures["loss"] = loss.item()
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{self.method.name}: the loss is {loss.item()}; its parts: {figures}")
-        return loss, figures
+            parts["distillation"] = distillation * kl
+        return parts, figures
+
+    def _policy_losses(self, log_ratio: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+        """The clipped losses of the outcome rewards, summed with their weights, and that of the process reward."""
+        losses = clipped_loss(log_ratio, advantages, self.method.clip_range).mean(dim=1)
+        weights = torch.tensor(self.terms.weights, device=losses.device)
+        process = torch.tensor([name == "process" for name in self.terms.names], device=losses.device)
+        parts = {"outcome": (weights * losses)[~process].sum()}
+        if self.method.process is not None:
+            parts["process"] = (weights * losses)[process].sum()
+        return parts
 
     def _kl_to_base(self, pairs: Pairs, sampler: Sampler, sigma: Tensor, velocity: Tensor) -> Tensor:
         """Mean over pairs of the KL to the base model's transition, computed in the policy's own precision."""

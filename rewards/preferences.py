@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rewards.cost import Cost
 from rewards.provenance import Provenance
 
 
@@ -26,6 +27,7 @@ class PreferenceData:
         prompts: the P texts.
         provenance: the base model that drew the samples.
         description: how they were drawn and scored.
+        cost: what drawing and scoring them used; None where that was not recorded.
     """
 
     latents: Tensor
@@ -35,6 +37,7 @@ class PreferenceData:
     prompts: tuple[str, ...]
     provenance: Provenance
     description: dict[str, str | int | float]
+    cost: Cost | None = None
 
     def __post_init__(self) -> None:
         count = len(self.latents)
@@ -55,6 +58,7 @@ class PreferenceData:
             "prompts": json.dumps(self.prompts),
             "provenance": self.provenance.model_dump_json(),
             "description": json.dumps(self.description),
+            "cost": "" if self.cost is None else self.cost.model_dump_json(),
         }
         tensors = {
             "latents": self.latents,
@@ -88,6 +92,7 @@ class PreferenceData:
             prompts=tuple(json.loads(metadata["prompts"])),
             provenance=Provenance.model_validate_json(metadata["provenance"]),
             description=json.loads(metadata["description"]),
+            cost=Cost.model_validate_json(metadata["cost"]) if metadata.get("cost") else None,
         )
 
     def split(self, held_back: float, generator: torch.Generator) -> tuple[PreferenceData, PreferenceData]:
@@ -108,6 +113,7 @@ class PreferenceData:
             self.prompts,
             self.provenance,
             self.description,
+            self.cost,
         )
 
     def pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

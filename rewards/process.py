@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rewards.base import Encoded
+from rewards.cost import Cost
 from rewards.provenance import Provenance, ProvenanceError
 
 
@@ -25,6 +26,9 @@ class LatentProcessReward(nn.Module):
     Args:
         trunk: a Wan-style transformer, already cut to its first blocks (`cut_transformer`).
         num_train_timesteps: factor from sigma in [0, 1] to the trunk's timestep.
+
+    Attributes:
+        cost: what its training used, making its preference data included; None where that was not recorded.
     """
 
     def __init__(self, trunk: Any, num_train_timesteps: int = 1000) -> None:
@@ -35,6 +39,7 @@ class LatentProcessReward(nn.Module):
         trunk.register_parameter("scale_shift_table", None)
         self.trunk: Any = trunk  # diffusers models are typed as plain modules
         self.num_train_timesteps = num_train_timesteps
+        self.cost: Cost | None = None
         self.query = nn.Parameter(torch.zeros(1, 1, width))
         self.norm = nn.LayerNorm(width)
         self.pool = nn.MultiheadAttention(width, trunk.config.num_attention_heads, batch_first=True)
@@ -80,6 +85,7 @@ class LatentProcessReward(nn.Module):
             "num_train_timesteps": self.num_train_timesteps,
             "provenance": provenance.model_dump(),
             "measured": measured,
+            "cost": None if self.cost is None else self.cost.model_dump(),
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(self.state_dict(), folder / "model.safetensors")
@@ -106,6 +112,7 @@ class LatentProcessReward(nn.Module):
             expected.require(Provenance(**config["provenance"]), f"the process reward at {str(folder)!r}")
         model = cls(WanTransformer3DModel(**config["trunk"]), config["num_train_timesteps"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.cost = Cost(**config["cost"]) if config.get("cost") else None
         return model.requires_grad_(False).eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from rewards.cost import Cost, FlopCounter
 from rewards.fitting import Schedule, optimise
 from rewards.preferences import PreferenceData
 from rewards.process import LatentProcessReward, cut_transformer
@@ -140,14 +142,26 @@ def train_prm(
             )
     torch.manual_seed(settings.seed)  # for the new layers' initialisation, which takes no generator
     model = LatentProcessReward(cut_transformer(transformer, settings.blocks))
+    tflops = settings.schedule.steps * _step_tflops(model, training, settings)
+    started = time.perf_counter()
     optimise(
         model.parameters(),
         settings.schedule,
         lambda _: preference_loss(model, training, settings, generator),
         title="process reward",
     )
+    used = Cost(tflops=tflops, seconds=time.perf_counter() - started)
+    model.cost = None if data.cost is None else data.cost + used
     model.requires_grad_(False).eval()
     return model, accuracy_by_level(model, validation, generator)
+
+
+def _step_tflops(model: nn.Module, data: PreferenceData, settings: PrmTraining) -> float:
+    """Floating-point operations of one training step, by doing one whose gradient is thrown away."""
+    with FlopCounter() as counter:
+        preference_loss(model, data, settings, torch.Generator().manual_seed(0)).backward()
+    model.zero_grad(set_to_none=True)
+    return counter.tflops
 
 
 def _one_line(error: Exception) -> str:

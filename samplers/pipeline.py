@@ -46,6 +46,11 @@ class Condition:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def branches(self) -> int:
+        """Evaluations of the network for one velocity: 2 with classifier-free guidance."""
+        return 1 if self.negative_embeds is None else 2
+
     def select(self, positions: Sequence[int]) -> Condition:
         """The condition of the samples at `positions`, repeats allowed."""
         rows = torch.as_tensor(positions, device=self.embeds.device)

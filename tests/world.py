@@ -88,6 +88,7 @@ def world_flags(folder: Path) -> dict[str, object]:
         "video": vars(GEOMETRY),
         "seeds": 1,
         "budget": 2,
+        "budget_unit": "iterations",
         "prompts_per_iteration": 2,
         "weights": {"kind": "lora", "rank": 2, "alpha": 4},
         "evaluation": {"every": 1, "train_prompts": 2, "samples_per_prompt": 2, "num_steps": 4},

@@ -10,7 +10,8 @@ FIELDS = {
     "seeds": ("7", 7),
     "first_seed": ("100", 100),
     "budget": ("5", 5.0),
-    "budget_unit": ("iterations", "iterations"),
+    "budget_unit": ("tflops", "tflops"),
+    "charge_prm": (None, True),
     "suite": ("shapes", "shapes"),
     "model": ("somewhere", Path("somewhere")),
     "process_reward": ("somewhere", Path("somewhere")),
@@ -27,7 +28,7 @@ OTHERS = {"help", "preset", "set", "config", "workers", "output", "resume"}
 @pytest.mark.parametrize("field", FIELDS)
 def test_option_reaches_its_field(field):
     text, value = FIELDS[field]
-    given = arguments().parse_args([f"--{field.replace('_', '-')}", text])
+    given = arguments().parse_args([f"--{field.replace('_', '-')}", *([] if text is None else [text])])
     assert _flags(given) == {field: value}
 
 

@@ -11,7 +11,8 @@ from benchmarks.presets import PRESETS
 from benchmarks.records import read_rows
 from benchmarks.resolve import resolve
 from benchmarks.run import Benchmark, arguments
-from benchmarks.task import Session, Training, check_methods
+from benchmarks.session import Session, check_methods
+from benchmarks.task import Training
 from benchmarks.testbed.scenes import prompt_split
 from methods.catalog import CATALOG
 from methods.method import difference

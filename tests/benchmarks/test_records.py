@@ -10,9 +10,7 @@ import pytest
 
 from benchmarks.records import (
     BASE,
-    EVALUATION_COLUMNS,
-    ITERATION_COLUMNS,
-    TABLES,
+    COLUMNS,
     Recorder,
     Status,
     Table,
@@ -65,7 +63,7 @@ def test_a_torn_last_line_is_left_out(recorder: Recorder, cut: int) -> None:
     recorder.iteration(2, {"loss": 0.2})
     kept = [1, 2] if len(rows) else [2]
     assert list(read_rows(recorder.folder, "iterations")["iteration"]) == kept
-    assert list(pd.read_csv(path).columns) == list(ITERATION_COLUMNS)
+    assert list(pd.read_csv(path).columns) == list(COLUMNS["iterations"])
 
 
 def test_a_torn_header_is_written_again(recorder: Recorder) -> None:
@@ -78,7 +76,7 @@ def test_a_torn_header_is_written_again(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "columns"), [("iterations", ITERATION_COLUMNS), ("evaluations", EVALUATION_COLUMNS)]
+    ("name", "columns"), [("iterations", COLUMNS["iterations"]), ("evaluations", COLUMNS["evaluations"])]
 )
 def test_no_rows_yet(recorder: Recorder, name: Table, columns: tuple[str, ...]) -> None:
     rows = read_rows(recorder.folder, name)
@@ -109,7 +107,7 @@ def test_tables_are_gathered_with_the_status_of_every_run(tmp_path: Path) -> Non
 
 def test_gathering_nothing_makes_empty_tables(tmp_path: Path) -> None:
     consolidate(tmp_path, [("a", 0)])
-    for name in TABLES:
+    for name in COLUMNS:
         assert pd.read_parquet(tmp_path / "records" / f"{name}.parquet").empty
 
 

@@ -16,9 +16,10 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from analysis.records import load_run
-from benchmarks.records import BASE, EVALUATION_COLUMNS, ITERATION_COLUMNS
+from benchmarks.records import BASE, COLUMNS
+from benchmarks.session import Session
 from benchmarks.settings import SETTINGS_FILE
-from benchmarks.task import Session, Training, share_of
+from benchmarks.task import Training, share_of
 from benchmarks.workers import run_all
 from methods.catalog import CATALOG
 from rewards.suites import SUITES
@@ -42,11 +43,11 @@ def test_files(whole: Result) -> None:
 
 def test_records_hold_all_methods_and_seeds(whole: Result) -> None:
     iterations, evaluations = whole.rows("iterations"), whole.rows("evaluations")
-    assert tuple(iterations.columns) == ITERATION_COLUMNS
-    assert tuple(evaluations.columns) == EVALUATION_COLUMNS
+    assert tuple(iterations.columns) == COLUMNS["iterations"]
+    assert tuple(evaluations.columns) == COLUMNS["evaluations"]
     found = iterations.groupby(["method", "seed"])["iteration"].unique()
     assert set(found.index) == set(RUNS)
-    assert all(sorted(values) == [1, 2] for values in found)
+    assert all(sorted(values) == [0, 1, 2] for values in found)  # 0: diagnostics of the base model
     trained = evaluations[evaluations["method"] != BASE]
     assert set(trained.groupby(["method", "seed"]).groups) == set(RUNS)
     assert set(trained["iteration"]) == {1, 2}

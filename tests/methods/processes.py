@@ -15,7 +15,8 @@ import torch
 import torch.multiprocessing
 
 from benchmarks import task
-from benchmarks.task import Session, Training
+from benchmarks.session import Session
+from benchmarks.task import Training
 from benchmarks.testbed.scenes import all_prompts
 from methods import CATALOG
 from methods.experience import Experience, collect

@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from benchmarks.task import Session, Training
+from benchmarks.session import Session
+from benchmarks.task import Training
 from methods import CATALOG
 from methods.experience import Draw, Experience, collect
 from methods.method import Method

@@ -1,0 +1,119 @@
+"""What all runs of one process share, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from benchmarks.ledger import Meter
+from benchmarks.settings import RunSettings, SettingsError
+from methods.seeding import generator
+from rewards.process import LatentProcessReward
+from rewards.provenance import Provenance, ProvenanceError
+from rewards.suites import LoadedSuite, SuiteError, load_suite
+from samplers import Sampler
+from samplers.pipeline import ModelError, PipelinePolicy, load_policy
+
+
+@dataclass
+class Session:
+    """What all runs of one process share: settings, devices, and the suite's rewards, loaded once.
+
+    Attributes:
+        settings: the run's settings.
+        accelerator: devices, precision, processes.
+        suite: the rewards.
+        flops: what sections were measured to cost; their keys say all that this depends on within a run.
+    """
+
+    settings: RunSettings
+    accelerator: Accelerator
+    suite: LoadedSuite
+    flops: dict[tuple[str, Hashable], float] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, settings: RunSettings) -> Session:
+        """Loads the suite.
+
+        Raises:
+            SuiteError: the suite cannot be loaded.
+        """
+        accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
+        with _loading("outcome model", settings.outcome_model, SuiteError):
+            suite = load_suite(settings.suite, settings.outcome_model)
+        for reward in suite.all.values():
+            _to_device(reward, accelerator.device)
+        return cls(settings, accelerator, suite)
+
+    def policy(self) -> PipelinePolicy:
+        """A fresh copy of the base model.
+
+        Raises:
+            ModelError: it cannot be used, or its folder is damaged.
+        """
+        settings = self.settings
+        with _loading("model folder", settings.model, ModelError):
+            policy = load_policy(settings.model, settings.video.geometry, settings.guidance_scale)
+        policy.pipeline.to(self.accelerator.device)
+        return policy
+
+    def process_reward(self, policy: PipelinePolicy) -> LatentProcessReward:
+        """The process reward, checked against the base model.
+
+        Raises:
+            ProvenanceError: it was made for another model or latent space, or is damaged.
+        """
+        expected = Provenance.of(policy.pipeline)
+        with _loading("process reward", self.settings.process_reward, ProvenanceError):
+            loaded = LatentProcessReward.load(self.settings.process_reward, expected)
+        return loaded.to(self.accelerator.device)
+
+    def meter(self) -> Meter:
+        """A meter that knows what earlier runs measured."""
+        return Meter(self.accelerator.device, self.flops)
+
+
+@contextmanager
+def _loading(what: str, path: Path, refusal: type[Exception]) -> Iterator[None]:
+    """Within, whatever the libraries raise over damaged files becomes one line that names the folder."""
+    try:
+        yield
+    except refusal:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise refusal(f"{what} {str(path)!r} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def check_methods(settings: RunSettings) -> None:
+    """Refuses, before anything is loaded, methods that could not train with the run's settings.
+
+    Raises:
+        SettingsError: a rollout has fewer videos than updates, or no step that could be trained.
+    """
+    for name, method in settings.method_settings.items():
+        videos = settings.prompts_per_iteration * method.group_size
+        if method.updates_per_rollout > videos:
+            raise SettingsError(
+                f"{name}: updates_per_rollout is {method.updates_per_rollout}; a rollout has {videos} videos "
+                "(prompts_per_iteration x group_size), and each update needs one"
+            )
+        sampler = Sampler(method.sampler).at_iteration(0, generator(0, "window", 0))
+        last = sampler.num_steps if method.train_last_step else sampler.num_steps - 1
+        if not any(sampler.stochastic(step) for step in range(last)):
+            raise SettingsError(
+                f"{name}: none of the {last} steps that may be trained has noise; give sampler.noise.level > 0, a "
+                "wider sampler.window, or train_last_step"
+            )
+
+
+def _to_device(reward: object, device: torch.device) -> None:
+    """Moves a reward's network, if it has one."""
+    for value in vars(reward).values():
+        if isinstance(value, torch.nn.Module):
+            value.to(device)

@@ -1,0 +1,47 @@
+"""Where work is metered: the parts of a method name their sections, whoever runs it may count them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rewards.base import Encoded, ProcessReward
+from samplers.guidance import reward_value, reward_value_and_gradient
+
+
+class Meter(Protocol):
+    """Counts the work of a section, less that of the sections opened within it."""
+
+    def __call__(self, component: str, key: Hashable, **counts: float) -> AbstractContextManager[None]:
+        """Opens a section.
+
+        Args:
+            component: what the work belongs to ("rollout", "decoder", ...).
+            key: equal keys of one component do equal work, so that it need be measured once.
+            counts: what else to count: nfe, videos, reward_calls, updates.
+        """
+
+
+def unmetered(component: str, key: Hashable, **counts: float) -> AbstractContextManager[None]:  # noqa: ARG001
+    """Counts nothing."""
+    return nullcontext()
+
+
+class MeteredReward:
+    """A process reward whose calls, the input gradient included, are sections of a meter."""
+
+    def __init__(self, reward: ProcessReward, meter: Meter) -> None:
+        self._reward, self._meter = reward, meter
+
+    def __call__(self, x: Tensor, sigma: Tensor, condition: Encoded) -> Tensor:
+        """Values (B,) of latents (B, ...)."""
+        with self._meter("process_reward", ("value", tuple(x.shape)), reward_calls=len(x)):
+            return reward_value(self._reward, x, sigma, condition)
+
+    def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Any) -> tuple[Tensor, Tensor]:
+        """Values (B,) and their gradient at x (B, ...)."""
+        with self._meter("process_reward", ("gradient", tuple(x.shape)), reward_calls=len(x)):
+            return reward_value_and_gradient(self._reward, x, sigma, condition)
