@@ -6,18 +6,20 @@ Drawn for a few training prompts, from noise that is the same at every evaluatio
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from benchmarks.evaluation import evenly_spaced
 from benchmarks.settings import RunSettings
+from methods.guiding import guiding_reward
 from methods.method import Method
 from methods.seeding import generator
 from methods.update import Learner
 from rewards.base import OutcomeReward, ProcessReward, scored
 from rewards.suites import LoadedSuite
-from samplers import Noise, Sampler, SamplerSettings, Trajectory, build
+from samplers import Noise, Reward, Sampler, SamplerSettings, Trajectory, build
 from samplers.pipeline import Condition
 
 
@@ -39,8 +41,8 @@ def diagnose(
     """
     prompts = evenly_spaced(settings.prompts.train, settings.evaluation.diagnostic_prompts)
     figures = {"kl_to_base": _kl_to_base(learner, settings, prompts)}
-    if process_reward is not None:
-        figures |= _of_process_reward(learner, suite, settings, process_reward, prompts)
+    if learner.method.guided or process_reward is not None:
+        figures |= _of_rollouts(Rollouts(learner, suite, settings, process_reward, prompts))
     return {f"diagnostic/{name}": value for name, value in figures.items()}
 
 
@@ -82,64 +84,90 @@ def _kl_to_base(learner: Learner, settings: RunSettings, prompts: list[str]) -> 
     return total.mean().item()
 
 
-def _of_process_reward(
-    learner: Learner,
-    suite: LoadedSuite,
-    settings: RunSettings,
-    process_reward: ProcessReward,
-    prompts: list[str],
-) -> dict[str, float]:
-    """Rewards of rollouts with and without guidance from the same noise, and how well the process reward ranks.
+@dataclass(frozen=True)
+class Rollouts:
+    """Rollouts of a method's own sampler, each state scored by the process reward where there is one.
+
+    Noise depends on prompt and place only.
+
+    Attributes:
+        learner: the policy and its method.
+        suite: rewards of the finished videos.
+        settings: the run's.
+        process_reward: the method's, if it has one.
+        prompts: each for a group.
+    """
+
+    learner: Learner
+    suite: LoadedSuite
+    settings: RunSettings
+    process_reward: ProcessReward | None
+    prompts: list[str]
+
+    @property
+    def group(self) -> list[str]:
+        """The prompt of every rollout, groups side by side."""
+        return [prompt for prompt in self.prompts for _ in range(self.learner.method.group_size)]
+
+    def _generators(self, purpose: str) -> list[torch.Generator]:
+        seed = self.settings.evaluation.seed
+        return [generator(seed, f"diagnostic {purpose}", text, k) for k, text in enumerate(self.group)]
+
+    def draw(self, guided: bool) -> Trajectory:
+        """One rollout a place, with or without guidance, from the same noise."""
+        method, policy = self.learner.method, self.learner.policy
+        unguided = {"guidance": None, "score_mean": "unguided"}
+        settings = method.sampler if guided else method.sampler.replace(**unguided)
+        window = generator(self.settings.evaluation.seed, "diagnostic window")
+        reward: Reward | None = self.process_reward
+        if guided:
+            reward = guiding_reward(
+                method,
+                self.process_reward,
+                self.suite.training,
+                self.suite.suite.training,
+                policy.decode,
+                self._generators("directions"),
+                iteration=0,
+            )
+        return (
+            Sampler(settings)
+            .at_iteration(0, window)
+            .rollout(
+                policy,
+                policy.initial_noise(self._generators("start")),
+                policy.encode(self.group),
+                self._generators("steps"),
+                reward=reward,
+                keep="final",
+            )
+        )
+
+    def rewards(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        """Training rewards and headline of the videos, each (B,)."""
+        videos = self.learner.policy.decode(trajectory.final)
+        headline = self.suite.suite.headline
+        asked: Mapping[str, OutcomeReward] = {**self.suite.training, headline: self.suite.all[headline]}
+        return {name: scored(name, reward, videos, self.group, 0) for name, reward in asked.items()}
+
+
+def _of_rollouts(rollouts: Rollouts) -> dict[str, float]:
+    """Rewards of rollouts with and without guidance, and how well the process reward ranks those without.
 
     Guidance is at its full strength, not as it has decayed: a gap that closes then says what the policy learnt.
     """
-    method = learner.method
-    group = [prompt for prompt in prompts for _ in range(method.group_size)]
-    plain = method.sampler.replace(guidance=None, score_mean="unguided")
-    kinds = {"unguided": plain}
-    if method.guided:
-        kinds["guided"] = method.sampler
+    unguided = rollouts.draw(guided=False)
+    rewards = rollouts.rewards(unguided)
     figures: dict[str, float] = {}
-    for kind, sampler_settings in kinds.items():
-        sampler = Sampler(sampler_settings).at_iteration(
-            0, generator(settings.evaluation.seed, "diagnostic window")
-        )
-        trajectory = _rollout(learner, sampler, settings, process_reward, group)
-        rewards = _rewards(learner, suite, trajectory, group)
-        if method.guided:
-            figures |= {f"{kind}/{name}": values.mean().item() for name, values in rewards.items()}
-        if kind == "unguided":
-            score = torch.stack(
-                [weight * rewards[name] for name, weight in suite.suite.training.items()]
-            ).sum(dim=0)
-            figures |= _accuracy_by_level(trajectory, score, method)
+    if rollouts.learner.method.guided:
+        with_guidance = rollouts.rewards(rollouts.draw(guided=True))
+        for kind, values in (("unguided", rewards), ("guided", with_guidance)):
+            figures |= {f"{kind}/{name}": value.mean().item() for name, value in values.items()}
+    if rollouts.process_reward is not None:
+        weights = rollouts.suite.suite.training
+        score = torch.stack([weight * rewards[name] for name, weight in weights.items()]).sum(dim=0)
+        figures |= _accuracy_by_level(unguided, score, rollouts.learner.method)
     return figures
-
-
-def _rollout(
-    learner: Learner, sampler: Sampler, settings: RunSettings, reward: ProcessReward, group: list[str]
-) -> Trajectory:
-    """(B) rollouts, every state scored by the process reward; noise depends on prompt and place only."""
-    seed = settings.evaluation.seed
-    places = list(enumerate(group))
-    return sampler.rollout(
-        learner.policy,
-        learner.policy.initial_noise([generator(seed, "diagnostic start", text, k) for k, text in places]),
-        learner.policy.encode(group),
-        [generator(seed, "diagnostic steps", text, k) for k, text in places],
-        reward=reward,
-        keep="final",
-    )
-
-
-def _rewards(
-    learner: Learner, suite: LoadedSuite, trajectory: Trajectory, group: list[str]
-) -> dict[str, Tensor]:
-    """Training rewards and headline of some rollouts' videos, each (B,)."""
-    videos = learner.policy.decode(trajectory.final)
-    headline = suite.suite.headline
-    asked: Mapping[str, OutcomeReward] = {**suite.training, headline: suite.all[headline]}
-    return {name: scored(name, reward, videos, group, 0) for name, reward in asked.items()}
 
 
 def _accuracy_by_level(trajectory: Trajectory, score: Tensor, method: Method) -> dict[str, float]:

@@ -245,6 +245,7 @@ class Training:
             self.method,
             self._draw(iteration),
             self.session.suite.training,
+            self.session.suite.suite.training,
             self.process_reward,
             self.meter,
         )

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.metering import Meter, MeteredReward, unmetered
+from methods.guiding import guiding_reward
+from methods.metering import Meter, MeteredOutcome, MeteredProcess, metered_decode, unmetered
 from methods.method import Method
 from methods.seeding import generator
 from rewards.base import OutcomeReward, ProcessReward, scored
@@ -61,6 +62,7 @@ def collect(
     method: Method,
     draw: Draw,
     rewards: Mapping[str, OutcomeReward],
+    weights: Mapping[str, float],
     process_reward: ProcessReward | None,
     meter: Meter = unmetered,
 ) -> Experience:
@@ -72,7 +74,8 @@ def collect(
         method: whose settings say how rollouts are drawn.
         draw: which samples.
         rewards: the suite's training rewards.
-        process_reward: needed by methods that are guided or have a process term.
+        weights: of each of them, where their sum guides.
+        process_reward: needed where `method.needs_process_reward`.
         meter: counts the work.
 
     Raises:
@@ -91,24 +94,33 @@ def collect(
         return result
 
     noise = policy.initial_noise(_initial_generators(draw, members, method.same_initial_noise))
-    reward = None if process_reward is None else MeteredReward(process_reward, meter)
+    decode = metered_decode(policy.decode, meter)
+    outcomes = {name: MeteredOutcome(name, reward, meter) for name, reward in rewards.items()}
+    guide = guiding_reward(
+        method,
+        None if process_reward is None else MeteredProcess(process_reward, meter),
+        outcomes,
+        weights,
+        decode,
+        [generator(draw.seed, "directions", draw.iteration, *member) for member in members],
+        draw.iteration + 1,
+    )
     evaluations = len(members) * sampler.num_steps * condition.branches
-    key = (tuple(noise.shape), sampler.guided_steps, sampler.settings.guidance is not None)
+    guidance = sampler.settings.guidance
+    key = (tuple(noise.shape), sampler.guided_steps, None if guidance is None else guidance.at)
     with meter("rollout", key, videos=len(members), nfe=evaluations):
         trajectory = sampler.rollout(
             velocity,
             noise,
             condition,
             [generator(draw.seed, "steps", draw.iteration, *member) for member in members],
-            reward=reward if method.needs_process_reward else None,
+            reward=guide,
             score_states=method.process is not None,
         )
-    with meter("decoder", tuple(trajectory.final.shape)):
-        videos = policy.decode(trajectory.final)
-    values = {}
-    for name, outcome in rewards.items():
-        with meter("outcome_rewards", (name, tuple(videos.shape)), reward_calls=len(videos)):
-            values[name] = scored(name, outcome, videos, prompts, draw.iteration + 1)
+    videos = decode(trajectory.final)
+    values = {
+        name: scored(name, outcome, videos, prompts, draw.iteration + 1) for name, outcome in outcomes.items()
+    }
     steps = torch.stack([_steps(sampler, method, draw, member) for member in members])
     kept = torch.stack(velocities) if velocities else None
     return Experience(trajectory, kept, condition, videos, values, steps)

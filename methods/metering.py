@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from rewards.base import Encoded, ProcessReward
+from rewards.base import Encoded, OutcomeReward, ProcessReward
 from samplers.guidance import reward_value, reward_value_and_gradient
 
 
@@ -30,7 +30,30 @@ def unmetered(component: str, key: Hashable, **counts: float) -> AbstractContext
     return nullcontext()
 
 
-class MeteredReward:
+class MeteredOutcome:
+    """An outcome reward whose calls are sections of a meter."""
+
+    def __init__(self, name: str, reward: OutcomeReward, meter: Meter) -> None:
+        self._name, self._reward, self._meter = name, reward, meter
+
+    def __call__(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) of videos (B, F, 3, H, W)."""
+        key = (self._name, tuple(videos.shape))
+        with self._meter("outcome_rewards", key, reward_calls=len(prompts)):
+            return self._reward(videos, prompts)
+
+
+def metered_decode(decode: Callable[[Tensor], Tensor], meter: Meter) -> Callable[[Tensor], Tensor]:
+    """A decoder whose calls are sections of a meter."""
+
+    def decoded(latents: Tensor) -> Tensor:
+        with meter("decoder", tuple(latents.shape)):
+            return decode(latents)
+
+    return decoded
+
+
+class MeteredProcess:
     """A process reward whose calls, the input gradient included, are sections of a meter."""
 
     def __init__(self, reward: ProcessReward, meter: Meter) -> None:

@@ -87,6 +87,7 @@ class Small:
             self.method,
             Draw(self.training.seed, iteration, prompts, first),
             self.rewards or self.training.session.suite.training,
+            self.training.session.suite.suite.training,
             self.process_reward,
         )
 
