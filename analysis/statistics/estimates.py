@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
 FEWEST_FOR_BOOTSTRAP = 5
 """With fewer seeds a bootstrap interval is marked as not to be trusted."""
+
+NO_SPREAD = "All seeds are alike, so they show no spread to build an interval on."
+ONE_SEED = "One seed has no spread: an interval needs at least two."
 
 
 @dataclass(frozen=True)
@@ -59,53 +61,31 @@ def bootstrap(
     paired: bool = False,
     confidence: float = 0.95,
     resamples: int = 2000,
-    method: str = "percentile",
 ) -> Estimate:
-    """Bootstrap interval of `statistic(*samples)` over seeds, axis 0 of each sample (seeds, ...).
+    """Percentile bootstrap interval of `statistic(*samples)` over seeds, axis 0 of each sample (seeds, ...).
 
     A statistic with a parameter `axis` (as `np.mean` has) is called once for all resamples, on arrays
     (resamples, seeds, ...) with `axis=1`; any other is called once for each. It must return one number per
-    call or resample. With `paired` all samples are of the same seeds and are resampled together. `method`
-    is "percentile" or "bca" (bias-corrected and accelerated).
+    call or resample. With `paired` all samples are of the same seeds and are resampled together.
     """
     arrays = [np.asarray(sample, dtype=np.float64) for sample in samples]
-    _check_bootstrap(arrays, paired, confidence, method)
-    with_axis = "axis" in inspect.signature(statistic).parameters
-
-    def drawn(*indices: NDArray[np.int64], axis: int) -> Floats:
-        del axis  # always the last: scipy moves the seeds there
-        chosen = [array[index.astype(np.int64)] for array, index in zip(arrays, indices, strict=True)]
-        lead = indices[0].ndim - 1
-        if with_axis:
-            return np.asarray(statistic(*chosen, axis=lead), dtype=np.float64)
-        if not lead:
-            return np.asarray(statistic(*chosen), dtype=np.float64)
-        return np.array([statistic(*parts) for parts in zip(*chosen, strict=True)], dtype=np.float64)
-
-    places = tuple(np.arange(len(array)) for array in arrays)
-    value = drawn(*places, axis=-1)
+    _check_bootstrap(arrays, paired, confidence, resamples)
+    value = np.asarray(statistic(*arrays), dtype=np.float64)
     if value.ndim:
         raise ValueError(f"the statistic must return one number for the seeds, not shape {value.shape}")
     seeds = min(len(array) for array in arrays)
-    names = {"percentile": "percentile bootstrap", "bca": "bias-corrected accelerated bootstrap"}
-    how = f"{names[method]} over {'pairs of ' if paired else ''}seeds, {resamples} resamples"
+    how = f"percentile bootstrap over {'pairs of ' if paired else ''}seeds, {resamples} resamples"
     if seeds < 2:
         return _unknown(float(value), seeds, confidence, how)
-    found = stats.bootstrap(
-        places,
-        drawn,
-        n_resamples=resamples,
-        vectorized=True,
-        paired=paired and len(arrays) > 1,
-        confidence_level=confidence,
-        method="percentile" if method == "percentile" else "BCa",
-        rng=rng,
-    )
-    interval = found.confidence_interval
-    trusted, why = _few(seeds)
-    return Estimate(
-        float(value), float(interval.low), float(interval.high), seeds, confidence, how, trusted, why
-    )
+    places = [rng.integers(len(array), size=(resamples, len(array))) for array in arrays]
+    chosen = [array[places[0] if paired else place] for array, place in zip(arrays, places, strict=True)]
+    if "axis" in inspect.signature(statistic).parameters:
+        drawn = np.asarray(statistic(*chosen, axis=1), dtype=np.float64)
+    else:
+        drawn = np.array([statistic(*parts) for parts in zip(*chosen, strict=True)], dtype=np.float64)
+    if drawn.shape != (resamples,):
+        raise ValueError(f"the statistic must return one number per resample, not shape {drawn.shape}")
+    return _percentiles(float(value), drawn, seeds, confidence, how)
 
 
 def bootstrap_prompts(
@@ -123,7 +103,7 @@ def bootstrap_prompts(
     method (together with `paired`) and one set of prompts for both.
     """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    _check_bootstrap([one, other], paired, confidence, "percentile")
+    _check_bootstrap([one, other], paired, confidence, resamples)
     if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
         raise ValueError(f"both must be (seeds, prompts) of the same prompts: {one.shape} and {other.shape}")
     seeds, prompts = min(len(one), len(other)), one.shape[1]
@@ -136,9 +116,7 @@ def bootstrap_prompts(
     of_other = of_one if paired else _resampled_shares(len(other), resamples, rng)
     means = np.einsum("rs,sp,rp->r", of_one, one, shares, optimize=True)
     means -= np.einsum("rs,sp,rp->r", of_other, other, shares, optimize=True)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    trusted, why = _few(seeds)
-    return Estimate(value, float(low), float(high), seeds, confidence, how, trusted, why)
+    return _percentiles(value, means, seeds, confidence, how)
 
 
 def _resampled_shares(size: int, resamples: int, rng: np.random.Generator) -> Floats:
@@ -146,25 +124,25 @@ def _resampled_shares(size: int, resamples: int, rng: np.random.Generator) -> Fl
     return rng.multinomial(size, np.full(size, 1 / size), resamples) / size
 
 
-def _few(seeds: int) -> tuple[bool, str]:
-    if seeds >= FEWEST_FOR_BOOTSTRAP:
-        return True, ""
-    why = (
-        f"A bootstrap over {seeds} seeds is too narrow: it needs at least {FEWEST_FOR_BOOTSTRAP}, better 10."
-    )
-    return False, why
+def _percentiles(value: float, drawn: Floats, seeds: int, confidence: float, how: str) -> Estimate:
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    why = ""
+    if not low < high:
+        why = NO_SPREAD
+    elif seeds < FEWEST_FOR_BOOTSTRAP:
+        why = f"A bootstrap over {seeds} seeds is too narrow: it needs at least {FEWEST_FOR_BOOTSTRAP}, better 10."
+    return Estimate(value, float(low), float(high), seeds, confidence, how, not why, why)
 
 
 def _unknown(value: float, seeds: int, confidence: float, how: str) -> Estimate:
-    why = "One seed has no spread: an interval needs at least two."
-    return Estimate(value, math.nan, math.nan, seeds, confidence, how, False, why)
+    return Estimate(value, math.nan, math.nan, seeds, confidence, how, False, ONE_SEED)
 
 
-def _check_bootstrap(arrays: list[Floats], paired: bool, confidence: float, method: str) -> None:
+def _check_bootstrap(arrays: list[Floats], paired: bool, confidence: float, resamples: int) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual")
-    if method not in ("percentile", "bca"):
-        raise ValueError(f"method must be percentile or bca, not {method!r}")
+    if resamples < 1:
+        raise ValueError(f"resamples must be 1 or more, not {resamples}; 2000 is usual")
     if not arrays or any(array.ndim == 0 or not len(array) for array in arrays):
         raise ValueError("the bootstrap needs samples with at least one seed along axis 0")
     if any(not np.isfinite(array).all() for array in arrays):

@@ -163,12 +163,12 @@ def p_value(first: ArrayLike, second: ArrayLike, paired: bool = False) -> float:
     """
     one, other = _one_dimensional(first, "first"), _one_dimensional(second, "second")
     if paired:
-        interval = paired_difference(one, other)
-        mean, count = interval.mean, interval.n
-        squared, freedom = float((one - other).var(ddof=1)) / count if count > 1 else math.nan, count - 1.0
+        mean, count = paired_difference(one, other).mean, one.size
+        squared, freedom = ((one - other).var(ddof=1) / count if count > 1 else math.nan), count - 1.0
+    elif min(one.size, other.size) < 2:
+        return math.nan
     else:
-        mean, count = (float(one.mean() - other.mean()) if min(one.size, other.size) else math.nan), 0
-        squared, freedom = _welch(one, other) if min(one.size, other.size) > 1 else (math.nan, math.nan)
+        mean, (squared, freedom) = float(one.mean() - other.mean()), _welch(one, other)
     if not squared > 0 or math.sqrt(squared) <= 1e-9 * abs(mean):
         return math.nan
     return float(2 * stdtr(freedom, -abs(mean) / math.sqrt(squared)))

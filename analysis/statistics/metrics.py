@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import trim_mean
 
 Floats = NDArray[np.float64]
 
@@ -55,10 +54,15 @@ def cost_to_target(cost: ArrayLike, values: ArrayLike, target: float) -> Floats:
 
 
 def interquartile_mean(values: ArrayLike, axis: int = 0) -> Floats:
-    """Mean of the middle half along `axis`: a quarter is cut off at each end (at n = 3 none, scipy's rule)."""
+    """Mean of the middle half along `axis`, as `scipy.stats.trim_mean`: a quarter is cut off at each end.
+
+    The number cut off is rounded down, so of three values none is, and of five one at each end.
+    """
     array = np.asarray(values, dtype=np.float64)
     _check(array, "values")
-    return np.asarray(trim_mean(array, 0.25, axis=axis), dtype=np.float64)
+    ordered = np.sort(np.moveaxis(array, axis, -1), axis=-1)
+    cut = ordered.shape[-1] // 4
+    return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1))
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike, axis: int = 0) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.special import nctdtr, stdtrit
 
 MOST_SEEDS = 1000
 """Where more seeds than this are needed, `seeds_needed` says None: no benchmark will run them."""
@@ -46,8 +46,8 @@ def power_of(
         return 1.0 if ratio != 1 else 1 - confidence
     freedom = (seeds - 1) * (spread**2 + other**2) ** 2 / (spread**4 + other**4)
     shift = abs(math.log(ratio)) / error
-    quantile = float(stats.t.ppf((1 + confidence) / 2, freedom))
-    return float(stats.nct.sf(quantile, freedom, shift) + stats.nct.cdf(-quantile, freedom, shift))
+    quantile = stdtrit(freedom, (1 + confidence) / 2)
+    return float(1 - nctdtr(freedom, shift, quantile) + nctdtr(freedom, shift, -quantile))
 
 
 def seeds_needed(
