@@ -41,12 +41,17 @@ class Budget:
         return ledger.used(self.unit) + ledger.each(self.unit) <= self.amount * (1 + 1e-9)
 
     def require(self, ledger: Ledger, method: str) -> None:
-        """Insists that the iterations done so far were paid for.
+        """Insists that the budget pays for one iteration.
 
         Raises:
-            SettingsError: the budget does not pay a single iteration.
+            SettingsError: it does not.
         """
         used = ledger.used(self.unit)
+        if ledger.iterations == 0 and not self.has_room(ledger):
+            raise SettingsError(
+                f"charge_prm: the process reward's training used {used:g} of {self.amount:g} {self.unit}, and nothing is "
+                f"left for {method}: give a larger budget, or leave charge_prm out"
+            )
         if ledger.iterations == 1 and used > self.amount * (1 + 1e-9):
             raise SettingsError(
                 f"budget is {self.amount:g} {self.unit}, less than one iteration of {method} costs: give at least "

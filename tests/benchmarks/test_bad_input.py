@@ -68,6 +68,8 @@ def refused(result: Result, *words: str) -> None:
         ((*GOOD, "--budget", "1.7"), ("budget is 1.7: give a whole number of iterations",)),
         ((*GOOD, "--budget", "nan"), ("budget is nan",)),
         ((*GOOD, "--budget", "inf"), ("budget is inf",)),
+        ((*GOOD, "--budget", "-1", "--budget-unit", "tflops"), ("budget is -1 tflops", "above 0")),
+        ((*GOOD, "--charge-prm"), ("charge_prm", "tflops")),
         ((*GOOD, "--budget", "ten"), ("--budget", "'ten'")),
         ((*GOOD, "--budget-unit", "hours"), ("--budget-unit", "'hours'", "iterations")),
         ((*GOOD, "--seeds", "0"), ("seeds is 0",)),

@@ -42,7 +42,15 @@ def test_plain_lines_where_the_output_is_no_terminal() -> None:
 
 def test_bars_on_a_terminal() -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(force_terminal=True))
-    for word in ("all runs", "euphonium seed 0", "[bold] seed 0", "reward 0.700", "2/2 iterations", "100%", "left"):
+    for word in (
+        "all runs",
+        "euphonium seed 0",
+        "[bold] seed 0",
+        "reward 0.700",
+        "2/2 iterations",
+        "100%",
+        "left",
+    ):
         assert word in text
     assert "euphonium seed 0: 2 iterations done" in text
 
