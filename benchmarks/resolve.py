@@ -18,6 +18,8 @@ from rewards.suites import suite_named
 
 #: In `--set` and `method_settings`: every method of the run.
 EVERY = "all"
+#: An entry of `method_settings` with all of these is a whole method, whatever its name.
+_REQUIRED = {name for name, field in Method.model_fields.items() if field.is_required()}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -82,6 +84,12 @@ def _nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _as_written(name: str, configured: Mapping[str, Any]) -> Method:
+    """A method of which all is given. A field that its file does not know yet has the default that it had then."""
+    changed(next(iter(CATALOG.values())), _nested(configured), name)  # names what is misspelt, and what is near
+    return Method.model_validate(configured)
+
+
 def _method(
     name: str,
     preset: Preset,
@@ -99,9 +107,9 @@ def _method(
         assigned: (field, value) of the command line.
     """
     configured = dict(configured)
-    whole = Method.model_fields.keys() <= configured.keys()  # as a run's own settings.yaml has it
+    whole = _REQUIRED <= configured.keys()  # as a run's own settings.yaml has it
     base = configured.pop("base", name)
-    method = next(iter(CATALOG.values())) if whole and base not in CATALOG else method_named(base)
+    method = _as_written(name, configured) if whole else method_named(base)
     ordered: list[tuple[str, Any]] = []
     if not whole:
         ordered += [*preset.every_method.items(), *preset.per_method.get(base, {}).items()]

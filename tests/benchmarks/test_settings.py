@@ -108,6 +108,25 @@ def test_written_settings_with_an_unknown_field_are_refused(world: Path, tmp_pat
         resolve(config.pop("preset"), config, {}, [], "")
 
 
+def test_written_settings_of_an_earlier_version_read_back(world: Path, tmp_path: Path) -> None:
+    """What has been added to methods since has its default, not what the preset or the catalogue say now."""
+    own = {"mine": {"base": "euphonium", "process": None}}
+    settings = resolve(
+        "default", {"method_settings": own, "methods": ["euphonium", "mine"]}, {}, ["all.clip_range=0.01"], ""
+    )
+    config = dumped(settings, tmp_path)
+    for name, written in config["method_settings"].items():
+        del written["distillation"], written["guidance_decay"], written["sampler"]["window"]
+        assert CATALOG["euphonium"].distillation is not None, name
+    again = resolve(config.pop("preset"), config, {}, [], "")
+    for name in ("euphonium", "mine"):
+        expected = settings.method_settings[name]
+        assert again.method_settings[name] == Method.model_validate(
+            {**expected.model_dump(exclude={"distillation", "guidance_decay"})}
+        )
+        assert again.method_settings[name].clip_range == 0.01
+
+
 def test_written_settings_are_plain_yaml(world: Path, tmp_path: Path) -> None:
     settings = world_settings(world, ["euphonium"])
     path = tmp_path / SETTINGS_FILE
