@@ -86,7 +86,9 @@ def _nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _as_written(name: str, configured: Mapping[str, Any]) -> Method:
     """A method of which all is given. A field that its file does not know yet has the default that it had then."""
-    changed(next(iter(CATALOG.values())), _nested(configured), name)  # names what is misspelt, and what is near
+    changed(
+        next(iter(CATALOG.values())), _nested(configured), name
+    )  # names what is misspelt, and what is near
     return Method.model_validate(configured)
 
 
@@ -107,7 +109,7 @@ def _method(
         assigned: (field, value) of the command line.
     """
     configured = dict(configured)
-    whole = _REQUIRED <= configured.keys()  # as a run's own settings.yaml has it
+    whole = configured.keys() >= _REQUIRED  # as a run's own settings.yaml has it
     base = configured.pop("base", name)
     method = _as_written(name, configured) if whole else method_named(base)
     ordered: list[tuple[str, Any]] = []
