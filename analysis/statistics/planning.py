@@ -9,10 +9,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.special import nctdtr, stdtrit
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, nctdtr, stdtrit
+
+Floats = NDArray[np.float64]
 
 MOST_SEEDS = 1000
 """Where more seeds than this are needed, `seeds_needed` says None: no benchmark will run them."""
+
+
+_PLACES = (np.arange(64) + 0.5) / 64
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,8 @@ def power_of(
     """Chance that the interval excludes 1 when the true ratio of costs is `ratio`.
 
     `spread` is the standard deviation over seeds of the log cost to the target of one method, `other_spread`
-    that of the other (the same if None); both methods have `seeds` seeds. The noncentral t distribution, with
-    Welch's degrees of freedom.
+    that of the other (the same if None); both methods have `seeds` seeds. The noncentral t distribution, and
+    the quantile of Welch's test averaged over the spreads that so many seeds would show.
     """
     other = spread if other_spread is None else other_spread
     _check(ratio, spread, other, confidence)
@@ -44,10 +51,16 @@ def power_of(
     error = math.sqrt((spread**2 + other**2) / seeds)
     if error == 0:
         return 1.0 if ratio != 1 else 1 - confidence
-    freedom = (seeds - 1) * (spread**2 + other**2) ** 2 / (spread**4 + other**4)
+    shares = betaincinv((seeds - 1) / 2, (seeds - 1) / 2, _PLACES)  # of the first in both sums of squares
+    freedom = _freedom(np.array(spread**2), np.array(other**2), seeds)
+    quantile = stdtrit(_freedom(spread**2 * shares, other**2 * (1 - shares), seeds), (1 + confidence) / 2)
     shift = abs(math.log(ratio)) / error
-    quantile = stdtrit(freedom, (1 + confidence) / 2)
-    return float(1 - nctdtr(freedom, shift, quantile) + nctdtr(freedom, shift, -quantile))
+    return float(np.mean(1 - nctdtr(freedom, shift, quantile) + nctdtr(freedom, shift, -quantile)))
+
+
+def _freedom(variance: Floats, other: Floats, seeds: int) -> Floats:
+    """Welch's degrees of freedom for two methods of `seeds` seeds each."""
+    return np.asarray((seeds - 1) * (variance + other) ** 2 / (variance**2 + other**2))
 
 
 def seeds_needed(

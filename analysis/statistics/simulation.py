@@ -159,6 +159,12 @@ def speed(world: World, first: Floats, baseline: Floats, rng: np.random.Generato
     return speed_up(world.cost, first, world.cost, baseline, world.height, rng)
 
 
+def speed_to_own_target(world: World, first: Floats, baseline: Floats, rng: np.random.Generator) -> Estimate:
+    """The speed-up to a part of the baseline's own mean gain, as a report chooses its target."""
+    target = world.target * float(baseline[:, -1].mean())
+    return speed_up(world.cost, first, world.cost, baseline, target, rng)
+
+
 def paired_speed(world: World, first: Floats, baseline: Floats, rng: np.random.Generator) -> Estimate:
     """The speed-up, seeds paired."""
     return speed_up(world.cost, first, world.cost, baseline, world.height, rng, paired=True)
@@ -178,6 +184,7 @@ STUDENT: Mapping[tuple[str, str], Maker] = {
     ("final value", "Welch"): welch_final,
     ("area", "Welch"): welch_area,
     ("speed-up", "shift"): speed,
+    ("speed-up", "shift, target from the data"): speed_to_own_target,
 }
 PAIRED: Mapping[tuple[str, str], Maker] = {
     ("final value", "Welch"): welch_final,

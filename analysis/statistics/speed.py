@@ -9,8 +9,9 @@ reaches the target, as a logarithm, is the error of its cost on either side. The
 combined by the root of their squares, times Student's t with Welch's degrees of freedom. (Zou and Donner,
 Statistics in Medicine 27, 2008, combine limits in this way.) Where the curves are straight this is Welch's
 interval of the log cost; where they flatten it is lopsided, as it should be, and where a moved curve never
-reaches the target that side is open: zero, or infinite. `docs/statistics.md` compares it with a jackknife and
-bootstraps.
+reaches the target that side is open: zero, or infinite. Paired seeds move together, so there both sides take
+the mean of their errors, and what the seeds share is taken off by their correlation. `docs/statistics.md`
+compares the interval with others.
 """
 
 from __future__ import annotations
@@ -94,9 +95,8 @@ def log_cost_spread(cost: ArrayLike, values: ArrayLike, target: float) -> float:
     rising = _rising(common)
     if math.isinf(rising.reaches(target)):
         return math.nan
-    reached = _reached(rising, target)
-    spread = (reached.early + reached.late) / 2 * math.sqrt(len(common.values))
-    return spread if math.isfinite(spread) else math.nan
+    reached = _reached(rising, target).even
+    return reached.late * math.sqrt(reached.seeds) if math.isfinite(reached.late) else math.nan
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,12 @@ class _Reached:
     early: float
     late: float
     seeds: int
+
+    @property
+    def even(self) -> _Reached:
+        """With the mean of both errors on either side, unless a side is open."""
+        mean = (self.early + self.late) / 2
+        return replace(self, early=mean, late=mean) if math.isfinite(mean) else self
 
 
 def _reached(rising: _Curves, target: float) -> _Reached:
@@ -199,6 +205,8 @@ def _shifted(first: _Curves, baseline: _Curves, target: float, paired: bool, con
         return Estimate(value, low, high, seeds, confidence, how, False, why)
     one, other = _reached(first, target), _reached(baseline, target)
     correlation = _correlation(first, baseline, target) if paired else None
+    if paired:
+        one, other = one.even, other.even
     down = _factor(other.early, one.late, one.seeds, other.seeds, correlation, confidence)
     up = _factor(other.late, one.early, one.seeds, other.seeds, correlation, confidence)
     if down == up == 1:
