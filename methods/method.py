@@ -93,6 +93,8 @@ class Method(_Settings):
         train_last_step: whether the step to sigma = 0 is eligible.
         advantage: how rewards become advantages.
         clip_range: e of the clipped ratio; belongs to log-probabilities averaged over elements.
+        outcome_weight: factor on the suite's weights of the outcome rewards in the loss; 0 leaves their terms out, and
+            the process term alone reinforces. They are scored and recorded all the same.
         process: the process term of the dual reward, or None.
         distillation: explicit distillation of the guidance, or None for what scoring with the unguided mean
             distils implicitly.
@@ -112,6 +114,7 @@ class Method(_Settings):
     train_last_step: bool = False
     advantage: AdvantageSettings = AdvantageSettings()
     clip_range: float = Field(default=1e-4, gt=0)
+    outcome_weight: float = Field(default=1.0, ge=0)
     process: ProcessLoss | None = None
     distillation: Distillation | None = None
     kl_weight: float = Field(default=0.0, ge=0)
@@ -124,6 +127,15 @@ class Method(_Settings):
             raise ValueError("distillation is set, but sampler.guidance is not: there is nothing to distil")
         if self.guidance_decay != 1.0 and self.sampler.guidance is None:
             raise ValueError(f"guidance_decay is {self.guidance_decay}, but sampler.guidance is not set")
+        return self
+
+    @model_validator(mode="after")
+    def _something_reinforces(self) -> Method:
+        if self.outcome_weight == 0 and self.process is None:
+            raise ValueError(
+                "outcome_weight is 0 and process is not set: no reward is left to learn from; give outcome_weight > 0 "
+                "or process.weight"
+            )
         return self
 
     @model_validator(mode="after")

@@ -69,7 +69,8 @@ class Terms:
 
 def reward_terms(method: Method, outcome_weights: Mapping[str, float]) -> Terms:
     """One term for each outcome reward, and one for the process reward where the method has it."""
-    names, weights = list(outcome_weights), list(outcome_weights.values())
+    names = list(outcome_weights)
+    weights = [method.outcome_weight * weight for weight in outcome_weights.values()]
     if method.process is not None:
         names, weights = [*names, "process"], [*weights, method.process.weight]
     return Terms(tuple(names), tuple(weights))
@@ -292,7 +293,9 @@ class Learner:
         losses = clipped_loss(log_ratio, advantages, self.method.clip_range).mean(dim=1)
         weights = torch.tensor(self.terms.weights, device=losses.device)
         process = torch.tensor([name == "process" for name in self.terms.names], device=losses.device)
-        parts = {"outcome": (weights * losses)[~process].sum()}
+        parts = {}
+        if self.method.outcome_weight > 0:
+            parts["outcome"] = (weights * losses)[~process].sum()
         if self.method.process is not None:
             parts["process"] = (weights * losses)[process].sum()
         return parts
@@ -316,18 +319,18 @@ def _guidance_figures(pairs: Pairs, terms: Terms) -> dict[str, float]:
     """How the size of the guidance goes with the advantage: negative means that the update undoes the guidance.
 
     Low-reward members have the larger reward gradient, so the correlation of a guided step's gradient norm with
-    the outcome advantage is the trap to watch where samples are scored with the unguided mean.
+    the outcome advantage is the trap to watch where samples are scored with the unguided mean. Without outcome terms
+    there is no such advantage.
     """
     if pairs.gradient is None:
         return {}
     size = pairs.gradient.flatten(1).norm(dim=1)
     guided = size > 0
+    figures = {"guidance_size": size[guided].mean().item() if guided.any() else 0.0}
     outcome = [row for row, name in enumerate(terms.names) if name != "process"]
     weights = torch.tensor([terms.weights[row] for row in outcome], device=size.device)
+    if not weights.any():
+        return figures
     advantage = (pairs.advantages[outcome] * weights.unsqueeze(1)).sum(dim=0)
-    return {
-        "guidance_size": size[guided].mean().item() if guided.any() else 0.0,
-        "guidance_advantage_correlation": correlation(size[guided], advantage[guided]).item()
-        if guided.any()
-        else 0.0,
-    }
+    related = correlation(size[guided], advantage[guided]).item() if guided.any() else 0.0
+    return {**figures, "guidance_advantage_correlation": related}

@@ -59,7 +59,7 @@ def reward_rows(
     rows = []
     for name, weight in weights.items():
         row = advantages(experience.rewards[name], method.group_size, method.advantage)
-        rows.append((weight, np.tile(row, (steps, 1))))
+        rows.append((method.outcome_weight * weight, np.tile(row, (steps, 1))))
     if method.process is not None:
         values = experience.trajectory.process_rewards
         assert values is not None

@@ -187,6 +187,8 @@ def test_a_change_makes_an_absent_part_from_its_defaults_and_keeps_the_original(
         ({"distillation.weight": -1}, "distillation.weight is -1: Input should be greater than 0"),
         ({"optimiser.learning_rate": 0}, "optimiser.learning_rate is 0"),
         ({"kl_weight": float("nan")}, "kl_weight is nan"),
+        ({"outcome_weight": -0.1}, "outcome_weight is -0.1: Input should be greater than or equal to 0"),
+        ({"outcome_weight": 0, "process": None}, "no reward is left to learn from; give outcome_weight > 0"),
         (
             {"optimiser.learning_rate": float("inf")},
             "optimiser.learning_rate is inf: Input should be a finite",

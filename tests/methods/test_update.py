@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from methods import CATALOG
 from methods.experience import Experience
+from methods.naming import changed
 from methods.update import make_pairs, reward_terms
 from tests.methods.by_hand import loss_by_hand, reward_rows
 from tests.methods.small import Small, constant_rewards, make, move, opened
@@ -24,7 +25,8 @@ VARIANTS = {
     "credit by difference": ("euphonium", "process.credit=difference"),
     "absolute guidance": ("euphonium", "sampler.guidance={scale: 3.0, start: 1}"),
     "guidance of some steps": ("euphonium", "sampler.guidance={strength: 2.0, start: 0, interval: 2}"),
-    "everything at once": ("euphonium", "kl_weight=0.3", "advantage.std=batch", "process.weight=0.5"),
+    "everything at once": ("euphonium", "kl_weight=0.3", "advantage.std=batch", "process.weight=0.5", "outcome_weight=0.7"),
+    "the process term alone": ("euphonium", "outcome_weight=0"),
     "a process term without guidance": ("dance_grpo", "process.weight=2.0"),
 }
 ALL = pytest.mark.parametrize("name", CATALOG)
@@ -201,6 +203,25 @@ def test_reward_terms_keep_the_suites_order_and_weights():
     dual = reward_terms(CATALOG["euphonium"], weights)
     assert dual.names == ("one", "two", "process")
     assert dual.weights == (1.0, 0.25, 1.0)
+    half = changed(CATALOG["euphonium"], {"outcome_weight": 0.5, "process.weight": 3.0}, "half")
+    assert reward_terms(half, weights).weights == (0.5, 0.125, 3.0)
+
+
+def test_without_outcome_terms_outcome_rewards_have_no_say(world, tmp_path):
+    """Their values change nothing; process rewards still do."""
+    gradients = {}
+    for name, rewards in (("own", None), ("constant", constant_rewards())):
+        small = make(world, tmp_path / name, "euphonium", EVERY_STEP, "outcome_weight=0", rewards=rewards)
+        figures = small.update(small.collect())
+        assert "guidance_advantage_correlation" not in figures
+        gradients[name] = small.gradient()
+        shares = small.learner.gradient_shares(
+            small.collect(), small.sampler(), 0, torch.Generator().manual_seed(0)
+        )
+        assert shares.keys() == {"process", "distillation"}
+    assert max(part.abs().max() for part in gradients["own"].values()) > 0
+    for parameter, part in gradients["own"].items():
+        assert torch.equal(gradients["constant"][parameter], part)
 
 
 @pytest.mark.parametrize("updates", [1, 2, 4])
