@@ -1,4 +1,4 @@
-"""Measures what sampling costs on the testbed: `python -m benchmarks.performance`. docs/performance.md quotes it."""
+"""Measures what sampling and the ledger cost: `python -m benchmarks.performance`. docs/performance.md quotes it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.ledger import Meter
+from benchmarks.resolve import resolve
+from benchmarks.session import Session
+from benchmarks.task import Training
 from benchmarks.testbed import WEIGHTS
 from benchmarks.testbed.measurement import GEOMETRY
 from benchmarks.testbed.scenes import all_prompts
+from methods.metering import unmetered
 from methods.seeding import generator
 from rewards.process import LatentProcessReward
 from samplers import Sampler, build, reward_value_and_gradient
@@ -133,6 +140,35 @@ def guidance(
     return statistics.median(excess), statistics.median(share)
 
 
+def ledger(name: str, repeats: int) -> tuple[float, float]:
+    """What keeping the ledger adds to a method's training on the testbed.
+
+    Returns:
+        Median of what it adds to an iteration, as a share of one; and what counting operations adds to the first
+        iteration of a process, in iterations.
+    """
+    settings = resolve("default", {}, {"methods": [name], "evaluation": {"diagnostic_prompts": 0}}, [], "")
+    with TemporaryDirectory() as folder:
+        training = Training(Session.open(settings), Path(folder), name, 0)
+        training._iterate(0)  # pays for memory that later ones find ready
+        real, training.meter = training.meter, Meter()
+        started = time.perf_counter()
+        training._timed_iteration(0)
+        first = time.perf_counter() - started
+        kept, without = [], []
+        for iteration in range(repeats):
+            training.meter = real
+            started = time.perf_counter()
+            training._timed_iteration(iteration)
+            kept.append(time.perf_counter() - started)
+            training.meter = unmetered  # type: ignore[assignment]
+            started = time.perf_counter()
+            training.recorder.iteration(iteration, training._iterate(iteration))
+            without.append(time.perf_counter() - started)
+    plain = statistics.median(without)
+    return statistics.median(kept) / plain - 1, first / plain - 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.performance", description=__doc__)
@@ -154,6 +190,11 @@ def main(arguments: list[str] | None = None) -> int:
         lines.append(
             f"batch {batch}: sampler {overhead(policy, batch, given.repeats):.1%} of a rollout; guided at every step: "
             f"process reward {share:.1%} of the rollout, everything else {excess:+.1%}"
+        )
+    for name in ("dance_grpo", "flow_grpo", "euphonium"):
+        each, first = ledger(name, given.repeats)
+        lines.append(
+            f"{name}: the ledger adds {each:+.2%} to an iteration, and {first:.2f} iterations to a process's first"
         )
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
