@@ -25,7 +25,13 @@ VARIANTS = {
     "credit by difference": ("euphonium", "process.credit=difference"),
     "absolute guidance": ("euphonium", "sampler.guidance={scale: 3.0, start: 1}"),
     "guidance of some steps": ("euphonium", "sampler.guidance={strength: 2.0, start: 0, interval: 2}"),
-    "everything at once": ("euphonium", "kl_weight=0.3", "advantage.std=batch", "process.weight=0.5", "outcome_weight=0.7"),
+    "everything at once": (
+        "euphonium",
+        "kl_weight=0.3",
+        "advantage.std=batch",
+        "process.weight=0.5",
+        "outcome_weight=0.7",
+    ),
     "the process term alone": ("euphonium", "outcome_weight=0"),
     "a process term without guidance": ("dance_grpo", "process.weight=2.0"),
 }
