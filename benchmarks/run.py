@@ -14,23 +14,20 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.budget import UNITS
-from benchmarks.commandline import Parser
+from benchmarks.commandline import (
+    DEFAULT_PRESET,
+    Parser,
+    add_settings,
+    exit_code,
+    known_names,
+    settings_flags,
+)
 from benchmarks.locking import alone
-from benchmarks.presets import PRESETS
 from benchmarks.records import replace_text
-from benchmarks.resolve import catalogue, method_table, read_config, resolve
-from benchmarks.settings import SETTINGS_FILE, VIDEO_HELP, RunSettings, SettingsError, parse_geometry
+from benchmarks.resolve import method_table, read_config, resolve
+from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_PRESET = "default"
-
-
-def _epilog() -> str:
-    presets = "\n".join(f"  {name:10s} {preset.summary}" for name, preset in PRESETS.items())
-    methods = "\n".join(f"  {name:20s} {reference}" for name, reference in catalogue())
-    return f"presets:\n{presets}\n\nmethods:\n{methods}"
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -38,75 +35,16 @@ def arguments() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m benchmarks.run",
         description=__doc__,
-        epilog=_epilog(),
+        epilog=known_names(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--methods", metavar="A,B,...", help="methods to train, by name, comma-separated")
-    add("--preset", help=f"where settings begin ({DEFAULT_PRESET}); see below")
-    add("--seeds", type=int, metavar="N", help="how many training seeds, for each method")
-    add("--first-seed", type=int, metavar="N", help="the first of them (0); tune with others than you report")
-    add("--budget", type=float, metavar="X", help="how much each (method, seed) may use, in --budget-unit")
-    add(
-        "--budget-unit",
-        choices=tuple(UNITS),
-        help="; ".join(f"{unit}: {what}" for unit, what in UNITS.items()),
-    )
-    add(
-        "--charge-prm",
-        action="store_true",
-        default=None,
-        help="methods that use a process reward pay for its training out of their budget",
-    )
-    add("--suite", help="reward suite: which rewards train, and which are held out to judge")
-    add("--model", type=Path, metavar="PATH", help="base model: folder of a diffusers Wan pipeline")
-    add("--process-reward", type=Path, metavar="PATH", help="process reward model, made by rewards.train_prm")
-    add("--outcome-model", type=Path, metavar="PATH", help="learned outcome reward model")
-    add("--video", metavar="FxHxW", help=VIDEO_HELP)
-    add("--weights", choices=("lora", "full"), help="trained weights: adapters through peft, or all")
-    add("--precision", choices=("no", "bf16"), help="mixed precision of the policy's network (accelerate)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="METHOD.FIELD=VALUE",
-        help="change a method's field, e.g. euphonium.sampler.guidance.strength=0.5; METHOD 'all' changes every one",
-    )
-    add(
-        "--config",
-        type=Path,
-        metavar="FILE.yaml",
-        help="settings file; an earlier run's settings.yaml repeats it",
-    )
+    add_settings(parser)
     add("--workers", type=int, metavar="N", help="runs side by side (one a CPU core, or 1 on a GPU)")
     add("--output", type=Path, metavar="DIR", help="folder for everything (results/<date and time>)")
     add("--resume", action="store_true", help="go on with the run in --output, from its last checkpoints")
     return parser
-
-
-def _flags(given: argparse.Namespace) -> dict[str, Any]:
-    """Fields of `RunSettings` that the command line names."""
-    names = (
-        "seeds",
-        "first_seed",
-        "budget",
-        "budget_unit",
-        "charge_prm",
-        "suite",
-        "model",
-        "process_reward",
-        "outcome_model",
-        "precision",
-    )
-    flags = {name: value for name in names if (value := vars(given)[name]) is not None}
-    if given.methods is not None:
-        flags["methods"] = [name.strip() for name in given.methods.split(",") if name.strip()]
-    if given.video is not None:
-        geometry = parse_geometry(given.video)
-        flags["video"] = vars(geometry)
-    if given.weights is not None:
-        flags["weights"] = {"kind": given.weights}
-    return flags
 
 
 #: What may be given beside --resume.
@@ -136,7 +74,7 @@ def _settings(given: argparse.Namespace, command: str) -> RunSettings:
     config = read_config(given.config) if given.config else {}
     config.pop("command", None)
     configured = config.pop("preset", DEFAULT_PRESET)
-    return resolve(given.preset or configured, config, _flags(given), given.set, command)
+    return resolve(given.preset or configured, config, settings_flags(given), given.set, command)
 
 
 def _output_folder(given: argparse.Namespace) -> Path:
@@ -168,23 +106,15 @@ def main(given_arguments: list[str] | None = None) -> int:
         ["python", "-m", "benchmarks.run", *(sys.argv[1:] if given_arguments is None else given_arguments)]
     )
     given = arguments().parse_args(given_arguments)
-    from rewards.base import RewardError
-    from rewards.provenance import ProvenanceError
-    from rewards.suites import SuiteError
-    from samplers.pipeline import ModelError
+    return exit_code(lambda: _run(given, command), "the records so far are kept, go on with --resume")
 
-    try:
-        if given.workers is not None and given.workers < 1:
-            raise SettingsError(f"--workers is {given.workers}; give at least 1")
-        settings = _settings(given, command)
-        output = _output_folder(given)
-        return Benchmark(settings, output, given.workers, given.resume).run()
-    except (SettingsError, ModelError, ProvenanceError, SuiteError, RewardError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the records so far are kept, go on with --resume\n")
-        return 130
+
+def _run(given: argparse.Namespace, command: str) -> int:
+    if given.workers is not None and given.workers < 1:
+        raise SettingsError(f"--workers is {given.workers}; give at least 1")
+    settings = _settings(given, command)
+    output = _output_folder(given)
+    return Benchmark(settings, output, given.workers, given.resume).run()
 
 
 class Benchmark:

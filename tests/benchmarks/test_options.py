@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.run import _flags, arguments
+from benchmarks.commandline import settings_flags
+from benchmarks.run import arguments
 
 FIELDS = {
     "seeds": ("7", 7),
@@ -29,7 +30,7 @@ OTHERS = {"help", "preset", "set", "config", "workers", "output", "resume"}
 def test_option_reaches_its_field(field):
     text, value = FIELDS[field]
     given = arguments().parse_args([f"--{field.replace('_', '-')}", *([] if text is None else [text])])
-    assert _flags(given) == {field: value}
+    assert settings_flags(given) == {field: value}
 
 
 def test_no_option_is_forgotten_above():
