@@ -31,11 +31,11 @@ _TYPES = {"seed": "int64", "iteration": "int64"}
 
 @dataclass
 class Status:
-    """How one (method, seed) stands, written with each checkpoint and at the end."""
+    """How one (method, seed) stands, written with each checkpoint and at the end; a sweep may prune it on the way."""
 
     method: str
     seed: int
-    status: Literal["waiting", "running", "finished", "failed"] = "waiting"
+    status: Literal["waiting", "running", "finished", "failed", "pruned"] = "waiting"
     iterations: int = 0
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0

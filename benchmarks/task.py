@@ -58,6 +58,8 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+#: Called with the iteration after which the policy was evaluated, and whether it was the last one.
+AfterEvaluation = Callable[[int, bool], None]
 
 
 def evaluate_base(session: Session, output: Path, report: Report) -> None:
@@ -149,8 +151,13 @@ class Training:
             )
         return self.process_reward.cost
 
-    def run(self, report: Report) -> None:
+    def run(self, report: Report, after_evaluation: AfterEvaluation | None = None) -> None:
         """Trains until the budget is used, from the last checkpoint if there is one.
+
+        Args:
+            report: called after each iteration, and at the end.
+            after_evaluation: called when an evaluation is recorded and the checkpoint of its iteration, if one is due,
+                is written. What it raises ends the run there.
 
         Raises:
             SettingsError: the budget does not pay one iteration.
@@ -160,7 +167,9 @@ class Training:
         while self.budget.has_room(self.ledger):
             metrics = self._timed_iteration(self.ledger.iterations)
             last = not self.budget.has_room(self.ledger)
-            self._evaluate_and_save(self.ledger.iterations, last)
+            evaluated = self._evaluate_and_save(self.ledger.iterations, last)
+            if evaluated and after_evaluation is not None:
+                after_evaluation(self.ledger.iterations, last)
             first = next(iter(self.session.suite.training))
             report(self._progress(metrics[f"reward/{first}"]))
         self.budget.require(self.ledger, self.method.name)
@@ -290,9 +299,10 @@ class Training:
         first = share * accelerator.process_index
         return Draw(self.seed, iteration, chosen[first : first + share], first)
 
-    def _evaluate_and_save(self, done: int, last: bool) -> None:
-        """Evaluation and checkpoint where due, by the main process; the others wait."""
-        if self._main and (last or done % self.settings.evaluation.every == 0):
+    def _evaluate_and_save(self, done: int, last: bool) -> bool:
+        """Evaluation and checkpoint where due, by the main process; the others wait. Returns whether it evaluated."""
+        due = last or done % self.settings.evaluation.every == 0
+        if self._main and due:
             started = time.perf_counter()
             with self.meter(EVALUATION, "policy", **evaluation_counts(self.settings)):
                 result = evaluate(self.policy, self.session.suite, self.settings, done)
@@ -303,6 +313,7 @@ class Training:
             checkpoint.save(self._checkpoint, self.learner, self._identity, done)
             self.recorder.save_status()
         self.session.accelerator.wait_for_everyone()
+        return due
 
     def _diagnose(self, done: int) -> Usage:
         """Records the diagnostics of the policy as it is; returns what the whole evaluation used."""

@@ -33,7 +33,7 @@ def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Setti
     """
     values = settings.model_dump()
     for name, value in changes.items():
-        _check_path(type(settings), name, owner)
+        field_type(type(settings), name, owner)
         *parents, last = name.split(".")
         target = values
         for parent in parents:
@@ -47,7 +47,21 @@ def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Setti
         raise ValueError(f"{owner}: {explain(error)}") from error
 
 
-def _check_path(kind: type[BaseModel], name: str, owner: str) -> None:
+def field_type(kind: type[BaseModel], name: str, owner: str) -> Any:
+    """What a settings class says a field holds.
+
+    Args:
+        kind: the class.
+        name: dotted name of the field.
+        owner: whose settings these are, for the error.
+
+    Returns:
+        The field's annotation, such as `int | None`.
+
+    Raises:
+        ValueError: no such field; names the nearest.
+    """
+    annotation: Any = None
     at: type[BaseModel] | None = kind
     walked: list[str] = []
     for part in name.split("."):
@@ -57,7 +71,18 @@ def _check_path(kind: type[BaseModel], name: str, owner: str) -> None:
             where = f" in {'.'.join(walked)!r}" if walked else ""
             raise ValueError(f"{owner}: unknown field {part!r}{where}; {closest(part, at.model_fields)}")
         walked.append(part)
-        at = _settings_class(at.model_fields[part].annotation)
+        annotation = at.model_fields[part].annotation
+        at = _settings_class(annotation)
+    return annotation
+
+
+def field_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted names of all fields of a settings class that hold values, in their order."""
+    names = []
+    for name, field in kind.model_fields.items():
+        part = _settings_class(field.annotation)
+        names += [f"{prefix}{name}"] if part is None else field_names(part, f"{prefix}{name}.")
+    return names
 
 
 def _settings_class(annotation: Any) -> type[BaseModel] | None:
