@@ -49,8 +49,8 @@ class Budget:
         used = ledger.used(self.unit)
         if ledger.iterations == 0 and not self.has_room(ledger):
             raise SettingsError(
-                f"charge_prm: the process reward's training used {used:g} of {self.amount:g} {self.unit}, and nothing is "
-                f"left for {method}: give a larger budget, or leave charge_prm out"
+                f"charge_prm: the process reward's training used {used:g} of {self.amount:g} {self.unit}, and nothing "
+                f"is left for {method}: give a larger budget, or leave charge_prm out"
             )
         if ledger.iterations == 1 and used > self.amount * (1 + 1e-9):
             raise SettingsError(

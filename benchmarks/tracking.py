@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.ledger import CHARGED
 from benchmarks.records import BASE, read_rows, read_status, replace_text, run_folder
 from benchmarks.settings import RunSettings
 from methods.method import flatten
@@ -29,6 +30,8 @@ EXPERIMENT = "video-alignment-bench"
 STATE_FILE = "tracking.json"
 #: Seconds that the end of a benchmark waits for the store; MLflow itself may try again for minutes.
 PATIENCE = 60.0
+#: Bytes: trained weights up to this size become an artifact of their run; larger ones stay in the run's folder.
+LARGEST_MODEL = 500_000_000
 #: MLflow takes at most this many metrics, and this many parameters, in one call.
 _METRICS, _PARAMS = 1000, 100
 
@@ -41,6 +44,27 @@ class _Child:
     iterations: int = -1
     evaluations: int = -1
     ended: bool = False
+
+
+def spending(ledger: pd.DataFrame) -> pd.DataFrame:
+    """What a run was charged up to each iteration: columns iteration, quantity, value."""
+    charged = ledger[ledger["component"].isin(CHARGED)]
+    each = charged.pivot_table(index="iteration", columns="quantity", values="value", aggfunc="sum")
+    total = each.fillna(0).cumsum()
+    units = [name for name in ("tflops", "nfe", "videos") if name in total]
+    return total[units].reset_index().melt("iteration", var_name="quantity", value_name="value")
+
+
+def by_gflops(means: pd.DataFrame, spent: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
+    """Keys and rows of evaluations whose step is not the iteration but the 10^9 operations charged until then.
+
+    MLflow's charts have the step on their axis: these compare methods at equal compute.
+    """
+    tflops = spent[spent["quantity"] == "tflops"].set_index("iteration")["value"]
+    rows = means[means["iteration"].isin(tflops.index) | (means["iteration"] == 0)]
+    steps = rows["iteration"].map(lambda iteration: round(1000 * tflops.get(iteration, 0.0)))
+    keys = "eval_by_gflops/" + rows["split"] + "/" + rows["reward"]
+    return keys, rows.assign(iteration=steps)
 
 
 @dataclass
@@ -180,6 +204,8 @@ class Tracker:
         shared = {**flatten(self.settings), "budget": budget}
         apart = {"method_settings", "prompts.train", "prompts.held_out", "command", "budget_unit"}
         self._params(self._draft, {name: value for name, value in shared.items() if name not in apart})
+        self._inputs(self._draft, "training", self.settings.prompts.train)
+        self._inputs(self._draft, "evaluation", self.settings.prompts.held_out)
         self._parent = self._draft
 
     def _create_child(self, experiment: str, method: str, seed: int) -> str:
@@ -215,6 +241,7 @@ class Tracker:
         finished = status is not None and status.status == "finished"
         iterations = read_rows(folder, "iterations")
         evaluations = read_rows(folder, "evaluations")
+        spent = spending(read_rows(folder, "ledger"))
         if not finished and not whole:
             newest = iterations["iteration"].max() if len(iterations) else 0
             iterations = iterations[iterations["iteration"] < newest]
@@ -222,15 +249,28 @@ class Tracker:
         iterations = iterations[iterations["iteration"] > child.iterations]
         if len(iterations):
             self._metrics(child.run_id, "train/" + iterations["metric"], iterations)
+            new = spent[spent["iteration"].isin(iterations["iteration"])]
+            self._metrics(child.run_id, "cost/" + new["quantity"], new)
             child.iterations = int(iterations["iteration"].max())
         evaluations = evaluations[evaluations["iteration"] > child.evaluations]
         if len(evaluations):
             means = evaluations.groupby(["iteration", "split", "reward"])["value"].mean().reset_index()
             self._metrics(child.run_id, "eval/" + means["split"] + "/" + means["reward"], means)
+            self._metrics(child.run_id, *by_gflops(means, spent))
             child.evaluations = int(evaluations["iteration"].max())
         if finished:
             self._client.set_terminated(child.run_id, "FINISHED")
             child.ended = True
+
+    def _inputs(self, run_id: str, context: str, prompts: Sequence[str]) -> None:
+        """Logs prompts as a dataset that a run has read."""
+        from mlflow.data.pandas_dataset import from_pandas
+        from mlflow.entities import DatasetInput, InputTag
+
+        frame = pd.DataFrame({"prompt": list(prompts)})
+        dataset = from_pandas(frame, name=f"{self.settings.suite} prompts, {context}")
+        tags = [InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
     def _metrics(self, run_id: str, keys: Iterable[str], rows: pd.DataFrame) -> None:
         from mlflow.entities import Metric
@@ -249,6 +289,9 @@ class Tracker:
         for name in ("samples.gif", "samples.npz", "error.txt"):
             if (folder / name).is_file():
                 self._client.log_artifact(child.run_id, str(folder / name))
+        weights = folder / "checkpoint" / "weights.safetensors"
+        if weights.is_file() and weights.stat().st_size <= LARGEST_MODEL:
+            self._client.log_artifact(child.run_id, str(weights), "model")
 
     def _close(self) -> None:
         """Copies the rest, hangs the report on the parent, and closes what did not finish."""

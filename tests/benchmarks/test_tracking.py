@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -9,13 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from benchmarks.ledger import CHARGED
 from benchmarks.records import BASE, Recorder, Status
 from benchmarks.settings import RunSettings
 from benchmarks.task import Training
-from benchmarks.tracking import EXPERIMENT, STATE_FILE, Tracker
+from benchmarks.tracking import EXPERIMENT, STATE_FILE, Tracker, by_gflops, spending
 from tests.benchmarks.harness import Bench, Result, interrupt
 from tests.world import world_settings
 
@@ -100,7 +103,50 @@ def test_metrics_are_those_of_the_records(whole: Result) -> None:
         found = history(client, children[method, seed], f"eval/{split}/{reward}")
         assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-12)
         assert [step for step, _ in found] == sorted(values.index.get_level_values("iteration"))
-    assert len(children[BASE, 0].data.metrics) == 14  # 7 rewards on 2 splits
+    assert (
+        len(children[BASE, 0].data.metrics) == 2 * 14
+    )  # 7 rewards on 2 splits, by iteration and by operations
+
+
+def test_what_was_charged_is_a_metric(whole: Result) -> None:
+    client = store_in(whole.folder)
+    child = children_in(client)["euphonium", 1]
+    ledger = whole.rows("ledger").query("method == 'euphonium' and seed == 1 and quantity == 'tflops'")
+    each = ledger[ledger["component"].isin(CHARGED)].groupby("iteration")["value"].sum()
+    assert [value for _, value in history(client, child, "cost/tflops")] == pytest.approx(list(each.cumsum()))
+    assert history(client, child, "cost/videos") == [(1, 4.0), (2, 8.0)]
+    assert history(client, child, "eval_by_gflops/held_out/accuracy")
+
+
+def test_evaluations_lie_on_an_axis_of_compute_too() -> None:
+    """The step is what the method was charged until then, so that charts compare methods at equal compute."""
+    rows = [(k, c, "tflops", v) for k in (1, 2, 3) for c, v in (("rollout", 0.05), ("update", 0.1 * k))]
+    rows += [(2, "evaluation", "tflops", 9.0), (0, "evaluation", "tflops", 9.0)]
+    ledger = pd.DataFrame(rows, columns=["iteration", "component", "quantity", "value"])
+    means = pd.DataFrame(
+        {"iteration": [0, 2, 3], "split": "held_out", "reward": "accuracy", "value": [0.1, 0.2, 0.3]}
+    )
+    keys, placed = by_gflops(means, spending(ledger))
+    assert set(keys) == {"eval_by_gflops/held_out/accuracy"}
+    assert list(placed["iteration"]) == [0, 400, 750]
+    assert list(placed["value"]) == [0.1, 0.2, 0.3]
+
+
+def test_prompts_are_inputs_and_models_are_artifacts(whole: Result) -> None:
+    client = store_in(whole.folder)
+    (parent,) = parents_in(client)
+    inputs = {
+        tag.value: json.loads(entry.dataset.profile)["num_rows"]
+        for entry in client.get_run(parent.info.run_id).inputs.dataset_inputs
+        for tag in entry.tags
+    }
+    settings = yaml.safe_load((whole.folder / "settings.yaml").read_text())
+    assert inputs == {
+        "training": len(settings["prompts"]["train"]),
+        "evaluation": len(settings["prompts"]["held_out"]),
+    }
+    child = children_in(client)["dance_grpo", 0]
+    assert artifacts(client, child, "model") == {"model/weights.safetensors"}
 
 
 def test_artifacts(whole: Result) -> None:
@@ -109,8 +155,12 @@ def test_artifacts(whole: Result) -> None:
     assert artifacts(client, parent) == {"settings.yaml", "report.html", "figures", "tables", "records"}
     assert {"figures/rewards_held_out.png", "figures/videos.gif"} <= artifacts(client, parent, "figures")
     assert "tables/final.csv" in artifacts(client, parent, "tables")
-    for run in children_in(client).values():
-        assert artifacts(client, run) == {"samples.gif", "samples.npz"}
+    for (method, _), run in children_in(client).items():
+        assert artifacts(client, run) == {
+            "samples.gif",
+            "samples.npz",
+            *(["model"] if method != BASE else []),
+        }
 
 
 @pytest.fixture
