@@ -5,6 +5,7 @@
 - `estimates`: what an estimate is, and bootstrap intervals over seeds and over prompts
 - `speed`: how many times cheaper one method reaches a target than another
 - `planning`: power, and the number of seeds that a speed-up needs to show
+- `rivals`: other intervals of a speed-up, kept to be compared with
 - `simulation`: learning curves with a known answer; `python -m analysis.statistics.simulation` measures coverage
 
 `docs/statistics.md` says in words what each number is and how far it was found to hold.
@@ -31,7 +32,7 @@ from analysis.statistics.metrics import (
     probability_of_improvement,
 )
 from analysis.statistics.planning import Plan, power_of, seeds_needed
-from analysis.statistics.speed import log_cost_spread, speed_up
+from analysis.statistics.speed import log_cost_spread, mean_cost_to_target, speed_up
 
 __all__ = [
     "Difference",
@@ -47,6 +48,7 @@ __all__ = [
     "holm",
     "interquartile_mean",
     "log_cost_spread",
+    "mean_cost_to_target",
     "mean_interval",
     "p_value",
     "paired_difference",

@@ -31,6 +31,7 @@ from analysis.statistics.intervals import (
 )
 from analysis.statistics.metrics import area_under_curve, final_value
 from analysis.statistics.planning import power_of
+from analysis.statistics.rivals import bias_corrected, expanded, jackknife, seed_by_seed
 from analysis.statistics.speed import log_cost_spread, speed_up
 
 Floats = NDArray[np.float64]
@@ -159,9 +160,13 @@ def speed(world: World, first: Floats, baseline: Floats, rng: np.random.Generato
     return speed_up(world.cost, first, world.cost, baseline, world.height, rng)
 
 
-def speed_to_own_target(world: World, first: Floats, baseline: Floats, rng: np.random.Generator) -> Estimate:
+def speed_to_own_target(
+    world: World, first: Floats, baseline: Floats, rng: np.random.Generator
+) -> Interval | Estimate:
     """The speed-up to a part of the baseline's own mean gain, as a report chooses its target."""
     target = world.target * float(baseline[:, -1].mean())
+    if target <= 0:
+        return Interval(float("nan"), 0.0, float("inf"), world.seeds)  # no gain, no target
     return speed_up(world.cost, first, world.cost, baseline, target, rng)
 
 
@@ -173,7 +178,17 @@ def paired_speed(world: World, first: Floats, baseline: Floats, rng: np.random.G
 def bootstrap_speed(world: World, first: Floats, baseline: Floats, rng: np.random.Generator) -> Estimate:
     """Percentile bootstrap of the speed-up."""
     arguments = (world.cost, first, world.cost, baseline, world.height, rng)
-    return speed_up(*arguments, method="bootstrap", resamples=400)
+    return speed_up(*arguments, method="bootstrap", resamples=200)
+
+
+def rival(make: Callable[..., tuple[float, float]]) -> Maker:
+    """A construction of `rivals` as a maker."""
+
+    def maker(world: World, first: Floats, baseline: Floats, rng: np.random.Generator) -> Interval:
+        low, high = make(world.cost, first, baseline, world.height, rng)
+        return Interval(float("nan"), low, high, world.seeds)
+
+    return maker
 
 
 def _difference(one: Floats, other: Floats, axis: int = 0) -> Floats:
@@ -195,6 +210,13 @@ PAIRED: Mapping[tuple[str, str], Maker] = {
 BOOTSTRAPS: Mapping[tuple[str, str], Maker] = {
     ("final value", "percentile bootstrap"): bootstrap_final,
     ("speed-up", "percentile bootstrap"): bootstrap_speed,
+}
+RIVALS: Mapping[tuple[str, str], Maker] = {
+    ("speed-up", "shift"): speed,
+    ("speed-up", "each seed's own first crossing"): rival(seed_by_seed),
+    ("speed-up", "jackknife of the mean curve"): rival(jackknife),
+    ("speed-up", "BCa bootstrap"): rival(bias_corrected),
+    ("speed-up", "expanded percentile bootstrap"): rival(expanded),
 }
 
 
@@ -309,6 +331,9 @@ def report(repetitions: int, rng: np.random.Generator) -> None:
     few = max(repetitions // 5, 1)  # bootstraps take long
     rows = [row for n in SEEDS for row in coverage(World(seeds=n), BOOTSTRAPS, few, rng)]
     _section(f"Bootstraps, a speed-up by 1.66, {few} repetitions", _table(rows))
+    noisy = World(noise=0.1)
+    rows = [row for n in SEEDS for row in coverage(replace(noisy, seeds=n), RIVALS, few, rng)]
+    _section(f"Rivals, twice the evaluation noise, {few} repetitions", _table(rows))
     lines = [(n, family_alarms(World(seeds=n), repetitions, rng)) for n in SEEDS]
     _section("Three copies of one method: any difference found", _lines(lines))
     for title, deviation in (("Prompts are a sample of 16", 0.1), ("The same, prompts do not matter", 0.0)):

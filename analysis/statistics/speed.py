@@ -82,6 +82,11 @@ def speed_up(
     return replace(found, confidence=confidence, how=found.how + together)
 
 
+def mean_cost_to_target(cost: ArrayLike, values: ArrayLike, target: float) -> float:
+    """Cost at which the mean curve, made to rise, reaches `target`: what `speed_up` compares; inf if never."""
+    return _rising(_common(cost, values)).reaches(target)
+
+
 def log_cost_spread(cost: ArrayLike, values: ArrayLike, target: float) -> float:
     """Standard deviation over seeds of the log cost to `target`, as the mean curve implies it.
 
@@ -97,6 +102,18 @@ def log_cost_spread(cost: ArrayLike, values: ArrayLike, target: float) -> float:
         return math.nan
     reached = _reached(rising, target).even
     return reached.late * math.sqrt(reached.seeds) if math.isfinite(reached.late) else math.nan
+
+
+def cost_share(first: float, baseline: float) -> float:
+    """The baseline's part of both costs: their ratio on a scale without infinity, 1/2 if neither arrives."""
+    if math.isinf(first) or math.isinf(baseline):
+        return (1 + math.isinf(baseline) - math.isinf(first)) / 2
+    return baseline / (baseline + first)
+
+
+def share_to_ratio(share: float) -> float:
+    """The ratio of costs of which `share` is `cost_share`."""
+    return share / (1 - share) if share < 1 else math.inf
 
 
 @dataclass(frozen=True)
@@ -270,7 +287,7 @@ def _bounds(first: _Curves, baseline: _Curves, target: float, quantile: float) -
 
 
 def _costs(rising: _Curves, target: float, shifts: Floats) -> Floats:
-    return np.array([rising.reaches(target, float(shift)) for shift in shifts])
+    return cost_to_target(rising.cost, np.stack([rising.moved(shift) for shift in shifts]), target)
 
 
 def _bootstrapped(
@@ -283,12 +300,8 @@ def _bootstrapped(
     resamples: int,
 ) -> Estimate:
     def share(values: Floats, other: Floats) -> float:
-        """The baseline's part of both costs: the ratio on a scale without infinity."""
         spent = _rising(replace(first, values=values)).reaches(target)
-        baseline_spent = _rising(replace(baseline, values=other)).reaches(target)
-        if math.isinf(spent) or math.isinf(baseline_spent):
-            return (1 + math.isinf(baseline_spent) - math.isinf(spent)) / 2
-        return baseline_spent / (baseline_spent + spent)
+        return cost_share(spent, _rising(replace(baseline, values=other)).reaches(target))
 
     value, why = _ratio(_rising(first), _rising(baseline), target)
     found = bootstrap(
@@ -300,7 +313,7 @@ def _bootstrapped(
         confidence=confidence,
         resamples=resamples,
     )
-    low, high = (part / (1 - part) if part < 1 else math.inf for part in (found.low, found.high))
+    low, high = share_to_ratio(found.low), share_to_ratio(found.high)
     return replace(
         found, value=value, low=low, high=high, trusted=found.trusted and not why, why=why or found.why
     )
