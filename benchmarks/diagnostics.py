@@ -76,7 +76,7 @@ def _kl_to_base(learner: Learner, settings: RunSettings, prompts: list[str]) -> 
         )
     )
     total = torch.zeros(len(group), device=noise.device)
-    with learner.weights.reference():
+    with learner.accelerator.autocast(), learner.weights.reference():  # in the policy's own precision
         for step, mine in enumerate(velocities):
             sigma = torch.full((len(group),), float(ode.sigmas[step]), device=noise.device)
             base = learner.policy.velocity(states[step], sigma, condition)

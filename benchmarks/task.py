@@ -72,8 +72,11 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
     recorder.forget_after(-1)
     started = time.perf_counter()
     meter = session.meter()
+    policy = session.policy()
+    # As trained policies are evaluated: under accelerate's mixed precision.
+    policy.transformer = session.accelerator.prepare_model(policy.transformer, evaluation_mode=True)
     with meter(EVALUATION, "base model", **evaluation_counts(session.settings)):
-        result = evaluate(session.policy(), session.suite, session.settings, 0)
+        result = evaluate(policy, session.suite, session.settings, 0)
     recorder.evaluation(0, result.rows)
     recorder.usage(0, meter.take())
     recorder.samples(result.videos, result.prompts)

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from benchmarks import evaluation
+from benchmarks.diagnostics import diagnose
 from benchmarks.evaluation import Evaluated, evaluate, evaluation_prompts
+from benchmarks.records import BASE, read_rows, run_folder
 from benchmarks.session import Session
 from benchmarks.settings import RunSettings
-from benchmarks.task import Training
+from benchmarks.task import Training, evaluate_base
 from samplers.pipeline import Condition, PipelinePolicy
 from tests.benchmarks.harness import Bench, Result, assert_same_state, same_tensors
 from tests.world import world_settings
@@ -166,6 +168,20 @@ def test_evaluation_leaves_training_as_it_was(bench: Bench) -> None:
     one, two = (trained_rows(result) for result in (rare, often))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     assert_same_state(rare, often, "euphonium")
+
+
+@pytest.mark.parametrize("weights", ["lora", "full"])
+def test_base_and_policy_are_evaluated_in_one_precision(world: Path, tmp_path: Path, weights: str) -> None:
+    """A policy that has learnt nothing is the base model, in bfloat16 as well, and at no distance from it."""
+    settings = world_settings(world, ["dance_grpo"], precision="bf16", weights={"kind": weights, "rank": 2})
+    session = Session.open(settings)
+    evaluate_base(session, tmp_path, lambda _: None)
+    training = Training(session, tmp_path, "dance_grpo", 0)
+    rows = evaluate(training.policy, session.suite, settings, 0).rows
+    recorded = read_rows(run_folder(tmp_path, BASE, 0), "evaluations")
+    assert list(recorded["value"]) == [row[-1] for row in rows]
+    diagnosed = diagnose(training.learner, session.suite, settings, None)
+    assert diagnosed == {"diagnostic/kl_to_base": 0.0}
 
 
 def trained_rows(result: Result) -> pd.DataFrame:
