@@ -1,5 +1,7 @@
 """MLflow as a view of the records: one experiment, a parent run for the benchmark, a child for each (method, seed).
 
+A sweep has the same: a parent, and a child for each trial (`benchmarks.sweeping.tracking`).
+
 The records on disk are the truth. Workers write those; a thread of the main process copies what is new to MLflow,
 so a slow or absent tracking server neither slows nor stops training.
 """
@@ -13,8 +15,9 @@ import os
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,7 @@ _METRICS, _PARAMS = 1000, 100
 
 
 @dataclass
-class _Child:
+class Child:
     """What has been sent of one (method, seed)."""
 
     run_id: str
@@ -67,28 +70,40 @@ def by_gflops(means: pd.DataFrame, spent: pd.DataFrame) -> tuple[pd.Series, pd.D
     return keys, rows.assign(iteration=steps)
 
 
-@dataclass
-class Tracker:
-    """Copies a benchmark's records to MLflow.
+class Mirror(ABC):
+    """Copies the records below a folder to MLflow: a parent run, and child runs below it.
 
-    Attributes:
-        settings: the run's settings.
-        output: the benchmark's folder.
-        runs: every (method, seed).
+    Args:
+        output: the folder.
         every: seconds between copies.
     """
 
-    settings: RunSettings
-    output: Path
-    runs: Sequence[tuple[str, int]]
-    every: float = 5.0
-    _client: Any = None
-    _parent: str = ""
-    _draft: str = ""
-    _children: dict[tuple[str, int], _Child] = field(default_factory=dict)
-    _problem: str = ""
-    _ending: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    def __init__(self, output: Path, every: float) -> None:
+        self.output, self.every = output, every
+        self._client: Any = None
+        self._experiment = ""
+        self._parent = ""
+        self._draft = ""
+        self._children: dict[tuple[str, int], Child] = {}
+        self._problem = ""
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @abstractmethod
+    def _parent_tags(self) -> dict[str, str]:
+        """Tags of the parent run."""
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Fills the parent `_draft`: children, parameters; called again after a failure, what is still missing."""
+
+    @abstractmethod
+    def _sync_all(self) -> None:
+        """Copies what is new."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Copies the rest and closes all runs."""
 
     def start(self) -> None:
         """Begins to copy; returns at once."""
@@ -165,11 +180,12 @@ class Tracker:
         """Goes on with the runs of an earlier call; False where the store has them no more."""
         from mlflow.exceptions import MlflowException
 
-        children = {(method, seed): _Child(**values) for method, seed, values in state["children"]}
+        children = {(method, seed): Child(**values) for method, seed, values in state["children"]}
         unfinished = [child.run_id for child in children.values() if not child.ended]
         try:
             for run_id in (state["parent"], *unfinished):
                 self._client.update_run(run_id, status="RUNNING")
+            self._experiment = self._client.get_run(state["parent"]).info.experiment_id
         except MlflowException as error:
             if error.error_code not in (
                 "RESOURCE_DOES_NOT_EXIST",
@@ -182,41 +198,24 @@ class Tracker:
         return True
 
     def _create(self, artifacts: str | None) -> None:
-        """Creates the parent run and its children; called again after a failure, what is still missing."""
+        """Creates the parent run and what belongs to it; called again after a failure, what is still missing."""
         found = self._client.get_experiment_by_name(EXPERIMENT)
-        experiment = (
+        self._experiment = (
             found.experiment_id
             if found
             else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         )
         if not self._draft:
-            tags = self._tags("benchmark")
             self._draft = self._client.create_run(
-                experiment, run_name=self.output.name, tags=tags
+                self._experiment, run_name=self.output.name, tags=self._parent_tags()
             ).info.run_id
-        for run in [(BASE, 0), *self.runs]:
-            if run not in self._children:
-                self._children[run] = _Child(self._create_child(experiment, *run))
-        for (method, seed), child in self._children.items():
-            if method != BASE:
-                self._params(child.run_id, {**flatten(self.settings.method_settings[method]), "seed": seed})
-        budget = f"{self.settings.budget:g} {self.settings.budget_unit}"
-        shared = {**flatten(self.settings), "budget": budget}
-        apart = {"method_settings", "prompts.train", "prompts.held_out", "command", "budget_unit"}
-        self._params(self._draft, {name: value for name, value in shared.items() if name not in apart})
-        self._inputs(self._draft, "training", self.settings.prompts.train)
-        self._inputs(self._draft, "evaluation", self.settings.prompts.held_out)
+        self._begin()
         self._parent = self._draft
 
-    def _create_child(self, experiment: str, method: str, seed: int) -> str:
+    def _create_child(self, name: str, tags: dict[str, str]) -> str:
         """Creates one run below the parent; returns its id."""
-        name = BASE if method == BASE else f"{method} seed {seed}"
-        tags = {**self._tags("train" if method != BASE else BASE), "method": method, "seed": str(seed)}
-        tags["mlflow.parentRunId"] = self._draft
-        return str(self._client.create_run(experiment, run_name=name, tags=tags).info.run_id)
-
-    def _tags(self, phase: str) -> dict[str, str]:
-        return {"phase": phase, "suite": self.settings.suite, "preset": self.settings.preset}
+        below = {**tags, "mlflow.parentRunId": self._parent or self._draft}
+        return str(self._client.create_run(self._experiment, run_name=name, tags=below).info.run_id)
 
     def _params(self, run_id: str, values: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -225,52 +224,35 @@ class Tracker:
         for start in range(0, len(params), _PARAMS):
             self._client.log_batch(run_id, params=params[start : start + _PARAMS])
 
-    def _sync_all(self) -> None:
-        for run, child in self._children.items():
-            self._sync(run, child)
+    def _copy(self, child: Child, folder: Path, complete: bool, prefix: str = "") -> None:
+        """Copies the rows of one (method, seed) that MLflow does not have yet.
 
-    def _sync(self, run: tuple[str, int], child: _Child, whole: bool = False) -> None:
-        """Copies the rows that MLflow does not have yet.
-
-        Of a run under way the newest iteration waits for the next one: its rows may be half written.
+        Args:
+            child: what it has.
+            folder: the (method, seed)'s.
+            complete: whether the newest iteration's rows are all written; else it waits for the next one.
+            prefix: of the metrics' names.
         """
-        if child.ended:
-            return
-        folder = run_folder(self.output, *run)
-        status = read_status(folder)  # before the rows, so that a finished run's last rows are never missed
-        finished = status is not None and status.status == "finished"
         iterations = read_rows(folder, "iterations")
         evaluations = read_rows(folder, "evaluations")
         spent = spending(read_rows(folder, "ledger"))
-        if not finished and not whole:
+        if not complete:
             newest = iterations["iteration"].max() if len(iterations) else 0
             iterations = iterations[iterations["iteration"] < newest]
             evaluations = evaluations[evaluations["iteration"] < newest]
         iterations = iterations[iterations["iteration"] > child.iterations]
         if len(iterations):
-            self._metrics(child.run_id, "train/" + iterations["metric"], iterations)
+            self._metrics(child.run_id, f"{prefix}train/" + iterations["metric"], iterations)
             new = spent[spent["iteration"].isin(iterations["iteration"])]
-            self._metrics(child.run_id, "cost/" + new["quantity"], new)
+            self._metrics(child.run_id, f"{prefix}cost/" + new["quantity"], new)
             child.iterations = int(iterations["iteration"].max())
         evaluations = evaluations[evaluations["iteration"] > child.evaluations]
         if len(evaluations):
             means = evaluations.groupby(["iteration", "split", "reward"])["value"].mean().reset_index()
-            self._metrics(child.run_id, "eval/" + means["split"] + "/" + means["reward"], means)
-            self._metrics(child.run_id, *by_gflops(means, spent))
+            self._metrics(child.run_id, f"{prefix}eval/" + means["split"] + "/" + means["reward"], means)
+            keys, rows = by_gflops(means, spent)
+            self._metrics(child.run_id, prefix + keys, rows)
             child.evaluations = int(evaluations["iteration"].max())
-        if finished:
-            self._client.set_terminated(child.run_id, "FINISHED")
-            child.ended = True
-
-    def _inputs(self, run_id: str, context: str, prompts: Sequence[str]) -> None:
-        """Logs prompts as a dataset that a run has read."""
-        from mlflow.data.pandas_dataset import from_pandas
-        from mlflow.entities import DatasetInput, InputTag
-
-        frame = pd.DataFrame({"prompt": list(prompts)})
-        dataset = from_pandas(frame, name=f"{self.settings.suite} prompts, {context}")
-        tags = [InputTag("mlflow.data.context", context)]
-        self._client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
     def _metrics(self, run_id: str, keys: Iterable[str], rows: pd.DataFrame) -> None:
         from mlflow.entities import Metric
@@ -283,7 +265,76 @@ class Tracker:
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS])
 
-    def _hang(self, run: tuple[str, int], child: _Child) -> None:
+
+class Tracker(Mirror):
+    """Copies a benchmark's records to MLflow.
+
+    Args:
+        settings: the run's settings.
+        output: the benchmark's folder.
+        runs: every (method, seed).
+        every: seconds between copies.
+    """
+
+    def __init__(
+        self, settings: RunSettings, output: Path, runs: Sequence[tuple[str, int]], every: float = 5.0
+    ) -> None:
+        super().__init__(output, every)
+        self.settings, self.runs = settings, runs
+
+    def _parent_tags(self) -> dict[str, str]:
+        return self._tags("benchmark")
+
+    def _begin(self) -> None:
+        for method, seed in [(BASE, 0), *self.runs]:
+            if (method, seed) not in self._children:
+                name = BASE if method == BASE else f"{method} seed {seed}"
+                phase = self._tags("train" if method != BASE else BASE)
+                tags = {**phase, "method": method, "seed": str(seed)}
+                self._children[method, seed] = Child(self._create_child(name, tags))
+        for (method, seed), child in self._children.items():
+            if method != BASE:
+                self._params(child.run_id, {**flatten(self.settings.method_settings[method]), "seed": seed})
+        budget = f"{self.settings.budget:g} {self.settings.budget_unit}"
+        shared = {**flatten(self.settings), "budget": budget}
+        apart = {"method_settings", "prompts.train", "prompts.held_out", "command", "budget_unit"}
+        self._params(self._draft, {name: value for name, value in shared.items() if name not in apart})
+        self._inputs("training", self.settings.prompts.train)
+        self._inputs("evaluation", self.settings.prompts.held_out)
+
+    def _tags(self, phase: str) -> dict[str, str]:
+        return {"phase": phase, "suite": self.settings.suite, "preset": self.settings.preset}
+
+    def _inputs(self, context: str, prompts: Sequence[str]) -> None:
+        """Logs prompts as a dataset that the benchmark has read."""
+        from mlflow.data.pandas_dataset import from_pandas
+        from mlflow.entities import DatasetInput, InputTag
+
+        frame = pd.DataFrame({"prompt": list(prompts)})
+        dataset = from_pandas(frame, name=f"{self.settings.suite} prompts, {context}")
+        tags = [InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(self._draft, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+
+    def _sync_all(self) -> None:
+        for run, child in self._children.items():
+            self._sync(run, child)
+
+    def _sync(self, run: tuple[str, int], child: Child, whole: bool = False) -> None:
+        """Copies the rows that MLflow does not have yet.
+
+        Of a run under way the newest iteration waits for the next one: its rows may be half written.
+        """
+        if child.ended:
+            return
+        folder = run_folder(self.output, *run)
+        status = read_status(folder)  # before the rows, so that a finished run's last rows are never missed
+        finished = status is not None and status.status == "finished"
+        self._copy(child, folder, finished or whole)
+        if finished:
+            self._client.set_terminated(child.run_id, "FINISHED")
+            child.ended = True
+
+    def _hang(self, run: tuple[str, int], child: Child) -> None:
         """Hangs a run's files on it."""
         folder = run_folder(self.output, *run)
         for name in ("samples.gif", "samples.npz", "error.txt"):
