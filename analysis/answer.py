@@ -1,8 +1,8 @@
 """The question a run was made for, and the answer its records give, in plain sentences.
 
 The question: which method ends highest on the suite's headline reward, which none was trained on, for
-prompts that none was trained on; by how much over the base model; and can the methods be told apart with
-this many seeds.
+prompts that none was trained on; by how much over the base model; can the methods be told apart with this
+many seeds; and which reaches the baseline's end sooner, in the unit of the budget.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import text
+from analysis.convergence import SHARES, UNDECIDED, Convergence, Speed, convergence
 from analysis.curves import final_values, run_status
 from analysis.records import Run
 from analysis.statistics import Difference, Interval, paired_gain, pairwise_differences
@@ -35,16 +36,25 @@ class Standing:
 
 @dataclass(frozen=True)
 class Answer:
-    """`sentence` answers `question`; `limits` says what it rests on; `standings` are best first."""
+    """`sentence` answers `question`; `limits` says what it rests on; `standings` are best first.
+
+    The sentence is `ending`, who ends highest, and then `speed`, who reaches the baseline's end sooner.
+    """
 
     question: str
-    sentence: str
+    ending: str
+    speed: str
     limits: tuple[str, ...]
     standings: tuple[Standing, ...]
     differences: tuple[Difference, ...]
 
+    @property
+    def sentence(self) -> str:
+        """The answer as one text."""
+        return " ".join(filter(None, [self.ending, self.speed]))
 
-def answer(run: Run, finals: pd.DataFrame | None = None) -> Answer:
+
+def answer(run: Run, finals: pd.DataFrame | None = None, course: Convergence | None = None) -> Answer:
     """Answer a run's question from its records; works for any part of a run, saying what cannot be said."""
     values = final_values(run) if finals is None else finals
     split = run.splits[0] if run.splits else "held_out"
@@ -54,7 +64,8 @@ def answer(run: Run, finals: pd.DataFrame | None = None) -> Answer:
     differences = tuple(pairwise_differences(groups))
     return Answer(
         question=_question(run, split),
-        sentence=_sentence(run, standings, differences, split),
+        ending=_sentence(run, standings, differences, split),
+        speed=_speed(run, convergence(run) if course is None else course) if standings else "",
         limits=tuple(_limits(run, standings, split)),
         standings=standings,
         differences=differences,
@@ -85,8 +96,9 @@ def _question(run: Run, split: str) -> str:
     prompts = (
         "prompts that none was trained on" if split == "held_out" else "the prompts they were trained on"
     )
-    who = "Which method aligns" if len(run.methods) > 1 else f"How far does {''.join(run.methods)} align"
-    best = " best" if len(run.methods) > 1 else ""
+    several = len(run.methods) > 1
+    who = "Which method aligns" if several else f"How far does {''.join(run.methods)} align"
+    best = " best, and which converges soonest," if several else ""
     return (
         f"{who} the video model{best} within {run.budget}, judged by {_headline(run)}, {kind}, on {prompts}?"
     )
@@ -102,10 +114,17 @@ def _sentence(
         )
     best = standings[0]
     prompts = text.SPLIT_NAMES[split]
-    ended = f"{best.method} ended highest" if len(standings) > 1 else f"{best.method} was trained"
+    several = len(standings) > 1
     if len(standings) < len(run.methods):
-        compared = f"Of the {len(standings)} methods that finished, {best.method} ended highest"
-        ended = compared if len(standings) > 1 else f"Only {best.method} has finished"
+        ended = (
+            f"Of the {len(standings)} methods that finished, {best.method} ended highest"
+            if several
+            else f"Only {best.method} has finished"
+        )
+    elif several and best.gain.mean < 0:
+        ended = f"No method gained, and {best.method} lost least"
+    else:
+        ended = f"{best.method} ended highest" if several else f"{best.method} was trained"
     verb = "rose" if best.gain.mean > 0 else "fell" if best.gain.mean < 0 else "stayed"
     moved = f"{_headline(run)} on {prompts} {verb} from {text.number(best.base)} to {text.number(best.final)}"
     return f"{ended}: {moved} ({_gain(best)}){_telling_apart(standings, differences)}."
@@ -139,6 +158,83 @@ def _telling_apart(standings: tuple[Standing, ...], differences: tuple[Differenc
 
 def _some(names: list[str], last: str = "and") -> str:
     return text.listed(names, last) if len(names) <= NAMED else f"{len(names)} others"
+
+
+def _speed(run: Run, course: Convergence) -> str:
+    """Who reaches the baseline's end sooner, in the budget's unit; empty for a single method."""
+    if len(run.methods) < 2:
+        return ""
+    unit = run.budget_unit if run.budget_unit in course.units else "iterations"
+    entries = [entry for entry in course.speeds if entry.share == 1.0 and entry.unit == unit]
+    if not entries:
+        why = course.why_not or "no other method has finished"
+        return f"Who converges soonest cannot be said: {why}."
+    goal = f"{course.baseline}'s final {_headline(run)} ({text.number(course.end)})"
+    told = f"Counted in {text.UNIT_TITLES[unit]}, {_reaching(entries, goal)}"
+    if any(entry.verdict != UNDECIDED for entry in entries):
+        return f"{told}."
+    for share in sorted(SHARES, reverse=True)[1:]:
+        nearer = [entry for entry in course.speeds if entry.share == share and entry.unit == unit]
+        decided = [entry for entry in nearer if entry.verdict != UNDECIDED]
+        if decided:
+            nearer_goal = f"{text.percent(share)} of its gain ({text.number(decided[0].target)})"
+            return f"{told}; {_reaching(decided, nearer_goal)}."
+    return f"{told}."
+
+
+def _reaching(entries: list[Speed], goal: str) -> str:
+    """Who reaches a goal sooner than the baseline, who later, and of whom it cannot be said."""
+    ordered = sorted(entries, key=lambda entry: -entry.ratio.value if entry.ratio.value > 0 else 0.0)
+    faster, slower, unclear = (
+        [entry for entry in ordered if entry.verdict == verdict]
+        for verdict in ("faster", "slower", UNDECIDED)
+    )
+    short = [entry for entry in slower if not entry.ratio.value > 0]
+    later = [entry for entry in slower if entry.ratio.value > 0]
+    clauses = []
+    if faster:
+        clauses.append(f"{_ratios(faster)} {_verb(faster)} {goal} sooner")
+    if later and not faster:
+        clauses.append(f"{_ratios(later)} {_verb(later)} {goal} later than the baseline")
+    elif later:
+        clauses.append(f"{_ratios(later)} later")
+    if short:
+        names = text.listed([e.method for e in short]) if len(short) <= NAMED else f"{len(short)} methods"
+        verb = "ends" if len(short) == 1 else "end"
+        clauses.append(f"{names} {verb} short of {'it' if clauses else goal}")
+    if unclear:
+        names = _ratios(unclear, "or")
+        if not clauses and len(unclear) > NAMED:
+            clauses.append(f"of none of {names} can it be said whether it reaches {goal} sooner")
+        elif not clauses:
+            clauses.append(f"whether {names} reaches {goal} sooner cannot be said")
+        else:
+            clauses.append(f"of {names} it cannot be said")
+    return "; ".join(clauses)
+
+
+def _verb(entries: list[Speed]) -> str:
+    return "reaches" if len(entries) == 1 else "reach"
+
+
+def _ratios(entries: list[Speed], last: str = "and") -> str:
+    """`a (1.42×, 95 % interval 1.05 to 2.10) and b (...)`, or how many."""
+    if len(entries) > NAMED:
+        return f"{len(entries)} methods"
+    return text.listed([f"{entry.method} ({_ratio(entry)})" for entry in entries], last)
+
+
+def _ratio(entry: Speed) -> str:
+    """The ratio with its bounds, as far as there are any."""
+    bounds = text.bounds(entry.ratio.low, entry.ratio.high)
+    interval = f"95 % interval {bounds}" if bounds[0].isdigit() else bounds
+    if entry.ratio.value > 0:
+        return f"{text.ratio(entry.ratio.value)}, {interval}"
+    return (
+        f"which does not reach it; at most {entry.ratio.high:.2f}×"
+        if bounds[0].isdigit()
+        else "which does not"
+    )
 
 
 def _seed_range(standings: tuple[Standing, ...]) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.records import BASE, RUN_COLUMNS, Run
+from analysis.records import BASE, Run
 from analysis.statistics import half_width
 
-FINISHED = "finished"
+BAND = ("mean", "low", "high", "least", "most", "n")
 _CURVE = ["method", "seed", "iteration", "split", "reward"]
 
 
@@ -45,25 +45,7 @@ def run_status(run: Run) -> pd.DataFrame:
     `evaluated` is the last iteration with an evaluation. A seed is `counted` when its status is "finished";
     where runs.csv is missing, when it was evaluated as late as the latest seed of its method.
     """
-    last = run.last_evaluated
-    known = {(str(row["method"]), int(row["seed"])): row for row in run.runs.to_dict("records")}
-    rows = []
-    for method in run.methods:
-        latest = max((at for (name, _), at in last.items() if name == method), default=0)
-        for seed in run.seeds(method):
-            evaluated = last.get((method, seed), 0)
-            if (method, seed) in known:
-                row = known[method, seed]
-                counted = row["status"] == FINISHED and evaluated > 0
-            else:
-                row = {
-                    "status": "unknown" if evaluated else "no record",
-                    "iterations": evaluated,
-                    "error": "",
-                }
-                counted = not known and 0 < evaluated == latest
-            rows.append({"method": method, "seed": seed, **row, "evaluated": evaluated, "counted": counted})
-    return pd.DataFrame(rows, columns=[*RUN_COLUMNS, "evaluated", "counted"])
+    return run.status.copy()
 
 
 def counted_curves(run: Run, curves: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -88,15 +70,48 @@ def final_values(run: Run, curves: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def bands(curves: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
-    """Mean over seeds with its interval for each group: columns `by`, mean, low, high, n.
+    """Mean over seeds with its interval and range for each group: columns `by`, mean, low, high, least, most, n.
 
     Where some seeds of a group were measured and others were not (evaluations at other iterations), the
     group is left out: its mean would be over other seeds than its neighbours'.
     """
-    grouped = curves.groupby(list(by), observed=True)["value"].agg(["mean", "std", "size"])
-    frame = grouped.rename(columns={"size": "n"}).reset_index()
+    grouped = curves.groupby(list(by), observed=True)["value"].agg(["mean", "std", "size", "min", "max"])
+    frame = grouped.rename(columns={"size": "n", "min": "least", "max": "most"}).reset_index()
     width = half_width(frame["std"].to_numpy(), frame["n"].to_numpy(), confidence)
     frame["low"], frame["high"] = frame["mean"] - width, frame["mean"] + width
     seeds = curves.groupby("method", observed=True)["seed"].nunique()
     complete = frame["n"].to_numpy() == seeds.reindex(frame["method"].astype(str)).to_numpy(dtype=np.float64)
-    return frame.loc[complete, [*by, "mean", "low", "high", "n"]].reset_index(drop=True)
+    return frame.loc[complete, [*by, *BAND]].reset_index(drop=True)
+
+
+def over_cost(curves: pd.DataFrame, unit: str, by: Sequence[str], points: int = 41) -> pd.DataFrame:
+    """As `bands`, along the cost in column `unit`: columns `by`, `unit`, mean, low, high, least, most, n.
+
+    Seeds that were evaluated at the same iterations are averaged there, at their mean cost (what an
+    iteration takes in seconds differs by chance). Others are interpolated at `points` costs that all reached.
+    """
+    parts = []
+    for key, group in curves.dropna(subset=["value", unit]).groupby(list(by), observed=True, sort=False):
+        seeds = [
+            (part[unit].to_numpy(), part["value"].to_numpy())
+            for _, part in group.sort_values("iteration").groupby("seed")
+        ]
+        if same_iterations(group):
+            at = np.mean([cost for cost, _ in seeds], axis=0)
+            values = np.stack([value for _, value in seeds])
+        else:
+            start, end = max(cost[0] for cost, _ in seeds), min(cost[-1] for cost, _ in seeds)
+            at = np.linspace(start, end, points)
+            values = np.stack([np.interp(at, cost, value) for cost, value in seeds])
+        deviation = values.std(axis=0, ddof=1) if len(seeds) > 1 else np.full(len(at), np.nan)
+        mean, width = values.mean(axis=0), half_width(deviation, len(seeds))
+        numbers = {"mean": mean, "low": mean - width, "high": mean + width}
+        numbers |= {"least": values.min(axis=0), "most": values.max(axis=0)}
+        names = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+        parts.append(pd.DataFrame({**names, unit: at, **numbers, "n": len(seeds)}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*by, unit, *BAND])
+
+
+def same_iterations(curves: pd.DataFrame) -> bool:
+    """Whether all seeds among these rows have points at the same iterations."""
+    return bool(curves.groupby("iteration")["seed"].nunique().eq(curves["seed"].nunique()).all())

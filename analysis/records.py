@@ -18,15 +18,28 @@ from numpy.typing import NDArray
 BASE = "base"
 """The name under which the untrained model's evaluation is recorded."""
 
+FINISHED = "finished"
+"""The status of a run that used its whole budget."""
+
 SPLITS = ("held_out", "train")
 """Prompt splits, the one that answers the question first."""
 
 EVALUATION_COLUMNS = ("method", "seed", "iteration", "split", "prompt", "sample", "reward", "value")
 ITERATION_COLUMNS = ("method", "seed", "iteration", "metric", "value")
 RUN_COLUMNS = ("method", "seed", "status", "iterations", "train_seconds", "evaluation_seconds", "error")
+LEDGER_COLUMNS = ("method", "seed", "iteration", "component", "quantity", "value")
+UNITS = {
+    "iterations": ("iteration", "iterations"),
+    "videos": ("video", "videos"),
+    "nfe": ("network evaluation", "network evaluations"),
+    "tflops": ("TFLOP", "TFLOP"),
+    "seconds": ("second", "seconds"),
+}
+"""What a budget can be counted in: one and several of each, as words."""
+
 SETTINGS = ("methods", "seeds", "budget", "budget_unit", "suite")
 SUITE_SETTINGS = ("name", "training", "held_out", "headline")
-_TEXT = ("method", "split", "prompt", "reward", "metric")
+_TEXT = ("method", "split", "prompt", "reward", "metric", "component", "quantity")
 
 
 class RecordError(ValueError):
@@ -35,7 +48,7 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class Suite:
-    """The rewards of a run: trained on (with weights), held out, and the one that answers the question."""
+    """The rewards of a run: trained on (with weights), held out from it, and the one that answers the question."""
 
     name: str
     training: Mapping[str, float]
@@ -44,10 +57,10 @@ class Suite:
     descriptions: Mapping[str, str] = field(default_factory=dict)
 
     def role(self, reward: str) -> str:
-        """`training` or `held-out`; `other` for a reward that the suite does not list."""
+        """`training`, or `untrained` for one that only judges; `other` for a reward that the suite does not list."""
         if reward in self.training:
             return "training"
-        return "held-out" if reward in self.held_out else "other"
+        return "untrained" if reward in self.held_out else "other"
 
 
 @dataclass(frozen=True)
@@ -62,15 +75,32 @@ class Samples:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run recorded, and in `notes` what it did not."""
+    """Everything that one run, or several combined, recorded; in `notes` what they did not.
 
-    path: Path
+    Attributes:
+        folders: where the records came from.
+        settings: resolved settings; of combined runs, the first's with the methods of all.
+        suite: the rewards.
+        evaluations, iterations, ledger: tidy frames, with the columns of `EVALUATION_COLUMNS` and so on.
+        runs: one row per (method, seed), how it ended.
+        asked: the seeds that were asked for, by method.
+        notes: sentences on what is missing or to be minded.
+    """
+
+    folders: tuple[Path, ...]
     settings: Mapping[str, Any]
     suite: Suite
     evaluations: pd.DataFrame
     iterations: pd.DataFrame
     runs: pd.DataFrame
+    ledger: pd.DataFrame
+    asked: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The run's folder; of combined runs the first's."""
+        return self.folders[0]
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
@@ -93,21 +123,33 @@ class Run:
         return tuple(split for split in SPLITS if split in recorded)
 
     @property
+    def budget_unit(self) -> str:
+        """What the budget counts: one of `UNITS`."""
+        return str(self.settings["budget_unit"])
+
+    @property
     def budget(self) -> str:
-        """The budget of each run in words, such as `30 iterations`."""
-        unit = str(self.settings["budget_unit"])
+        """The budget of each run in words, such as `30 iterations` or `2.5 TFLOP`."""
         amount = float(self.settings["budget"])
-        return f"{amount:g} {unit.rstrip('s') if amount == 1 else unit}"
+        one, many = UNITS.get(self.budget_unit, (self.budget_unit, self.budget_unit))
+        return f"{amount:,.6g} {one if amount == 1 else many}"
+
+    @property
+    def charges_prm(self) -> bool:
+        """Whether the budget pays for training the process reward model."""
+        return bool(self.settings.get("charge_prm", False))
 
     def samples(self) -> list[Samples]:
         """Sample videos of the base model, then of each method's first seed that has them."""
-        found = [_samples(self.path / "runs" / BASE / "samples.npz", BASE, 0)]
-        for method in self.methods:
-            candidates = [(seed, self._sample_file(method, seed)) for seed in self.seeds(method)]
-            present = [(seed, file) for seed, file in candidates if file.is_file()]
-            if present:
-                found.append(_samples(present[0][1], method, present[0][0]))
-        return [sample for sample in found if sample is not None]
+        wanted = [(BASE, 0, BASE)]
+        wanted += [(name, seed, f"{name}-seed{seed}") for name in self.methods for seed in self.seeds(name)]
+        found: dict[str, Samples | None] = {}
+        for method, seed, place in wanted:
+            files = [folder / "runs" / place / "samples.npz" for folder in self.folders]
+            present = [file for file in files if file.is_file()]
+            if present and method not in found:
+                found[method] = _samples(present[0], method, seed)
+        return [sample for sample in found.values() if sample is not None]
 
     @cached_property
     def last_evaluated(self) -> Mapping[tuple[str, int], int]:
@@ -115,23 +157,39 @@ class Run:
         last = self.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
         return {(str(name), int(seed)): int(at) for name, seed, at in last.itertuples(index=False)}
 
+    @cached_property
+    def status(self) -> pd.DataFrame:
+        """How every (method, seed) ended; see `curves.run_status`."""
+        last = self.last_evaluated
+        known = {(str(row["method"]), int(row["seed"])): row for row in self.runs.to_dict("records")}
+        rows = []
+        for method in self.methods:
+            latest = max((at for (name, _), at in last.items() if name == method), default=0)
+            for seed in self.seeds(method):
+                evaluated = last.get((method, seed), 0)
+                row: dict[Any, Any] = {"status": "no record", "iterations": evaluated, "error": ""}
+                if (method, seed) in known:
+                    row = known[method, seed]
+                    counted = row["status"] == FINISHED and evaluated > 0
+                else:
+                    row["status"] = "unknown" if evaluated else "no record"
+                    counted = not known and 0 < evaluated == latest
+                own = {"method": method, "seed": seed, "evaluated": evaluated, "counted": counted}
+                rows.append({**row, **own})
+        return pd.DataFrame(rows, columns=[*RUN_COLUMNS, "evaluated", "counted"])
+
     def seeds(self, method: str) -> tuple[int, ...]:
         """Seeds of a method: those asked for and those that left a record."""
-        first = int(self.settings.get("first_seed", 0))
-        asked = range(first, first + int(self.settings["seeds"]))
         known = self.runs.loc[self.runs["method"] == method, "seed"]
         evaluated = (seed for name, seed in self.last_evaluated if name == method)
-        return tuple(sorted({*asked, *map(int, known), *evaluated}))
-
-    def _sample_file(self, method: str, seed: int) -> Path:
-        return self.path / "runs" / f"{method}-seed{seed}" / "samples.npz"
+        return tuple(sorted({*self.asked.get(method, ()), *map(int, known), *evaluated}))
 
 
 def load_run(path: Path | str) -> Run:
     """Read the folder of a run made by `python -m benchmarks.run`.
 
-    Settings and evaluations are needed; without training metrics or the list of runs the rest still works and
-    `Run.notes` says what is missing. Anything unreadable raises `RecordError`.
+    Settings and evaluations are needed; without training metrics, ledger or the list of runs the rest still
+    works and `Run.notes` says what is missing. Anything unreadable raises `RecordError`.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -155,7 +213,26 @@ def load_run(path: Path | str) -> Run:
             "records/runs.csv is missing: there are no training times, and a seed counts as finished when it "
             "was evaluated as late as any of its method."
         )
-    return Run(folder, settings, _suite(folder, settings), evaluations, iterations, runs, tuple(notes))
+    ledger = _table(folder / "records" / "ledger.parquet", LEDGER_COLUMNS)
+    if ledger is None:
+        ledger = pd.DataFrame({name: pd.Series(dtype="object") for name in LEDGER_COLUMNS})
+        notes.append(
+            "records/ledger.parquet is missing: compute is known in iterations and seconds, not in videos, "
+            "network evaluations or FLOPs."
+        )
+    first = int(settings.get("first_seed", 0))
+    asked = tuple(range(first, first + int(settings["seeds"])))
+    return Run(
+        folders=(folder,),
+        settings=settings,
+        suite=_suite(folder, settings),
+        evaluations=evaluations,
+        iterations=iterations,
+        runs=runs,
+        ledger=ledger,
+        asked={str(method): asked for method in settings["methods"]},
+        notes=tuple(notes),
+    )
 
 
 def _unique(column: pd.Series) -> set[str]:

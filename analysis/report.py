@@ -1,43 +1,42 @@
-"""One page that answers a run's question, with figures and tables: `python -m analysis.report RUN`."""
+"""One page that answers a run's question, with figures and tables: `python -m analysis.report RUN [RUN ...]`."""
 
 from __future__ import annotations
 
-import argparse
-import base64
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
-import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from analysis import plots, style, text, videos
-from analysis.answer import Answer, answer
+from analysis.alignment import Alignment, alignment
+from analysis.answer import answer
+from analysis.commandline import command_line
+from analysis.convergence import Convergence, convergence
+from analysis.costs import Budget, budget, budget_frame, cumulative_costs
 from analysis.curves import final_values, run_status, seed_means
-from analysis.records import BASE, RecordError, Run, load_run
-from analysis.tables import (
-    TextTable,
-    differences_table,
-    final_table,
-    format_table,
-    status_table,
-    write_tables,
-)
+from analysis.guidance import accuracies, gaps
+from analysis.hacking import courses, proxy_frame
+from analysis.page import Folded, Part, Picture, Section, filled, picture, render
+from analysis.plots.convergence import shown_unit, write_curves
+from analysis.plots.guidance import guidance_figure
+from analysis.plots.hacking import distance_figure, proxy_figure
+from analysis.power import power_note
+from analysis.records import BASE, Run, load_run
+from analysis.tables.alignment import folded, pairs_table, summaries_table, wins_table, write_alignment
+from analysis.tables.compute import budget_tables
+from analysis.tables.convergence import short_speed_table, speed_table, write_convergence
+from analysis.tables.final import final_table, format_table, status_table
+from analysis.tables.guidance import accuracies_table, gaps_table
+from analysis.tables.hacking import hacking_frame, hacking_table
+from analysis.tables.methods import methods_table
+from analysis.tables.text_table import write_table
 
-_TYPES = {".png": "image/png", ".webp": "image/webp"}
-SHOWN_PAIRS = 10
-"""With more pairs than this the page shows those with the best method and folds the rest."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure in the page: `data` is a data URI, so that the page is one file."""
-
-    name: str
-    caption: str
-    data: str
+FEW_PAIRED = 4
+"""With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone, and
+speed-ups in other units are folded."""
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -45,118 +44,250 @@ def write_report(run_dir: Path | str) -> Path:
 
     Works for a run in any state that has evaluations: what is missing is listed in the page.
     """
-    run = load_run(run_dir)
-    curves = seed_means(run)
+    return report(load_run(run_dir), Path(run_dir))
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What the sections are made of, computed once."""
+
+    run: Run
+    output: Path
+    curves: pd.DataFrame
+    costs: pd.DataFrame
+    finals: pd.DataFrame
+    course: Convergence
+    aligned: Alignment
+    spent: Budget
+    proxy: pd.DataFrame
+
+    @property
+    def tables(self) -> Path:
+        return self.output / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.output / "figures"
+
+
+def report(run: Run, output: Path, baseline: str | None = None) -> Path:
+    """Write figures, tables and `report.html` of a run, or of several combined, into a folder.
+
+    Raises:
+        RecordError: the baseline was not trained.
+    """
+    curves, costs = seed_means(run), cumulative_costs(run)
     finals = final_values(run, curves)
-    found = answer(run, finals)
-    table = final_table(run, finals)
-    splits = [format_table(table, split) for split in run.splits]
-    pairs, failed = differences_table(found.differences), status_table(run)
-    write_tables(table, [pairs, failed], run.path / "tables")
-    pictures = _figures(run, curves, finals)
-    shown, lacking = _videos(run)
-    page = _page(run, found, splits, _folded(pairs, run), failed, {**pictures, **shown}, lacking)
-    target = run.path / "report.html"
+    course = convergence(run, baseline, curves, costs)
+    evidence = _Evidence(
+        run=run,
+        output=output,
+        curves=curves,
+        costs=costs,
+        finals=finals,
+        course=course,
+        aligned=alignment(run),
+        spent=budget(run, costs),
+        proxy=proxy_frame(run, curves),
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    pictures = _figures(evidence)
+    shown, lacking = _videos(evidence)
+    sections = [
+        _budget(evidence),
+        _final(evidence, pictures),
+        _convergence(evidence, pictures),
+        _hacking(evidence, pictures),
+        _guidance(evidence, pictures),
+        Section("Sample videos", shown),
+        Section("During training", filled([pictures.get("training")])),
+        _power(evidence),
+        _unfinished(evidence),
+        _methods(evidence),
+    ]
+    missing = [*run.notes, *_missing(run), *lacking]
+    page = render(run, answer(run, finals, course), sections, missing)
+    target = output / "report.html"
     target.write_text(page, encoding="utf-8")
     return target
 
 
-def _folded(pairs: TextTable, run: Run) -> list[TextTable]:
-    """The table whole, or where it is long the pairs with the best method and then all others."""
-    title = f"{pairs.title}, {text.reward_name(run.suite.headline)}"
-    if len(pairs.rows) <= SHOWN_PAIRS:
-        return [replace(pairs, title=title)]
-    best = pairs.rows[0][0].split(" − ")[0]
-    first = tuple(row for row in pairs.rows if row[0].split(" − ")[0] == best)
-    rest = tuple(row for row in pairs.rows if row not in first)
-    return [replace(pairs, title=title, rows=first), replace(pairs, title="All other pairs", rows=rest)]
+def _figures(evidence: _Evidence) -> dict[str, Picture]:
+    """Draw every figure that the records allow, as PNG and SVG; name -> its place in the page."""
+    run, proxy, curves = evidence.run, evidence.proxy, evidence.curves
+    course, costs, folder = evidence.course, evidence.costs, evidence.figures
+    drawn: dict[str, Figure | None] = {
+        "proxy": proxy_figure(run, proxy, courses(run, curves, proxy)),
+        "distance": distance_figure(run, proxy, curves),
+        "guidance": guidance_figure(run),
+        "training": plots.training_curves(run),
+    }
+    if len(evidence.finals):
+        drawn["gains"] = plots.final_comparison(run, evidence.finals)
+    files = write_curves(run, course, curves, costs, folder)
+    if files and "train" in run.splits and course.split != "train":
+        unit = shown_unit(run, course.units)
+        drawn["rewards_train"] = plots.reward_curves(run, "train", curves, costs, unit)
+    for name, figure in drawn.items():
+        if figure is not None:
+            files[name] = style.save(figure, folder, name)[0]
+    return {name: picture(file, _caption(name)) for name, file in files.items()}
 
 
-def _figures(run: Run, curves: pd.DataFrame, finals: pd.DataFrame) -> dict[str, Picture]:
-    folder = run.path / "figures"
-    drawn = {}
-    if len(finals):
-        drawn["gains"] = (plots.final_comparison(run, finals), "Gain over the base model, by reward")
-    if (curves["iteration"] > 0).any():
-        for split in run.splits:
-            name = text.SPLIT_NAMES[split]
-            drawn[f"rewards_{split}"] = (
-                plots.reward_curves(run, split, curves),
-                f"Rewards over training on {name}",
-            )
-    training = plots.training_curves(run)
-    if training is not None:
-        drawn["training"] = (training, "Rewards and updates during training")
-    pictures = {}
-    for name, (figure, caption) in drawn.items():
-        png, _ = style.save(figure, folder, name)
-        pictures[name] = Picture(name, caption, _embedded(png))
-    return pictures
+CAPTIONS = {
+    "gains": "Gain over the base model, by reward",
+    "convergence": "Headline reward against compute, counted in each way",
+    "speed_up": "Speed-up over the baseline, by target",
+    "rewards_train": "Rewards over training on training prompts",
+    "rewards_held_out": "Rewards over training on held-out prompts",
+    "proxy": "Gain on the rewards trained on, and on the headline reward",
+    "distance": "Proxy gap, diversity and KL to the base model",
+    "guidance": "Guided and unguided rollouts, accuracy of the process reward, shares of the gradient",
+    "training": "Rewards and updates during training",
+}
 
 
-def _videos(run: Run) -> tuple[dict[str, Picture], list[str]]:
+def _caption(name: str) -> str:
+    """What a figure shows, for those who cannot see it."""
+    if name in CAPTIONS:
+        return CAPTIONS[name]
+    kind, _, unit = name.rpartition("_")
+    return f"{CAPTIONS[kind]} against {text.UNIT_AXES[unit]}"
+
+
+def _budget(evidence: _Evidence) -> Section:
+    tables = budget_tables(evidence.run, evidence.spent)
+    if tables:
+        write_table(evidence.tables, "budget", budget_frame(evidence.spent), tables)
+    folded_tables = [Folded(table.title, (table,)) for table in tables[2:]]
+    return Section("What each method used", filled([*tables[:2], *folded_tables]), dense=True)
+
+
+def _final(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
+    run, found = evidence.run, evidence.aligned
+    finals = final_table(run, evidence.finals, evidence.curves)
+    write_alignment(run, found, finals, evidence.tables)
+    parts: list[Part | None] = [*(format_table(finals, split) for split in run.splits), pictures.get("gains")]
+    others = [reward for reward in run.rewards if reward != run.suite.headline]
+    headline = [run.suite.headline]
+    for place, split in enumerate(run.splits):
+        main = [summaries_table(found, run, split)]
+        pairs, *rest = folded(pairs_table(found, run, split, headline))
+        if place == 0:
+            parts += [pairs, *(Folded(table.title, (table,)) for table in rest), *main]
+            main = []
+        else:
+            main += [pairs, *rest]
+        main.append(wins_table(found, run, split))
+        if len(run.methods) <= FEW_PAIRED:
+            main.append(pairs_table(found, run, split, others))
+        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: all rewards, prompt by prompt", tuple(main)))
+    return Section("Final rewards", filled(parts), dense=True)
+
+
+def _convergence(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
+    run, course = evidence.run, evidence.course
+    tables = write_convergence(course, evidence.tables)
+    speed: list[Part] = [table for table in tables if table.title.startswith("Speed")]
+    others = [table for table in tables if table not in speed]
+    if speed and len(run.methods) > FEW_PAIRED:
+        units = dict.fromkeys([shown_unit(run, course.units), "iterations"])
+        speed = [short_speed_table(course, unit) for unit in units]
+        speed.append(Folded("Speed-ups in every unit", (speed_table(course),)))
+    main = f"rewards_{course.split}"
+    rest = tuple(entry for name, entry in pictures.items() if name.startswith(f"{main}_"))
+    parts: list[Part | None] = [
+        pictures.get("convergence"),
+        *speed,
+        pictures.get("speed_up"),
+        *others,
+        pictures.get(main),
+        pictures.get("rewards_train"),
+        Folded("All rewards against other units of compute", rest),
+    ]
+    several = course.why_not and len(run.methods) > 1
+    return Section(
+        "Convergence",
+        filled(parts),
+        f"No speed-up is given: {course.why_not}." if several else "",
+        dense=True,
+    )
+
+
+def _hacking(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
+    found = courses(evidence.run, evidence.curves, evidence.proxy)
+    table = hacking_table(evidence.run, found)
+    if found:
+        write_table(evidence.tables, "hacking", hacking_frame(found), [table])
+    intro = (
+        "Does a method improve what it is trained on more than what it is meant for, does it lose again what it had "
+        "gained, and how far from the base model did it walk for it?"
+    )
+    parts = filled([table, pictures.get("proxy"), pictures.get("distance")])
+    return Section("Reward hacking", parts, intro if parts else "")
+
+
+def _guidance(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
+    run = evidence.run
+    gap_numbers, gap = gaps_table(gaps(run))
+    numbers, accuracy = accuracies_table(accuracies(run))
+    for name, frame, table in (("guidance", gap_numbers, gap), ("process_accuracy", numbers, accuracy)):
+        if table.rows:
+            write_table(evidence.tables, name, frame, [table])
+    parts = filled([gap, pictures.get("guidance"), Folded(accuracy.title, (accuracy,))])
+    return Section("What guidance does", parts)
+
+
+def _power(evidence: _Evidence) -> Section:
+    title = "How many seeds it would take"
+    if len(evidence.run.methods) < 2:
+        return Section(title, [])
+    table = power_note(evidence.run, evidence.course.baseline)
+    if table.rows:
+        frame = pd.DataFrame(table.rows, columns=list(table.columns))
+        write_table(evidence.tables, "power", frame, [table])
+    return Section(title, filled([table]), "" if table.rows else table.note)
+
+
+def _unfinished(evidence: _Evidence) -> Section:
+    table = status_table(evidence.run)
+    write_table(evidence.tables, "runs", run_status(evidence.run), [table])
+    return Section(table.title, filled([replace(table, title="")]))
+
+
+def _methods(evidence: _Evidence) -> Section:
+    frame, table = methods_table(evidence.run)
+    if table.rows:
+        write_table(evidence.tables, "methods", frame, [table])
+    return Section(table.title, filled([replace(table, title="")]))
+
+
+def _videos(evidence: _Evidence) -> tuple[list[Picture], list[str]]:
     """Pictures of the sample videos, and sentences on those that are missing."""
+    run = evidence.run
     try:
         samples = run.samples()
         grid = videos.arrange(samples)
     except ValueError as error:
-        return {}, [f"Sample videos cannot be shown: {error}."]
+        return [], [f"Sample videos cannot be shown: {error}."]
     present = {entry.method for entry in samples}
     absent = [name for name in (BASE, *run.methods) if name not in present]
     lacking = [f"There are no sample videos of {text.listed(absent)}."] if absent else []
     if grid is None:
-        return {}, lacking or ["The sample videos share no prompt, so they cannot be shown side by side."]
-    folder = run.path / "figures"
+        return [], lacking or ["The sample videos share no prompt, so they cannot be shown side by side."]
     images = videos.animation_frames(grid)
-    moving = videos.save_animation(images, folder / "videos.webp")
-    videos.save_animation(images, folder / "videos.gif")
-    still = folder / "videos.png"
+    moving = videos.save_animation(images, evidence.figures / "videos.webp")
+    videos.save_animation(images, evidence.figures / "videos.gif")
+    still = evidence.figures / "videos.png"
     videos.contact_sheet(grid).save(still)
-    caption = "Samples from the same noise: a row is a prompt, a column a model."
-    pictures = {
-        "videos": Picture("videos", caption, _embedded(moving)),
-        "contact_sheet": Picture("contact_sheet", f"{caption} Frames from left to right.", _embedded(still)),
-    }
-    return pictures, lacking
-
-
-def _embedded(file: Path) -> str:
-    return f"data:{_TYPES[file.suffix]};base64,{base64.b64encode(file.read_bytes()).decode('ascii')}"
-
-
-def _page(
-    run: Run,
-    found: Answer,
-    splits: Sequence[TextTable],
-    pairs: Sequence[TextTable],
-    failed: TextTable,
-    pictures: dict[str, Picture],
-    lacking: Sequence[str],
-) -> str:
-    environment = Environment(
-        loader=PackageLoader("analysis"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    caption = (
+        "Samples from the same noise: a row is a prompt, a column a model, the first seed of each method."
     )
-    settings = {name: value for name, value in run.settings.items() if name != "command"}
-    return environment.get_template("report.html").render(
-        run=run,
-        answer=found,
-        splits=splits,
-        pairs=pairs,
-        failed=failed,
-        pictures=pictures,
-        missing=[*run.notes, *_missing(run), *lacking],
-        command=str(run.settings.get("command", "")),
-        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
-        rewards=_glossary(run),
-        metrics=_metrics(run),
-        looks=style.looks(run.methods),
-        reward_name=text.reward_name,
-        split_names=text.SPLIT_NAMES,
-    )
+    frames = "Samples from the same noise: a block is a prompt, a row a model, time runs from left to right."
+    return [
+        picture(moving, caption, "screen", captioned=True),
+        picture(still, frames, "paper", captioned=True),
+    ], lacking
 
 
 def _missing(run: Run) -> list[str]:
@@ -170,7 +301,7 @@ def _missing(run: Run) -> list[str]:
     for split, name in text.SPLIT_NAMES.items():
         if split not in run.splits:
             sentences.append(f"There is no evaluation on {name}.")
-    if BASE not in set(run.evaluations["method"].astype(str)):
+    if BASE not in set(run.evaluations["method"].unique()):
         sentences.append("The base model was not evaluated, so there are no gains.")
     broken = int(run.evaluations["value"].isna().sum())
     if broken:
@@ -187,46 +318,15 @@ def _missing(run: Run) -> list[str]:
     return sentences
 
 
-def _metrics(run: Run) -> list[tuple[str, str]]:
-    recorded = set(run.iterations["metric"].astype(str).unique())
-    known = text.METRIC_DESCRIPTIONS.items()
-    return [(text.metric_name(name), about) for name, about in known if name in recorded]
-
-
-def _glossary(run: Run) -> list[tuple[str, str, str]]:
-    """(name, role, meaning) of each reward that the suite lists or the records hold."""
-    names = dict.fromkeys([*run.rewards, *run.suite.held_out, *run.suite.training])
-    entries = []
-    for name in names:
-        role = run.suite.role(name)
-        weight = f", weight {run.suite.training[name]:g}" if role == "training" else ""
-        kind = {"training": f"trained on{weight}", "held-out": "held out"}.get(role, "not in the suite")
-        headline = "; answers the question" if name == run.suite.headline else ""
-        entries.append(
-            (
-                text.reward_name(name),
-                kind + headline,
-                text.reward_description(name, run.suite.descriptions),
-            )
-        )
-    return entries
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of a run's folder; exit code 2 and one line when it cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report",
-        description="Write report.html, figures/ and tables/ into the folder of a benchmark run.",
+    """Write the report of one run, or of several together; exit code 2 and one line when that cannot be done."""
+    return command_line(
+        "analysis.report",
+        "Write report.html, figures/ and tables/ of a benchmark run, or of several that can be compared.",
+        lambda run, output, baseline: str(report(run, output, baseline)),
+        arguments,
+        baseline=True,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder given to benchmarks.run as --output")
-    options = parser.parse_args(arguments)
-    try:
-        page = write_report(options.run)
-    except RecordError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{page}\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from analysis.records import BASE
 
 DPI = 150
 HEADING, LEGEND_ROW, FOOTER_LINE = 0.36, 0.22, 0.165  # inches
+LABELS_A_ROW = 5
 INK = "#222222"
 FAINT = "#8a8a8a"
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -83,12 +87,12 @@ def tidy(axes: Axes) -> None:
 
 
 def surround(
-    drawn: Figure, heading: str, footer: str, handles: Sequence[Line2D], labels_a_row: int = 5
+    drawn: Figure, heading: str, footer: str, handles: Sequence[Line2D], labels_a_row: int = LABELS_A_ROW
 ) -> None:
     """Heading and legend above a figure's panels; a footer (seeds, budget, what bands are) below them."""
     width, height = drawn.get_size_inches()
     rows = math.ceil(len(handles) / labels_a_row)
-    lines = textwrap.wrap(footer, round(14.6 * width))
+    lines = textwrap.wrap(footer, round(17.5 * width))
     top, bottom = HEADING + LEGEND_ROW * rows, 0.1 + FOOTER_LINE * len(lines)
     drawn.set_layout_engine("constrained", rect=(0, bottom / height, 1, 1 - (top + bottom) / height))
     drawn.text(0.005, 1 - 0.06 / height, heading, fontsize=12, fontweight="bold", color=INK, va="top")
@@ -106,14 +110,20 @@ def surround(
 
 
 def save(drawn: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; equal figures give equal files."""
+    """Write a figure as PNG and SVG; equal figures give equal files.
+
+    `Figure.savefig` draws twice for each file, once to lay out; this lays out once and draws once for each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     engine = drawn.get_layout_engine()
-    if engine is not None:  # lay out once, not for each of the two files
+    if engine is not None:
         engine.execute(drawn)
         drawn.set_layout_engine("none")
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(png, dpi=(DPI, DPI))
     with mpl.rc_context({"svg.hashsalt": name}):
-        drawn.savefig(png, dpi=DPI)
-        drawn.savefig(svg, metadata={"Date": None})
+        drawn.set_dpi(72)  # what SVG counts in
+        FigureCanvasSVG(drawn).print_svg(svg, metadata={"Date": None})
     return [png, svg]

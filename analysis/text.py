@@ -23,37 +23,76 @@ REWARD_DESCRIPTIONS = {
     "process": "The process reward model's score of noised latents along the rollout.",
 }
 
-METRIC_NAMES = {
-    "ratio_deviation": "ratio deviation |ρ − 1|",
-    "grad_norm": "gradient norm before clipping",
-    "guidance_advantage_correlation": "guidance–advantage correlation",
-    "guidance_size": "length of the reward gradient",
-    "clip_fraction": "share of clipped terms",
-    "kl_to_old": "KL to the rollout policy",
-    "kl_to_base": "KL to the base model",
-    "kl_to_guided": "KL to the guided policy",
-    "loss": "loss",
+METRICS = {
+    "ratio_deviation": (
+        "ratio deviation |ρ − 1|",
+        "How far the probability ratio strays from 1, its value before the first update.",
+    ),
+    "clip_fraction": (
+        "share of clipped terms",
+        "Share of (sample, step) terms whose ratio left the clip range.",
+    ),
+    "gradient_norm": ("gradient norm before clipping", "Length of the gradient before it is clipped."),
+    "guidance_size": (
+        "length of the reward gradient",
+        "Mean length of the process reward's gradient at the guided steps.",
+    ),
+    "guidance_advantage_correlation": (
+        "guidance–advantage correlation",
+        "Correlation between the length of a sample's guidance and its advantage; below zero, the samples "
+        "with low rewards are pushed hardest.",
+    ),
+    "kl_to_guided": (
+        "KL to the guided policy",
+        "Divergence, per step, of the policy from the guided one; what distillation lowers.",
+    ),
+    "kl_to_base": (
+        "KL to the base model, in the loss",
+        "Divergence, per step, of the policy from the base model; part of the loss of methods with a KL term.",
+    ),
+    "kl_to_old": (
+        "KL to the rollout policy",
+        "Divergence, per step, of the updated policy from the one that made the rollouts.",
+    ),
+    "policy_loss": (
+        "clipped loss",
+        "The clipped policy-gradient loss alone; its value is not comparable between methods.",
+    ),
+    "loss": ("loss", "Everything that was minimised; its value is not comparable between methods."),
 }
+"""Metrics of training that the page shows, in its order: name on an axis, and what it is."""
 
-METRIC_DESCRIPTIONS = {
-    "ratio_deviation": "How far the probability ratio strays from 1, its value before the first update.",
-    "grad_norm": "Length of the gradient before it is clipped.",
-    "guidance_advantage_correlation": "Correlation between the length of a sample's guidance and its "
-    "advantage; below zero, the samples with low rewards are pushed hardest.",
-    "guidance_size": "Mean length of the process reward's gradient at the guided steps.",
-    "clip_fraction": "Share of (sample, step) terms whose ratio left the clip range.",
-    "kl_to_old": "Divergence, per step, of the updated policy from the one that made the rollouts.",
-    "kl_to_base": "Divergence, per step, of the policy from the base model; part of the loss.",
-    "kl_to_guided": "Divergence, per step, of the policy from the guided one; what distillation lowers.",
-    "loss": "The loss that was minimised; its value is not comparable between methods.",
+TERMS = {
+    "outcome": "outcome rewards",
+    "process": "process reward",
+    "distillation": "distillation",
+    "kl": "KL to the base model",
 }
+"""Terms of a loss, by the names of `diagnostic/gradient_share/...`."""
+
+UNIT_TITLES = {
+    "iterations": "iterations",
+    "videos": "videos",
+    "nfe": "network evaluations",
+    "tflops": "TFLOP",
+    "seconds": "wall-clock time",
+}
+UNIT_AXES = UNIT_TITLES | {
+    "videos": "videos generated",
+    "nfe": "network evaluations (NFE)",
+    "tflops": "compute (TFLOP)",
+    "seconds": "training time (s)",
+}
+"""What compute is counted in: as a table's column, and as an axis."""
 
 
 def number(value: float) -> str:
     """A value as in `0.672`; three significant digits when it is large."""
     if math.isnan(value):
         return NONE
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    size = abs(value)
+    shown = f"{value:.3f}" if size < 10 else f"{value:,.3g}" if size < 1000 else f"{value:,.0f}"
+    return shown.replace("-", "−") if shown.strip("-0.,") else shown.strip("-")
 
 
 def signed(value: float) -> str:
@@ -71,6 +110,29 @@ def interval(value: Interval) -> str:
     return f"{signed(value.low)} to {signed(value.high)}" if value.known else "no interval"
 
 
+def ratio(value: float) -> str:
+    """A speed-up over a baseline: `1.42×`, or in words where a curve never reaches the target."""
+    if math.isnan(value):
+        return "neither reaches it"
+    if value == 0:
+        return "not reached"
+    return "reached by it alone" if math.isinf(value) else f"{value:.2f}×"
+
+
+def bounds(low: float, high: float) -> str:
+    """Bounds of a speed-up: `1.05 to 2.10`, `1.05 or more`, `2.10 or less`, `no bound`, or `no interval`."""
+    if math.isnan(low) or math.isnan(high):
+        return "no interval"
+    if math.isinf(high):
+        return f"{low:.2f} or more" if low > 0 else "no bound"
+    return f"{low:.2f} to {high:.2f}" if low > 0 else f"{high:.2f} or less"
+
+
+def percent(share: float) -> str:
+    """A share as in `75 %`."""
+    return NONE if math.isnan(share) else f"{100 * share:.0f} %"
+
+
 def seconds(value: float) -> str:
     """A duration as in `4.2 s`, `48 s`, `12.1 min` or `3.3 h`."""
     if math.isnan(value):
@@ -78,6 +140,15 @@ def seconds(value: float) -> str:
     if value < 100:
         return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
     return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
+
+
+def cost(value: float, unit: str) -> str:
+    """An amount of compute in its unit, to three digits or whole: `40`, `2,560`, `1.23`, `2.1 min`."""
+    if math.isnan(value):
+        return NONE
+    if unit == "seconds":
+        return seconds(value)
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
 
 
 def count(amount: int, noun: str) -> str:
@@ -97,6 +168,11 @@ def reward_name(reward: str) -> str:
     return reward.replace("_", " ")
 
 
+def reward_kind(role: str) -> str:
+    """What a panel says of its reward: whether methods were trained on it."""
+    return "trained on" if role == "training" else ""
+
+
 def reward_description(reward: str, given: Mapping[str, str]) -> str:
     """What a reward measures: as the suite describes it, or as this project's rewards are known."""
     return (
@@ -108,4 +184,4 @@ def metric_name(metric: str) -> str:
     """A training metric as an axis label."""
     if metric.startswith("reward/"):
         return f"{reward_name(metric.removeprefix('reward/'))} (rollouts)"
-    return METRIC_NAMES.get(metric, metric.replace("_", " ").replace("/", ": "))
+    return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ").replace("/", ": ")

@@ -6,6 +6,7 @@ what the model drew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from analysis.records import BASE, Samples
 from analysis.style import looks
 
-MARGIN, GAP, CAPTION, HEADER, LINE, PAGE = 12, 10, 176, 44, 19, 1180
+MARGIN, GAP, CAPTION, HEADER, LINE, NAME, PAGE = 12, 10, 176, 44, 19, 100, 1120
 _FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"
 
 
@@ -175,21 +176,27 @@ def _share(parts: int, largest: int, smallest: int = 32) -> int:
     return int(np.clip((PAGE - CAPTION) // parts - GAP, smallest, largest))
 
 
-def contact_sheet(grid: SampleGrid, tile: int | None = None, max_frames: int = 5) -> Image.Image:
-    """All of the grid on one still: each video as a strip of frames, for paper and quick looks."""
+def contact_sheet(grid: SampleGrid, max_frames: int = 4) -> Image.Image:
+    """All of the grid on one still, for paper: a block a prompt, two beside each other, in it a strip a model."""
     shown = np.unique(np.linspace(0, grid.frames - 1, min(max_frames, grid.frames)).round().astype(int))
-    videos = enlarge(grid.videos[:, :, shown], tile or _share(len(grid.columns) * len(shown), 64))
+    share = ((PAGE - MARGIN) // 2 - NAME - 2 * GAP) // len(shown) - 2
+    videos = enlarge(grid.videos[:, :, shown], max(share, 1))
     models, prompts, frames, height, width = videos.shape[:5]
-    strip = frames * (width + 2) - 2
-    left = [MARGIN + CAPTION + model * (strip + 2 * GAP) for model in range(models)]
-    top = _rows(grid, height)
-    sheet = Image.new("RGB", (left[-1] + strip + MARGIN, top[-1] + height + MARGIN), "white")
+    block = NAME + frames * (width + 2) + 2 * GAP
+    pitch = HEADER // 2 + models * (height + 2) + 2 * GAP
+    sheet = Image.new("RGB", (MARGIN + 2 * block, MARGIN + math.ceil(prompts / 2) * pitch), "white")
     draw = ImageDraw.Draw(sheet)
-    _header(draw, grid, left, strip)
-    _captions(draw, grid, top, height)
-    for model in range(models):
-        for row in range(prompts):
+    look = looks([name for name in grid.columns if name != BASE])
+    for row, prompt in enumerate(grid.prompts):
+        left, top = MARGIN + row % 2 * block, MARGIN + row // 2 * pitch
+        draw.text((left, top), prompt, font=_fitted(prompt, block - GAP, bold=True), fill="#222222")
+        for model, name in enumerate(grid.columns):
+            y = top + HEADER // 2 + model * (height + 2)
+            label = "base model" if name == BASE else name
+            colour = "#222222" if name == BASE else look[name].colour
+            font = _fitted(label, NAME - GAP, bold=False)
+            draw.text((left, y + height // 2), label, font=font, fill=colour, anchor="lm")
             for frame in range(frames):
-                tile_image = Image.fromarray(videos[model, row, frame])
-                sheet.paste(tile_image, (left[model] + frame * (width + 2), top[row]))
+                tile = Image.fromarray(videos[model, row, frame])
+                sheet.paste(tile, (left + NAME + frame * (width + 2), y))
     return sheet

@@ -1,10 +1,8 @@
-"""Tables: the final comparison as a tidy frame, as rows for a terminal, and as Markdown and CSV."""
+"""The final comparison: rewards of each method at the end of training, as a tidy frame and as a reader sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -12,6 +10,7 @@ from analysis import text
 from analysis.curves import final_values, run_status, seed_means
 from analysis.records import BASE, SPLITS, Run
 from analysis.statistics import Difference, Interval, paired_gain
+from analysis.tables.text_table import TextTable
 
 COLUMNS = (
     "split",
@@ -29,30 +28,16 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table as strings: cells may hold line breaks. `columns` and each of `rows` have the same length."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-    @property
-    def width(self) -> int:
-        """Characters that a terminal needs for it, with three between columns and two at each side."""
-        cells = zip(self.columns, *self.rows, strict=True)
-        return sum(max(len(line) for cell in column for line in cell.split("\n")) + 3 for column in cells) + 1
-
-
-def final_table(run: Run, finals: pd.DataFrame | None = None) -> pd.DataFrame:
+def final_table(
+    run: Run, finals: pd.DataFrame | None = None, curves: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """One row per (split, method, reward), tidy, with the base model's own rows first.
 
     `final` is the mean over the seeds that finished, `gain` its difference from `base`, `low` and `high`
     the 95 % interval of the gain over seeds (NaN with fewer than two), `seconds` the mean training time of
     a seed. A method without a finished seed has a row with `seeds` 0 and no numbers.
     """
-    means = seed_means(run)
+    means = seed_means(run) if curves is None else curves
     values = final_values(run, means) if finals is None else finals
     base = means[means["method"] == BASE].set_index(["split", "reward"])["value"]
     status = run_status(run)
@@ -170,11 +155,13 @@ def _long(part: pd.DataFrame, names: list[str], split: str) -> TextTable:
     for name in names:
         for _, row in part[part["reward"] == name].iterrows():
             if row["method"] == BASE:
-                rows.append((_starred(part, name), _change(row), "", "", ""))
+                rows.append((_starred(part, name), _change(row), ""))
             else:
-                rows.append((f"  {row['method']}", _change(row), _gain(row), *_tail(row)))
-    columns = ("reward / method", "base → final", "gain", "seeds", "time")
-    return TextTable(_title(split), columns, tuple(rows), _note(part))
+                rows.append((f"  {row['method']}", _change(row), _gain(row)))
+    rows.append(("training", "seeds", "time of one"))
+    once = part[(part["reward"] == names[0]) & (part["method"] != BASE)]
+    rows += [(f"  {row['method']}", *_tail(row)) for _, row in once.iterrows()]
+    return TextTable(_title(split), ("reward / method", "base → final", "gain"), tuple(rows), _note(part))
 
 
 def differences_table(differences: Sequence[Difference]) -> TextTable:
@@ -211,32 +198,3 @@ def status_table(run: Run) -> TextTable:
     return TextTable(
         "Seeds that did not finish", ("method", "seed", "status", "iterations", "error"), tuple(rows)
     )
-
-
-def to_markdown(table: TextTable) -> str:
-    """A table as Markdown, its note below it."""
-    lines = [
-        f"### {table.title}",
-        "",
-        _markdown_row(table.columns),
-        _markdown_row(["---"] * len(table.columns)),
-    ]
-    lines += [_markdown_row(row) for row in table.rows]
-    return "\n".join([*lines, *(["", table.note] if table.note else []), ""])
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
-
-
-def write_tables(table: pd.DataFrame, others: Sequence[TextTable], folder: Path) -> list[Path]:
-    """Write the final table as CSV (tidy) and Markdown (one a split), with `others` below the latter."""
-    folder.mkdir(parents=True, exist_ok=True)
-    splits = [split for split in SPLITS if split in set(table["split"])]
-    texts = [format_table(table, split) for split in splits]
-    csv, markdown = folder / "final.csv", folder / "final.md"
-    table.to_csv(csv, index=False, float_format="%.6g")
-    entries = [entry for entry in [*texts, *others] if entry.rows]
-    markdown.write_text("\n".join(map(to_markdown, entries)), encoding="utf-8")
-    return [csv, markdown]

@@ -1,0 +1,77 @@
+"""The command line that the modules of this package share: `RUN [RUN ...]`, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from analysis.combine import load_runs
+from analysis.records import RecordError, Run
+
+Work = Callable[[Run, Path, str | None], str]
+"""Analyses a run into an output folder, against a baseline where that has a meaning; returns what to print."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+
+
+def command_line(
+    module: str, description: str, work: Work, arguments: Sequence[str] | None, baseline: bool
+) -> int:
+    """Read the runs, do the work, write what it says; exit code 2 and one line where that cannot be done."""
+    parser = _Parser(prog=f"python -m {module}", description=description, allow_abbrev=False)
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder given to benchmarks.run as --output; several that can be compared are analysed as one",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where figures and tables go (the run's own folder; must be named for several runs)",
+    )
+    if baseline:
+        parser.add_argument(
+            "--baseline",
+            metavar="METHOD",
+            help="the method to compare with (dance_grpo, else flow_grpo, else the run's first)",
+        )
+    options = parser.parse_args(arguments)
+    try:
+        output = output_folder(options.runs, options.output)
+        told = work(load_runs(options.runs), output, options.baseline if baseline else None)
+    except RecordError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(told if told.endswith("\n") else f"{told}\n")
+    return 0
+
+
+def output_folder(runs: Sequence[Path], given: Path | None) -> Path:
+    """Where the results of these runs go. Raises `RecordError` where that must be named, or is taken."""
+    if given is None and len(runs) > 1:
+        raise RecordError(f"{len(runs)} runs are combined: name a folder for the result with --output")
+    output = runs[0] if given is None else given
+    if output.exists() and not output.is_dir():
+        raise RecordError(f"--output {output} is a file; name a folder")
+    if len(runs) > 1 and (output / "settings.yaml").is_file():
+        raise RecordError(
+            f"--output {output} holds a run, whose own report this would replace; name another folder"
+        )
+    return output
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?` where something is near, and all known names otherwise."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"

@@ -1,0 +1,185 @@
+"""What training cost: compute used up to each iteration, in every unit that a budget can be counted in.
+
+The ledger of a run says what each iteration used, by component; this module adds it up. Rollouts, updates,
+the process reward, decoding and outcome rewards are charged. Evaluation is not: a user who trains does not
+need it. Training the process reward model is charged where the run's settings say so (`charge_prm`), as a
+cost that is there before the first iteration. Records without a ledger still give iterations and seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.curves import run_status
+from analysis.records import BASE, UNITS, Run
+
+CHARGED = ("rollout", "update", "process_reward", "decoder", "outcome_rewards")
+"""Components of the ledger that count towards a budget."""
+
+EVALUATION, PRM_TRAINING, WHOLE = "evaluation", "process_reward_training", "whole"
+SUMMED = ("videos", "nfe", "tflops")
+"""Units that are added over the charged components; seconds are those of whole iterations."""
+
+MATCHED = 0.05
+"""Totals within this share of each other count as one budget."""
+
+_KEYS = ["method", "seed", "iteration"]
+
+
+def cumulative_costs(run: Run) -> pd.DataFrame:
+    """Cost after each iteration: columns method, seed, iteration and one for each of `UNITS`, NaN if unknown.
+
+    Iteration 0 is the start: zero, or the process reward model's training where it is charged to a method.
+    """
+    steps = _steps(run)
+    spent = _spent(run)
+    table = steps.merge(spent, on=_KEYS, how="left").sort_values(_KEYS, ignore_index=True)
+    groups = table.groupby(["method", "seed"])
+    for unit in (*SUMMED, "seconds"):
+        known = groups[unit].transform("count") > 0
+        table[unit] = table[unit].fillna(0.0).groupby([table["method"], table["seed"]]).cumsum().where(known)
+    if run.charges_prm:
+        table = _with_prm(run, table)
+    table["iterations"] = table["iteration"].astype("float64")
+    return table[[*_KEYS, *UNITS]]
+
+
+def _steps(run: Run) -> pd.DataFrame:
+    """Every (method, seed, iteration) that was trained, from 0."""
+    last: dict[tuple[str, int], int] = dict(run.last_evaluated)
+    parts = [frame for frame in (run.iterations, run.ledger) if len(frame)]
+    parts = [
+        frame.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index() for frame in parts
+    ]
+    for frame in parts:
+        for method, seed, iteration in frame.itertuples(index=False):
+            key = str(method), int(seed)
+            last[key] = max(int(iteration), last.get(key, 0))
+    wanted = {
+        (method, seed): last.get((method, seed), 0) for method in run.methods for seed in run.seeds(method)
+    }
+    return pd.DataFrame(
+        {
+            "method": np.repeat([method for method, _ in wanted], [end + 1 for end in wanted.values()]),
+            "seed": np.repeat([seed for _, seed in wanted], [end + 1 for end in wanted.values()]),
+            "iteration": np.concatenate([np.arange(0), *(np.arange(end + 1) for end in wanted.values())]),
+        }
+    ).astype({"method": "str", "seed": "int64", "iteration": "int64"})
+
+
+def _spent(run: Run) -> pd.DataFrame:
+    """What each iteration used: columns method, seed, iteration, videos, nfe, tflops, seconds."""
+    ledger = run.ledger
+    if not len(ledger):
+        return _seconds_alone(run)
+    counted = ledger["component"].isin(CHARGED) & ledger["quantity"].isin(SUMMED)
+    counted |= (ledger["component"] == WHOLE) & (ledger["quantity"] == "seconds")
+    sums = ledger[counted].groupby([*_KEYS, "quantity"], observed=True)["value"].sum().unstack()
+    frame = sums.reindex(columns=[*SUMMED, "seconds"]).reset_index()
+    frame["method"] = frame["method"].astype("str")
+    return frame
+
+
+def _seconds_alone(run: Run) -> pd.DataFrame:
+    """Without a ledger: the metric `seconds`, which counts from the start of training, as differences."""
+    frame = run.iterations[run.iterations["metric"] == "seconds"]
+    frame = frame[[*_KEYS, "value"]].astype({"method": "str", "seed": "int64", "iteration": "int64"})
+    frame = frame.sort_values(_KEYS).rename(columns={"value": "total"})
+    before = frame.groupby(["method", "seed"])["total"].shift(fill_value=0.0)
+    unknown = dict.fromkeys(SUMMED, math.nan)
+    return frame.assign(**unknown, seconds=frame["total"] - before).drop(columns="total")
+
+
+def _with_prm(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    trained = run.ledger[run.ledger["component"] == PRM_TRAINING]
+    sums = trained.groupby(["method", "seed", "quantity"], observed=True)["value"].sum().reset_index()
+    for method, seed, quantity, value in sums.itertuples(index=False):
+        if quantity in (*SUMMED, "seconds"):
+            own = (table["method"] == str(method)) & (table["seed"] == seed)
+            table.loc[own, str(quantity)] += float(value)
+    return table
+
+
+def known_units(costs: pd.DataFrame) -> tuple[str, ...]:
+    """Units in which every trained (method, seed) has a cost: what curves can be drawn against."""
+    trained = costs[costs["iteration"] > 0]
+    return tuple(unit for unit in UNITS if len(trained) and bool(trained[unit].notna().all()))
+
+
+def with_costs(curves: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Curves (method, seed, iteration, ...) with the cost of their points in every unit; the base is left out."""
+    trained = curves[curves["method"] != BASE]
+    return trained.merge(costs, on=_KEYS, how="left")
+
+
+def totals(run: Run, costs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What each seed that counts used in all: columns method, seed and one for each of `UNITS`."""
+    spent = cumulative_costs(run) if costs is None else costs
+    last = spent.loc[spent.groupby(["method", "seed"])["iteration"].idxmax()]
+    status = run_status(run)
+    counted = status.loc[status["counted"].astype(bool), ["method", "seed"]]
+    kept = last.merge(counted.astype({"seed": "int64"}), on=["method", "seed"], how="inner")
+    return kept[["method", "seed", *UNITS]].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Compute of a run's methods.
+
+    Attributes:
+        totals: mean over counted seeds of each method's total in every unit; index method, columns `UNITS`.
+        parts: columns method, component, quantity, value: means over counted seeds, evaluation included.
+        unit: the unit of the budget.
+        spread: largest total in that unit over the smallest, less one; NaN when it is unknown.
+    """
+
+    totals: pd.DataFrame
+    parts: pd.DataFrame
+    unit: str
+    spread: float
+
+    @property
+    def matched(self) -> bool:
+        """Whether all methods used one amount of the budget's unit."""
+        return self.spread <= MATCHED
+
+
+def budget(run: Run, costs: pd.DataFrame | None = None) -> Budget:
+    """What each method used, and whether that was the same for all."""
+    each = totals(run, costs)
+    means = (
+        each.groupby("method")[list(UNITS)]
+        .mean()
+        .reindex([m for m in run.methods if m in set(each["method"])])
+    )
+    unit = run.budget_unit
+    used = means[unit] if unit in means and len(means) else pd.Series([math.nan])
+    lowest = float(used.min())
+    spread = float(used.max()) / lowest - 1 if lowest > 0 else math.nan
+    return Budget(means, _parts(run, each), unit, spread)
+
+
+def _parts(run: Run, each: pd.DataFrame) -> pd.DataFrame:
+    """Sums over iterations (largest for memory) of every component and quantity, means over counted seeds."""
+    keys = ["method", "component", "quantity"]
+    if not len(run.ledger):
+        return pd.DataFrame(columns=[*keys, "value"])
+    ledger = run.ledger.groupby(["method", "seed", "component", "quantity"], observed=True)["value"]
+    frame = ledger.agg(["sum", "max"]).reset_index().astype(dict.fromkeys(keys, "str"))
+    frame["value"] = frame["sum"].where(frame["quantity"] != "peak_memory_mb", frame["max"])
+    seeds = pd.concat([each[["method", "seed"]], pd.DataFrame({"method": [BASE], "seed": [0]})])
+    frame = frame.merge(seeds, on=["method", "seed"], how="inner")
+    return frame.groupby(keys)["value"].mean().reset_index()
+
+
+def budget_frame(found: Budget) -> pd.DataFrame:
+    """Totals and parts as one tidy frame: method, component (`charged` for totals), quantity, value."""
+    whole = found.totals.reset_index().melt("method", var_name="quantity").dropna()
+    frames: Sequence[pd.DataFrame] = [whole.assign(component="charged"), found.parts]
+    filled = [frame for frame in frames if len(frame)] or [found.parts]
+    return pd.concat(filled, ignore_index=True)[["method", "component", "quantity", "value"]]

@@ -1,0 +1,127 @@
+"""What guidance does while a policy is trained: does the policy take over what guidance gives, does its reward drift.
+
+All of it is read from the diagnostics of guided methods, measured at evaluations on rollouts that are not trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.curves import run_status
+from analysis.records import Run
+from analysis.statistics import Interval, mean_interval
+
+GUIDED, UNGUIDED = "diagnostic/guided/", "diagnostic/unguided/"
+ACCURACY, SHARE = "diagnostic/process_accuracy/", "diagnostic/gradient_share/"
+_KEYS = ["method", "seed", "iteration"]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Reward of guided less that of unguided rollouts, first and last measured; `closed` is first less last."""
+
+    method: str
+    reward: str
+    unguided: tuple[float, float]
+    first: Interval
+    last: Interval
+    closed: Interval
+
+    @property
+    def verdict(self) -> str:
+        """What the intervals allow to say."""
+        if not self.closed.known:
+            return "cannot be said (one seed)"
+        if self.closed.excludes_zero and self.closed.mean < 0:
+            return "widens"
+        if not self.closed.excludes_zero:
+            return "no change can be told"
+        return "narrows" if self.last.excludes_zero and self.last.mean > 0 else "closes"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Pairwise accuracy of the process reward at one noise level: on the base policy, at the end, and its change."""
+
+    method: str
+    sigma: float
+    first: Interval
+    last: Interval
+    change: Interval
+
+
+def diagnostic(run: Run, prefix: str, name: str) -> pd.DataFrame:
+    """Counted seeds' values of the metrics that begin with `prefix`: columns method, seed, iteration, `name`, value."""
+    metrics = run.iterations["metric"].astype(str) if len(run.iterations) else pd.Series(dtype="str")
+    chosen = metrics.str.startswith(prefix)
+    frame = run.iterations.loc[chosen, [*_KEYS, "value"]].assign(**{name: metrics[chosen].str[len(prefix) :]})
+    frame = frame.astype({"method": str, "seed": "int64", "iteration": "int64", "value": "float64"})
+    status = run_status(run)
+    counted = status.loc[status["counted"].astype(bool), ["method", "seed"]].astype({"seed": "int64"})
+    return frame.dropna(subset=["value"]).merge(counted, on=["method", "seed"], how="inner")
+
+
+def gap_frame(run: Run) -> pd.DataFrame:
+    """Columns method, seed, iteration, reward, guided, unguided, gap, where both were measured."""
+    guided = diagnostic(run, GUIDED, "reward").rename(columns={"value": "guided"})
+    unguided = diagnostic(run, UNGUIDED, "reward").rename(columns={"value": "unguided"})
+    both = guided.merge(unguided, on=[*_KEYS, "reward"], how="inner")
+    return both.assign(gap=both["guided"] - both["unguided"]).sort_values(_KEYS, ignore_index=True)
+
+
+def gaps(run: Run, frame: pd.DataFrame | None = None) -> list[Gap]:
+    """One entry per (guided method, reward)."""
+    every = gap_frame(run) if frame is None else frame
+    found = []
+    for method in run.methods:
+        own = every[every["method"] == method]
+        for reward in dict.fromkeys(own["reward"]):
+            ends = _ends(own[own["reward"] == reward], "gap")
+            plain = _ends(own[own["reward"] == reward], "unguided")
+            found.append(
+                Gap(
+                    method,
+                    str(reward),
+                    (float(plain["first"].mean()), float(plain["last"].mean())),
+                    *_intervals(ends, closing=True),
+                )
+            )
+    return found
+
+
+def accuracy_frame(run: Run) -> pd.DataFrame:
+    """Columns method, seed, iteration, sigma (a number), value."""
+    frame = diagnostic(run, ACCURACY, "sigma")
+    return frame.assign(sigma=pd.to_numeric(frame["sigma"])).sort_values([*_KEYS, "sigma"], ignore_index=True)
+
+
+def accuracies(run: Run, frame: pd.DataFrame | None = None) -> list[Accuracy]:
+    """One entry per (method, noise level), from noise to video."""
+    every = accuracy_frame(run) if frame is None else frame
+    found = []
+    for method in run.methods:
+        own = every[every["method"] == method]
+        for sigma in sorted(own["sigma"].unique(), reverse=True):
+            ends = _ends(own[own["sigma"] == sigma], "value")
+            first, last, change = _intervals(ends, closing=False)
+            found.append(Accuracy(method, float(sigma), first, last, change))
+    return found
+
+
+def share_frame(run: Run) -> pd.DataFrame:
+    """Shares of the terms of a loss in its gradient: columns method, seed, iteration, term, value."""
+    return diagnostic(run, SHARE, "term").sort_values(_KEYS, ignore_index=True)
+
+
+def _ends(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """First and last value of each seed."""
+    seeds = frame.sort_values("iteration").groupby("seed")[column]
+    return pd.DataFrame({"first": seeds.first(), "last": seeds.last()})
+
+
+def _intervals(ends: pd.DataFrame, closing: bool) -> tuple[Interval, Interval, Interval]:
+    """Intervals of the first, the last and (last less first, or when `closing` the reverse) the change."""
+    first, last = ends["first"].to_numpy(), ends["last"].to_numpy()
+    return mean_interval(first), mean_interval(last), mean_interval(first - last if closing else last - first)

@@ -1,0 +1,121 @@
+"""The page of a report: sections of tables and figures, rendered to one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from analysis import style, text
+from analysis.answer import Answer
+from analysis.plots.training import constant_metrics, training_metrics
+from analysis.records import Run
+from analysis.tables.text_table import TextTable
+
+_TYPES = {".png": "image/png", ".webp": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in the page: `data` is a data URI, so that the page is one file. `where`: screen, paper or both."""
+
+    caption: str
+    data: str
+    where: str = ""
+    captioned: bool = False
+
+
+def picture(file: Path, caption: str, where: str = "", captioned: bool = False) -> Picture:
+    """A PNG or WebP file as part of the page; `captioned` writes the caption below it."""
+    encoded = base64.b64encode(file.read_bytes()).decode("ascii")
+    return Picture(caption, f"data:{_TYPES[file.suffix]};base64,{encoded}", where, captioned)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Parts of a section that are shown when their `summary` is clicked."""
+
+    summary: str
+    parts: tuple[TextTable | Picture, ...]
+
+
+Part = TextTable | Picture | Folded
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a sentence or two on what is below it, and tables and figures; left out when it has neither."""
+
+    title: str
+    parts: Sequence[Part]
+    intro: str = ""
+    dense: bool = False
+
+
+def kind(part: Part) -> str:
+    """Which of the three a part is, for the template."""
+    if isinstance(part, TextTable):
+        return "table"
+    return "picture" if isinstance(part, Picture) else "folded"
+
+
+def filled(parts: Sequence[Part | None]) -> list[Part]:
+    """Without what is missing: tables that have no row, folds that have no part."""
+    kept: list[Part] = []
+    for part in parts:
+        if isinstance(part, Folded):
+            inner = tuple(entry for entry in part.parts if not isinstance(entry, TextTable) or entry.rows)
+            if inner:
+                kept.append(Folded(part.summary, inner))
+        elif part is not None and (not isinstance(part, TextTable) or part.rows):
+            kept.append(part)
+    return kept
+
+
+def render(run: Run, found: Answer, sections: Sequence[Section], missing: Sequence[str]) -> str:
+    """The whole page. Sections without parts are left out."""
+    environment = Environment(
+        loader=PackageLoader("analysis"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["kind"] = kind
+    settings = {name: value for name, value in run.settings.items() if name != "command"}
+    return environment.get_template("report.html").render(
+        run=run,
+        answer=found,
+        sections=[section for section in sections if section.parts or section.intro],
+        missing=missing,
+        command=str(run.settings.get("command", "")),
+        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
+        rewards=_glossary(run),
+        metrics=_metrics(run),
+        looks=style.looks(run.methods),
+    )
+
+
+def _metrics(run: Run) -> list[tuple[str, str]]:
+    shown = {*training_metrics(run), *constant_metrics(run)}
+    return [entry for name, entry in text.METRICS.items() if name in shown]
+
+
+def _glossary(run: Run) -> list[tuple[str, str, str]]:
+    """(name, role, meaning) of each reward that the suite lists or the records hold."""
+    names = dict.fromkeys([*run.rewards, *run.suite.held_out, *run.suite.training])
+    entries = []
+    for name in names:
+        role = run.suite.role(name)
+        weight = f", weight {run.suite.training[name]:g}" if role == "training" else ""
+        words = {"training": f"trained on{weight}", "untrained": "not trained on"}.get(
+            role, "not in the suite"
+        )
+        headline = "; answers the question" if name == run.suite.headline else ""
+        meaning = text.reward_description(name, run.suite.descriptions)
+        entries.append((text.reward_name(name), words + headline, meaning))
+    return entries

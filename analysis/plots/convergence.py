@@ -1,0 +1,179 @@
+"""Figures of convergence: the headline reward in every unit of compute, and speed-ups with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from analysis import style, text
+from analysis.convergence import SHARES, Convergence, Speed
+from analysis.costs import with_costs
+from analysis.plots.panels import band_note, base_handle, cut, footer, grid, handles, means, panel, unfinished
+from analysis.plots.rewards import base_line, curve_bands, reward_curves
+from analysis.records import Run
+
+PUBLISHED = 1.66
+"""Euphonium's claim (arXiv 2602.04928), in training steps."""
+
+PUBLISHED_FOR = "euphonium"
+
+FEW_RATIOS = 4
+"""With more methods than this the figure of speed-ups shows the budget's unit alone."""
+
+_TICKS = (0.1, 0.2, 0.33, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+_LEAST, _MOST = 0.1, 10.0
+
+
+def write_curves(
+    run: Run, found: Convergence, curves: pd.DataFrame, costs: pd.DataFrame, folder: Path
+) -> dict[str, Path]:
+    """Draw all figures of convergence as PNG and SVG: name -> the PNG.
+
+    `convergence` shows the headline reward in each unit, `speed_up` the speed-ups, `rewards_<split>` every reward
+    against the budget's unit, `rewards_<split>_<unit>` against another. A unit that is iterations times one
+    factor for all methods gets none of its own.
+    """
+    drawn: dict[str, Figure] = {}
+    if (curves["iteration"] > 0).any():
+        drawn["convergence"] = convergence_figure(run, found, curves, costs)
+        for unit in telling_units(run, found.units, costs):
+            name = f"rewards_{found.split}" + ("" if unit == shown_unit(run, found.units) else f"_{unit}")
+            drawn[name] = reward_curves(run, found.split, curves, costs, unit)
+    if found.speeds:
+        drawn["speed_up"] = speed_figure(run, found)
+    return {name: style.save(figure, folder, name)[0] for name, figure in drawn.items()}
+
+
+def shown_unit(run: Run, units: Sequence[str]) -> str:
+    """The unit of the main figures: the budget's where it was recorded."""
+    return run.budget_unit if run.budget_unit in units else "iterations"
+
+
+def telling_units(run: Run, units: Sequence[str], costs: pd.DataFrame) -> list[str]:
+    """Iterations, the budget's unit, and those in which an iteration of one method costs more than of another."""
+    last = costs[costs["iteration"] > 0].groupby(["method", "seed"])[list(units)].max()
+    each = last.div(last["iterations"], axis=0) if len(last) else last
+    return [
+        unit
+        for unit in units
+        if unit in ("iterations", run.budget_unit) or each[unit].max() > 1.01 * each[unit].min()
+    ]
+
+
+def convergence_figure(run: Run, found: Convergence, curves: pd.DataFrame, costs: pd.DataFrame) -> Figure:
+    """The headline reward, on the prompts that answer the question, against compute in each unit."""
+    here = curves[(curves["split"] == found.split) & (curves["reward"] == found.reward)]
+    joined = with_costs(here, costs)
+    drawn, axes, columns = grid(len(found.units), 2.5, len(run.methods) + 1, columns=3)
+    for place, (each, unit) in enumerate(zip(axes, found.units, strict=True)):
+        base_line(each, here)
+        if not math.isnan(found.end):
+            each.axhline(found.end, color=style.FAINT, lw=1, ls=(0, (6, 3)), zorder=1)
+        unfinished(each, run, joined, unit)
+        means(each, run, curve_bands(run, joined, unit), unit)
+        left = text.reward_name(found.reward) if place % columns == 0 else ""
+        kind = "the budget's unit" if unit == run.budget_unit else ""
+        panel(each, text.UNIT_TITLES[unit], kind, text.UNIT_AXES[unit], left, whole=unit == "iterations")
+        each.set_xlim(left=0)
+        cut(each, here["value"])
+    end = f"Dashed grey line: where {found.baseline} ends." if not math.isnan(found.end) else ""
+    heading = f"{_reward(found)} on {text.SPLIT_NAMES[found.split]} against compute, counted in each way"
+    style.surround(drawn, heading, footer(run, band_note(run), end), [*handles(run), base_handle()])
+    return drawn
+
+
+def _reward(found: Convergence) -> str:
+    name = text.reward_name(found.reward)
+    return name[:1].upper() + name[1:]
+
+
+def speed_figure(run: Run, found: Convergence) -> Figure:
+    """Speed-ups over the baseline on a logarithmic axis: a panel a target, a row a unit (or, for many, a method)."""
+    methods = list(dict.fromkeys(entry.method for entry in found.speeds))
+    by_unit = len(methods) <= FEW_RATIOS
+    units = list(found.units) if by_unit else [run.budget_unit]
+    rows = units if by_unit else methods
+    height = 0.75 + 0.2 * max(len(rows) * (len(methods) if by_unit else 1.5), 4)
+    drawn, axes, _ = grid(len(SHARES), height, len(methods), columns=3, share_y=True)
+    look = style.looks(run.methods)
+    for each, share in zip(axes, SHARES, strict=True):
+        each.axvline(1, color=style.BASE_LOOK.colour, lw=1.2, ls=":", zorder=1)
+        for entry in found.speeds:
+            if entry.share != share or entry.unit not in units:
+                continue
+            row = rows.index(entry.unit if by_unit else entry.method)
+            shift = (
+                (methods.index(entry.method) - (len(methods) - 1) / 2) * 0.7 / len(methods) if by_unit else 0
+            )
+            _ratio(each, entry, row + shift, look[entry.method])
+        target = found.start + share * (found.end - found.start)
+        panel(
+            each,
+            f"to {text.number(target)}",
+            f"{text.percent(share)} of {found.baseline}'s gain",
+            f"cost of {found.baseline} / cost of the method",
+        )
+        each.set_xscale("log")
+        names = [text.UNIT_TITLES[unit] for unit in units] if by_unit else methods
+        each.set_yticks(range(len(rows)), names, fontsize=9)
+        each.grid(visible=False, axis="y")
+        _log_ticks(each, [entry for entry in found.speeds if entry.unit in units])
+        if "iterations" in rows and PUBLISHED_FOR in methods:
+            each.plot(PUBLISHED, rows.index("iterations") - 0.44, marker="v", ms=5, color=style.INK, zorder=5)
+    axes[0].set_ylim(len(rows) - 0.45, -0.55)
+    heading = (
+        f"Speed-up over {found.baseline}: {text.reward_name(found.reward)} on {text.SPLIT_NAMES[found.split]}"
+    )
+    style.surround(
+        drawn, heading, footer(run, _ratio_note(run, found, units, methods)), handles(run, methods)
+    )
+    return drawn
+
+
+def _ratio_note(run: Run, found: Convergence, units: Sequence[str], methods: Sequence[str]) -> str:
+    counted = "" if len(units) > 1 else f"Cost in {text.UNIT_TITLES[run.budget_unit]}. "
+    note = (
+        f"{counted}Above 1× a method needs less than {found.baseline}. Lines: 95 % intervals over seeds, widened for "
+        "the number of methods; an arrow goes on beyond the scale, a dotted line has no bound on either side. "
+        "No mark: the target was not reached."
+    )
+    if "iterations" in units and PUBLISHED_FOR in methods:
+        note += f" Triangle: the published {PUBLISHED}× in training steps."
+    return note
+
+
+def _ratio(axes: Axes, entry: Speed, y: float, look: style.Look) -> None:
+    low, high = max(entry.ratio.low, _LEAST), min(entry.ratio.high, _MOST)
+    unbounded = entry.ratio.low == 0 and math.isinf(entry.ratio.high)
+    if entry.ratio.known and unbounded:
+        axes.plot([_LEAST, _MOST], [y, y], color=look.colour, lw=1, ls=":", alpha=0.7, zorder=2)
+    elif entry.ratio.known:
+        axes.plot([low, high], [y, y], color=look.colour, lw=1.6, zorder=2)
+        if entry.ratio.low < _LEAST:
+            axes.plot(_LEAST, y, marker="<", ms=4, color=look.colour, zorder=3)
+        if entry.ratio.high > _MOST:
+            axes.plot(_MOST, y, marker=">", ms=4, color=look.colour, zorder=3)
+    if _LEAST <= entry.ratio.value <= _MOST:
+        axes.plot(entry.ratio.value, y, marker=look.marker, ms=6, color=look.colour, zorder=4)
+
+
+def _log_ticks(axes: Axes, shown: list[Speed]) -> None:
+    ends = np.array([[entry.ratio.low, entry.ratio.high, entry.ratio.value] for entry in shown]).ravel()
+    ends = np.clip(ends[np.isfinite(ends)], _LEAST, _MOST)
+    low, high = min([*ends, 0.8]), max([*ends, PUBLISHED])
+    ticks = [tick for tick in _TICKS if low / 1.05 <= tick <= high * 1.05]
+    every = math.ceil(len(ticks) / 6)
+    one = ticks.index(1.0)
+    axes.xaxis.set_major_locator(
+        FixedLocator([tick for k, tick in enumerate(ticks) if (k - one) % every == 0])
+    )
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.set_xlim(low / 1.15, high * 1.15)

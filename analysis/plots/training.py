@@ -1,0 +1,86 @@
+"""The figure of what training looked like: rewards of the rollouts, and how the updates went."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import style, text
+from analysis.curves import bands, run_status
+from analysis.plots.panels import band_note, footer, grid, handles, means, panel, unfinished
+from analysis.records import Run
+
+_POSITIVE = (
+    "ratio_deviation",
+    "gradient_norm",
+    "guidance_size",
+    "kl_to_guided",
+    "kl_to_base",
+    "kl_to_old",
+)
+
+
+def training_curves(run: Run) -> Figure | None:
+    """Rewards of the rollouts and how the updates went, over iterations; None when nothing was recorded."""
+    metrics = training_metrics(run)
+    if not metrics:
+        return None
+    records = run.iterations[run.iterations["metric"].isin(metrics)]
+    window = max(1, int(records["iteration"].max()) // 10)
+    records = _smooth(records.astype({"method": str, "metric": str}), window)
+    status = run_status(run)
+    counted = status.loc[status["counted"].astype(bool), ["method", "seed"]]
+    finished = records.merge(counted.astype({"seed": records["seed"].dtype}), on=["method", "seed"])
+    average = bands(finished, ["method", "metric", "iteration"])
+    drawn, axes, columns = grid(len(metrics), 2.15, len(run.methods), columns=3)
+    for place, (each, metric) in enumerate(zip(axes, metrics, strict=True)):
+        mean = average[average["metric"] == metric]
+        means(each, run, mean, "iteration", markers=False)
+        unfinished(each, run, records[records["metric"] == metric], "iteration")
+        below = "iteration" if place >= len(axes) - columns else ""
+        panel(each, text.metric_name(metric), below=below, whole=True)
+        if metric == "guidance_advantage_correlation":
+            each.axhline(0, color=style.FAINT, lw=1, zorder=0)
+        if metric in _POSITIVE:
+            _log_scale(each, mean)
+    smoothing = f"Each seed: moving average of {window} iterations." if window > 1 else ""
+    style.surround(drawn, "Rollouts and updates", footer(run, smoothing, band_note(run)), handles(run))
+    return drawn
+
+
+def training_metrics(run: Run) -> list[str]:
+    """The recorded metrics that the figure shows: rewards of the rollouts, then those of `text.METRICS`.
+
+    A metric that never leaves zero says in a table what a panel would: `constant_metrics` names it.
+    """
+    recorded = _ranges(run)
+    rewards = sorted(name for name in recorded.index if name.startswith("reward/"))
+    return [*rewards, *(name for name in text.METRICS if name in recorded.index and recorded[name] > 0)]
+
+
+def constant_metrics(run: Run) -> list[str]:
+    """Metrics of `text.METRICS` that were recorded and were 0 throughout."""
+    recorded = _ranges(run)
+    return [name for name in text.METRICS if name in recorded.index and recorded[name] == 0]
+
+
+def _ranges(run: Run) -> pd.Series:
+    """Largest absolute value of each recorded metric."""
+    sizes = run.iterations["value"].astype("float64").abs()
+    largest = sizes.groupby(run.iterations["metric"], observed=True).max()
+    return largest.set_axis([str(name) for name in largest.index])
+
+
+def _smooth(records: pd.DataFrame, window: int) -> pd.DataFrame:
+    """Centred moving average of each seed's curve; at both ends the window shrinks."""
+    ordered = records.sort_values(["method", "metric", "seed", "iteration"], ignore_index=True)
+    curves = ordered.groupby(["method", "metric", "seed"], observed=True)["value"]
+    return ordered.assign(value=curves.rolling(window, center=True, min_periods=1).mean().to_numpy())
+
+
+def _log_scale(axes: Axes, mean: pd.DataFrame) -> None:
+    positive = mean.loc[mean["mean"] > 0, "mean"]
+    if len(positive) and positive.max() > 30 * positive.min():
+        axes.set_yscale("log")
+        axes.set_ylim(positive.min() / 2, positive.max() * 3)

@@ -1,0 +1,222 @@
+"""Convergence: known speed-ups, targets and areas; what is refused and what is left open."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.convergence import (
+    SHARES,
+    check_baseline,
+    convergence,
+    curve_arrays,
+    default_baseline,
+    main,
+)
+from analysis.costs import cumulative_costs
+from analysis.curves import counted_curves, over_cost
+from analysis.plots.convergence import telling_units
+from analysis.records import RecordError, load_run
+from analysis.tables.convergence import area_frame, speed_frame, speed_table
+from tests.analysis.synthetic import Plan, tflops, write_run
+
+HEADLINE = ("accuracy",)
+
+
+def _straight(folder: Path, slopes: dict[str, float], seeds: int = 4, noise: float = 1e-4) -> Path:
+    """Curves that rise from 0.5 by a slope per iteration, evaluated at 0, 5, ..., 30."""
+    plan = Plan(methods=tuple(slopes), seeds=seeds, rewards=HEADLINE, with_samples=False)
+    write_run(folder, plan)
+    rng = np.random.default_rng(5)
+    rows: list[tuple[str, int, int, float]] = [("base", 0, 0, 0.5)]
+    for method, slope in slopes.items():
+        for seed in range(seeds):
+            rows += [(method, seed, at, 0.5 + slope * at + rng.normal(0, noise)) for at in range(5, 31, 5)]
+    frame = pd.DataFrame(rows, columns=["method", "seed", "iteration", "value"])
+    frame = frame.assign(split="held_out", prompt="a ball", sample=0, reward="accuracy")
+    frame.to_parquet(folder / "records" / "evaluations.parquet", index=False)
+    return folder
+
+
+def test_a_known_speed_up_is_found_in_every_unit(tmp_path: Path) -> None:
+    """A slope 1.5 times as steep is 1.5 times faster in iterations, and in TFLOP by the ratio of their prices."""
+    run = load_run(_straight(tmp_path, {"euphonium": 0.006, "dance_grpo": 0.004}))
+    found = convergence(run)
+    assert found.baseline == "dance_grpo"
+    assert found.units == ("iterations", "videos", "nfe", "tflops", "seconds")
+    price = sum(tflops("dance_grpo").values()) / sum(tflops("euphonium").values())
+    for share in SHARES:
+        for unit, expected in (("iterations", 1.5), ("videos", 1.5), ("nfe", 1.5), ("tflops", 1.5 * price)):
+            entry = found.speed("euphonium", unit, share)
+            assert entry is not None
+            assert entry.ratio.value == pytest.approx(expected, rel=0.01)
+            assert entry.ratio.low < expected < entry.ratio.high
+            assert entry.cost * entry.ratio.value == pytest.approx(entry.baseline_cost)
+            assert (entry.reached, entry.seeds) == (4, 4)
+    assert found.speed("euphonium", "iterations", 0.5).verdict == "faster"  # type: ignore[union-attr]
+
+
+def test_targets_are_shares_of_the_baselines_own_gain(tmp_path: Path) -> None:
+    run = load_run(_straight(tmp_path, {"other": 0.0025, "flow_grpo": 0.004}))
+    found = convergence(run)
+    assert found.baseline == "flow_grpo"
+    assert (found.start, found.end) == pytest.approx((0.5, 0.62), abs=1e-3)
+    targets = {entry.share: entry.target for entry in found.speeds}
+    assert targets == pytest.approx({0.5: 0.56, 0.75: 0.59, 1.0: 0.62}, abs=1e-3)
+    half, most, whole = (found.speed("other", "iterations", share) for share in SHARES)
+    assert half is not None
+    assert most is not None
+    assert whole is not None
+    assert half.ratio.value == pytest.approx(0.0025 / 0.004, rel=0.01)
+    assert (most.ratio.value, most.reached, math.isinf(most.cost)) == (0, 0, True)
+    assert (whole.ratio.value, whole.ratio.trusted, whole.verdict) == (0, False, "slower")
+    text = " ".join(" ".join(row) for row in speed_table(found).rows)
+    assert "not reached †" in text
+    assert "never against 30" in text
+
+
+def test_areas_compare_up_to_a_cost_that_all_reached(tmp_path: Path) -> None:
+    """Straight curves of slopes a and b differ in mean height by (a - b) upto / 2."""
+    run = load_run(_straight(tmp_path, {"euphonium": 0.006, "dance_grpo": 0.004}))
+    entries = {(entry.method, entry.unit): entry for entry in convergence(run).areas}
+    entry = entries["euphonium", "iterations"]
+    assert entry.upto == 30
+    assert entry.height.mean == pytest.approx(0.5 + 0.006 * 15, abs=1e-3)
+    assert entry.excess is not None
+    assert entry.excess.mean == pytest.approx(0.002 * 15, abs=1e-3)
+    assert entry.excess.excludes_zero
+    assert entries["dance_grpo", "iterations"].excess is None
+    cheapest = 30 * sum(tflops("dance_grpo").values())
+    assert entries["euphonium", "tflops"].upto == pytest.approx(cheapest)
+
+
+def test_a_cost_before_training_delays_the_whole_curve(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "seed": [0, 0, 1, 1],
+            "iteration": [0, 10, 0, 10],
+            "value": [0.5, 0.7, 0.5, 0.6],
+            "tflops": [2.0, 5.0, 2.0, 5.0],
+        }
+    )
+    found = curve_arrays(frame, "tflops")
+    assert found is not None
+    assert found.cost.tolist() == [[0, 2, 5], [0, 2, 5]]
+    assert found.values.tolist() == [[0.5, 0.5, 0.7], [0.5, 0.5, 0.6]]
+    assert curve_arrays(frame.iloc[[0, 2]], "tflops") is None
+
+
+def test_seeds_evaluated_alike_get_their_mean_seconds() -> None:
+    frame = pd.DataFrame(
+        {
+            "method": "m",
+            "seed": [0, 0, 0, 1, 1, 1],
+            "iteration": [0, 5, 10] * 2,
+            "value": [0.5, 0.6, 0.7, 0.5, 0.5, 0.8],
+            "seconds": [0.0, 4.0, 10.0, 0.0, 6.0, 14.0],
+        }
+    )
+    found = curve_arrays(frame, "seconds")
+    assert found is not None
+    assert found.cost.tolist() == [[0, 5, 12]] * 2
+    band = over_cost(frame, "seconds", ["method"])
+    assert band["seconds"].tolist() == [0, 5, 12]
+    assert band["mean"].tolist() == pytest.approx([0.5, 0.55, 0.75])
+    assert band[["least", "most"]].iloc[-1].tolist() == [0.7, 0.8]
+
+
+def test_seeds_evaluated_otherwise_are_interpolated_where_all_have_been() -> None:
+    frame = pd.DataFrame(
+        {
+            "method": "m",
+            "seed": [0, 0, 1, 1, 1],
+            "iteration": [0, 10, 0, 10, 11],
+            "value": [0.0, 1.0, 0.0, 2.0, 3.0],
+            "seconds": [0.0, 10.0, 0.0, 10.0, 20.0],
+        }
+    )
+    band = over_cost(frame, "seconds", ["method"], points=3)
+    assert band["seconds"].tolist() == [0, 5, 10]
+    assert band["mean"].tolist() == pytest.approx([0, 0.75, 1.5])
+    found = curve_arrays(frame, "seconds")
+    assert found is not None
+    assert found.cost.tolist() == [[0, 10, 10], [0, 10, 20]]
+
+
+def test_which_baseline(whole_run: Path) -> None:
+    assert default_baseline(["a", "flow_grpo", "dance_grpo"]) == "dance_grpo"
+    assert default_baseline(["a", "flow_grpo"]) == "flow_grpo"
+    assert default_baseline(["a", "b"]) == "a"
+    run = load_run(whole_run)
+    assert check_baseline(run, "euphonium") == "euphonium"
+    with pytest.raises(RecordError, match=r"baseline is 'dance_gpo'.*did you mean 'dance_grpo'\?"):
+        check_baseline(run, "dance_gpo")
+    with pytest.raises(RecordError, match="there are dance_grpo, euphonium, flow_grpo"):
+        check_baseline(run, "xyz")
+
+
+def test_a_baseline_that_gains_nothing_sets_no_target(tmp_path: Path) -> None:
+    found = convergence(load_run(_straight(tmp_path, {"a": 0.004, "dance_grpo": -0.001})))
+    assert found.speeds == ()
+    assert "gained nothing" in found.why_not
+    assert len(found.areas) == 2 * 5
+
+
+def test_failed_seeds_take_no_part(broken_run: Path) -> None:
+    run = load_run(broken_run)
+    entry = convergence(run).speed("flow_grpo", "iterations", 0.5)
+    assert entry is not None
+    assert (entry.seeds, entry.ratio.seeds) == (2, 2)
+    assert set(counted_curves(run)["method"]) == set(run.methods)
+
+
+def test_units_that_are_iterations_times_a_factor_get_no_figure(whole_run: Path) -> None:
+    run = load_run(whole_run)
+    costs = cumulative_costs(run)
+    assert telling_units(run, ("iterations", "videos", "nfe", "tflops", "seconds"), costs) == [
+        "iterations",
+        "nfe",
+        "tflops",
+        "seconds",
+    ]
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _straight(tmp_path / "run", {"euphonium": 0.006, "flow_grpo": 0.003})
+    assert main([str(folder), "--baseline", "euphonium"]) == 0
+    told = capsys.readouterr().out
+    assert "Speed-up over euphonium" in told
+    assert "1.66×" in told
+    assert "Mean reward on the way" in told
+    numbers = pd.read_csv(folder / "tables" / "speed_up.csv")
+    assert set(numbers["baseline"]) == {"euphonium"}
+    assert len(numbers) == 3 * 5
+    assert len(pd.read_csv(folder / "tables" / "area.csv")) == 2 * 5
+    assert {"convergence.png", "convergence.svg", "speed_up.png", "rewards_held_out_tflops.svg"} <= {
+        file.name for file in (folder / "figures").iterdir()
+    }
+    assert main([str(folder), "--baseline", "euphonum"]) == 2
+    assert capsys.readouterr().err.endswith("did you mean 'euphonium'?\n")
+
+
+def test_frames_have_the_promised_columns(whole_run: Path) -> None:
+    found = convergence(load_run(whole_run))
+    frame = speed_frame(found)
+    assert {
+        "method",
+        "baseline",
+        "unit",
+        "share",
+        "speed_up",
+        "low",
+        "high",
+        "seeds",
+        "trusted",
+        "why",
+    } <= set(frame)
+    assert len(frame) == 2 * 5 * 3
+    assert {"height", "excess", "excess_low", "excess_high", "upto"} <= set(area_frame(found))

@@ -1,0 +1,82 @@
+"""Figures: told apart without colour, the same for the same records, and right in what they draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from analysis import plots, style
+from analysis.costs import cumulative_costs
+from analysis.plots.panels import band_note, footer
+from analysis.plots.training import constant_metrics, training_metrics
+from analysis.records import load_run
+from tests.analysis.synthetic import Plan, write_run
+
+
+def test_colours_are_fixed_and_distinct() -> None:
+    names = ["euphonium", "flow_grpo", "dance_grpo", "mine", "other"]
+    look = style.looks(names)
+    assert look["dance_grpo"] == style.looks(["dance_grpo"])["dance_grpo"]
+    assert len({(entry.colour, entry.marker, entry.line) for entry in look.values()}) == len(names) + 1
+    many = style.looks([f"m{place}" for place in range(11)])
+    assert len({(entry.colour, entry.marker, entry.line) for entry in many.values()}) == 12
+
+
+def test_figures_are_reproducible(whole_run: Path, tmp_path: Path) -> None:
+    run = load_run(whole_run)
+    first = style.save(plots.final_comparison(run), tmp_path / "a", "gains")
+    second = style.save(plots.final_comparison(run), tmp_path / "b", "gains")
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+
+
+def test_files_of_a_figure_have_the_same_proportions(whole_run: Path, tmp_path: Path) -> None:
+    drawn = plots.final_comparison(load_run(whole_run))
+    width, height = drawn.get_size_inches()
+    png, svg = style.save(drawn, tmp_path, "gains")
+    with Image.open(png) as image:
+        assert image.size == (round(width * style.DPI), int(height * style.DPI))
+    assert f'width="{72 * width:.0f}pt"' in svg.read_text()[:2000]
+
+
+def test_lines_are_the_means_over_seeds_in_each_unit(whole_run: Path) -> None:
+    run = load_run(whole_run)
+    costs = cumulative_costs(run)
+    ends = costs[costs["iteration"] == 30].groupby("method")
+    for unit in ("iterations", "tflops"):
+        drawn = plots.reward_curves(run, unit=unit)
+        lines = {line.get_label(): line for line in drawn.axes[0].get_lines()}
+        for method in run.methods:
+            x = lines[method].get_xdata()
+            assert np.isclose(x[-1], ends[unit].mean()[method])
+            assert len(x) == 7
+
+
+def test_gains_have_one_mark_for_all_methods(whole_run: Path) -> None:
+    drawn = plots.final_comparison(load_run(whole_run))
+    marks = {line.get_marker() for line in drawn.axes[0].get_lines() if line.get_markersize() == 7}
+    assert marks == {"o"}
+    assert {handle.get_marker() for handle in drawn.legends[0].get_lines()} == {"o"}
+
+
+def test_bands_are_ranges_with_few_seeds_and_intervals_with_more(whole_run: Path, tmp_path: Path) -> None:
+    few = load_run(whole_run)
+    assert "from the lowest to the highest seed" in band_note(few)
+    more = load_run(write_run(tmp_path, Plan(seeds=5, rewards=("accuracy",), with_samples=False)))
+    assert "its 95 % interval" in band_note(more)
+    assert footer(more).startswith(
+        "Suite shapes, budget 30 iterations a run, 5 seeds a method (15 of 15 runs"
+    )
+
+
+def test_training_shows_the_recorded_metrics_by_their_names(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path, Plan(rewards=("accuracy",), with_samples=False)))
+    shown = training_metrics(run)
+    assert {"gradient_norm", "policy_loss", "reward/process"} <= set(shown)
+    drawn = plots.training_curves(run)
+    assert drawn is not None
+    titles = [axes.get_title(loc="left") for axes in drawn.axes]
+    assert "gradient norm before clipping" in titles
+    assert not any("diagnostic" in title for title in titles)
+    assert constant_metrics(run) == []

@@ -1,0 +1,91 @@
+"""Tables: numbers against their own computation, and what a reader sees of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.records import load_run
+from analysis.tables import (
+    TextTable,
+    final_table,
+    format_table,
+    status_table,
+    to_markdown,
+    to_text,
+    write_table,
+)
+from analysis.tables.methods import methods_table
+
+
+def test_final_table_is_tidy_and_right(whole_run: Path) -> None:
+    run = load_run(whole_run)
+    table = final_table(run)
+    assert len(table) == 2 * 4 * 7
+    row = table.set_index(["split", "method", "reward"]).loc[("held_out", "euphonium", "accuracy")]
+    records = run.evaluations
+    here = (records["split"] == "held_out") & (records["reward"] == "accuracy")
+    base = records[here & (records["method"] == "base")]["value"].mean()
+    ended = records[here & (records["method"] == "euphonium") & (records["iteration"] == 30)]["value"].mean()
+    assert (row["base"], row["final"], row["gain"]) == pytest.approx((base, ended, ended - base))
+    assert row["low"] < row["gain"] < row["high"]
+    assert (row["seeds"], row["iterations"], row["role"]) == (3, 30, "untrained")
+    assert row["seconds"] > 0
+
+
+def test_terminal_table_is_wide_or_fits_80_columns(whole_run: Path) -> None:
+    table = final_table(load_run(whole_run))
+    wide = format_table(table)
+    assert wide.columns[:2] == ("method", "accuracy")
+    assert [row[0] for row in wide.rows] == ["base", "euphonium", "flow_grpo", "dance_grpo"]
+    assert re.fullmatch(r"0\.\d{3} → 0\.\d{3}\n\+0\.\d{3} ± 0\.\d{3}", wide.rows[1][1])
+    narrow = format_table(table, "train", width=80)
+    assert narrow.columns[0] == "reward / method"
+    assert narrow.width <= 80
+    few = format_table(table, rewards=["accuracy"], width=80)
+    assert few.columns == ("method", "accuracy", "seeds", "time")
+    with pytest.raises(ValueError, match="split must be one of"):
+        format_table(table, "test")
+
+
+def test_narrow_table_says_seeds_and_time_once(whole_run: Path) -> None:
+    narrow = format_table(final_table(load_run(whole_run)), width=80)
+    assert len(narrow.rows) == 7 * 4 + 1 + 3
+    assert narrow.rows[-4] == ("training", "seeds", "time of one")
+    assert [row[:2] for row in narrow.rows[-3:]] == [
+        ("  euphonium", "3"),
+        ("  flow_grpo", "3"),
+        ("  dance_grpo", "3"),
+    ]
+
+
+def test_markdown_escapes_what_would_break_a_row(broken_run: Path) -> None:
+    text = to_markdown(status_table(load_run(broken_run)))
+    assert "| flow_grpo | 1 | failed | 10 |" in text
+    assert "RewardError" in text
+    assert "a \\| b<br>c" in to_markdown(TextTable("", ("x",), (("a | b\nc",),)))
+
+
+def test_plain_text_aligns_cells_of_several_lines() -> None:
+    table = TextTable("Title", ("name", "value"), (("a", "1.5\n+0.1"), ("bc", "2")), "A note.")
+    assert to_text(table) == (
+        "Title\n\nname  value\n----  -----\na     1.5\n      +0.1\nbc    2\n\nA note.\n"
+    )
+
+
+def test_a_table_is_written_as_numbers_and_as_text(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [1.23456789]})
+    csv, markdown = write_table(tmp_path / "tables", "one", frame, [TextTable("T", ("x",), (("1.2",),))])
+    assert pd.read_csv(csv)["x"].tolist() == [1.23457]
+    assert markdown.read_text().startswith("### T\n\n| x |")
+
+
+def test_methods_table_holds_exactly_what_differs(whole_run: Path) -> None:
+    frame, table = methods_table(load_run(whole_run))
+    assert frame.index.tolist() == ["sampler.guidance.strength"]
+    assert frame.loc["sampler.guidance.strength"].tolist() == [12.0, None, None]
+    assert table.columns == ("field", "euphonium", "flow_grpo", "dance_grpo")
+    assert table.rows == (("sampler.guidance.strength", "12", "none", "none"),)
