@@ -186,13 +186,13 @@ def _initialise(settings: RunSettings, output: Path, events: Any, threads: int) 
     global _worker
     import torch
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     quieten()
     _worker = _Worker(settings, output, events)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this worker when the main process is gone, however it went: nobody would read what it still does."""
     parent = multiprocessing.parent_process()
     if parent is not None:

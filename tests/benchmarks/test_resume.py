@@ -298,5 +298,5 @@ def test_a_worker_ends_with_the_main_process(monkeypatch: pytest.MonkeyPatch) ->
             ended.append("joined")
 
     monkeypatch.setattr("multiprocessing.parent_process", Parent)
-    workers._end_with_parent()
+    workers.end_with_parent()
     assert ended == ["joined", ("exit", 1)]
