@@ -215,15 +215,11 @@ class Benchmark:
 
     def _check(self) -> None:
         """Fails before anything is written where model, suite or process reward cannot be used."""
-        from benchmarks.session import Session, check_methods
+        from benchmarks.session import check
         from benchmarks.workers import quieten
 
         quieten()
-        check_methods(self.settings)
-        session = Session.open(self.settings)
-        policy = session.policy()
-        if any(method.needs_process_reward for method in self.settings.method_settings.values()):
-            session.process_reward(policy)
+        check(self.settings)
 
     def _prepare(self) -> None:
         """Creates the folder and writes the resolved settings."""

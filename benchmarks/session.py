@@ -90,6 +90,20 @@ def _loading(what: str, path: Path, refusal: type[Exception]) -> Iterator[None]:
         raise refusal(f"{what} {str(path)!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
+def check(settings: RunSettings) -> None:
+    """Refuses, before anything is written, a model, a suite or a process reward that cannot be used.
+
+    Raises:
+        SettingsError: a method could not train.
+        ModelError, SuiteError, ProvenanceError: something cannot be loaded, or does not fit together.
+    """
+    check_methods(settings)
+    session = Session.open(settings)
+    policy = session.policy()
+    if any(method.needs_process_reward for method in settings.method_settings.values()):
+        session.process_reward(policy)
+
+
 def check_methods(settings: RunSettings) -> None:
     """Refuses, before anything is loaded, methods that could not train with the run's settings.
 
