@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,15 @@ def test_a_lower_target_is_another_question(whole_run: Path) -> None:
     half, usual = power_note(run, target_fraction=0.5), power_note(run)
     assert "50% of flow_grpo's gain" in half.note
     assert half.rows != usual.rows
+
+
+def test_evaluations_that_a_seed_lacks_are_left_out_of_all(whole_run: Path) -> None:
+    run = load_run(whole_run)
+    at_fifteen = run.evaluations["iteration"] == 15
+    flow = run.evaluations["method"] == "flow_grpo"
+    one = replace(run, evaluations=run.evaluations[~(at_fifteen & flow & (run.evaluations["seed"] == 1))])
+    every = replace(run, evaluations=run.evaluations[~(at_fifteen & flow)])
+    assert power_note(one).rows == power_note(every).rows != power_note(run).rows
 
 
 def test_one_method_is_planned_against_its_like(tmp_path: Path) -> None:
