@@ -9,43 +9,27 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from analysis import text
+from analysis.combine import load_runs
+from analysis.convergence import Curves, check_baseline, curve_arrays
+from analysis.costs import cumulative_costs, known_units, with_costs
 from analysis.curves import counted_curves
-from analysis.records import RecordError, Run, load_run
+from analysis.records import UNITS, RecordError, Run
 from analysis.statistics import Plan, log_cost_spread, seeds_needed
-from analysis.tables import TextTable
+from analysis.tables.text_table import TextTable, to_text
 
 RATIOS = (1.25, 1.66)
 """Speed-ups asked about: a small one, and one that a paper would report."""
 
 POWER = 0.8
-USUAL_BASELINE = "flow_grpo"
-UNITS = ("iterations",)
 
 _CAUTION = 0.8  # confidence of the upper limit of the spread
-
-Floats = NDArray[np.float64]
-
-
-class PowerError(ValueError):
-    """A question that cannot be asked of a run; the message says what to ask instead."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """A method's curves: `cost` (time,) and `values` (seeds, time), evaluated alike in all its seeds."""
-
-    cost: Floats
-    values: Floats
 
 
 @dataclass(frozen=True)
@@ -69,16 +53,20 @@ def power_note(
 ) -> TextTable:
     """Seeds needed to show speed-ups by `RATIOS` with power 0.8, one row per method other than the baseline.
 
-    The target is the base model's value plus `target_fraction` of the baseline's gain; without `baseline` it
-    is flow_grpo, or the first method of a run without it. A run that cannot say gives a table without rows
-    whose note tells why. Raises `PowerError` for a baseline or unit that the run does not have.
+    The target is the base model's value plus `target_fraction` of the baseline's gain in the headline reward;
+    without `baseline` it is the one that speed-ups are reported over. A run that cannot say gives a table
+    without rows whose note tells why. Raises `RecordError` for a baseline or a unit that the run does not
+    have, `ValueError` for a fraction that is none.
     """
-    name = _baseline(run, baseline)
-    _check(target_fraction, unit)
-    title = f"Seeds needed to show a speed-up over {name}"
+    if not 0 < target_fraction <= 1:
+        raise ValueError(
+            f"target fraction must be above 0 and at most 1, not {target_fraction:g}; 0.8 is usual"
+        )
+    name = check_baseline(run, baseline)
+    title = f"Seeds needed to show a speed-up over {name}, counted in {unit}"
     columns = ("method", "spread of log cost", *(f"{ratio:g} times" for ratio in RATIOS))
     split = run.splits[0] if run.splits else "held_out"
-    curves = {method: found for method in run.methods if (found := _curves(run, method, split)) is not None}
+    curves = _curves(run, split, unit)
     why = _impossible(curves, name)
     if why:
         return TextTable(title, columns, (), why)
@@ -93,37 +81,20 @@ def power_note(
     return TextTable(title, columns, tuple(_row(need) for need in needs), note)
 
 
-def _baseline(run: Run, asked: str | None) -> str:
-    if asked is None and not run.methods:
-        raise PowerError(f"{run.path} has no trained method, so no spread over seeds")
-    name = asked or (USUAL_BASELINE if USUAL_BASELINE in run.methods else run.methods[0])
-    if name not in run.methods:
-        raise PowerError(f"no method {name!r} in {run.path}: there are {', '.join(run.methods)}")
-    return name
-
-
-def _check(target_fraction: float, unit: str) -> None:
-    if not 0 < target_fraction <= 1:
-        raise PowerError(
-            f"target fraction must be above 0 and at most 1, not {target_fraction:g}; 0.8 is usual"
-        )
-    if unit not in UNITS:
-        raise PowerError(f"no unit {unit!r}: there is {', '.join(UNITS)}")
-
-
-def _curves(run: Run, method: str, split: str) -> Curves | None:
-    """Headline reward of the seeds that finished, at the iterations that all of them were evaluated at."""
+def _curves(run: Run, split: str, unit: str) -> dict[str, Curves]:
+    """Headline reward of each method's seeds that finished, against their costs in a unit."""
+    costs = cumulative_costs(run)
+    known = known_units(costs)
+    if unit not in known:
+        raise RecordError(f"no costs in {unit!r} were recorded in {run.path}: there are {', '.join(known)}")
     means = counted_curves(run)
-    chosen = means[
-        (means["method"] == method) & (means["split"] == split) & (means["reward"] == run.suite.headline)
-    ]
-    table = chosen.pivot(index="seed", columns="iteration", values="value").dropna(axis="columns")
-    if table.shape[1] < 2 or table.columns[0] != 0:
-        return None
-    return Curves(table.columns.to_numpy(dtype=np.float64), table.to_numpy(dtype=np.float64))
+    chosen = means[(means["split"] == split) & (means["reward"] == run.suite.headline)]
+    joined = with_costs(chosen, costs)
+    found = {method: curve_arrays(joined[joined["method"] == method], unit) for method in run.methods}
+    return {method: curves for method, curves in found.items() if curves is not None}
 
 
-def _impossible(curves: dict[str, Curves], baseline: str) -> str:
+def _impossible(curves: Mapping[str, Curves], baseline: str) -> str:
     if baseline not in curves:
         return (
             f"No finished seed of {baseline} was evaluated along the way, so there is no curve to plan with."
@@ -203,27 +174,19 @@ def _span(plans: Sequence[Plan]) -> str:
     return ends[0] if low == high else f"{ends[0]} to {ends[1]}"
 
 
-def format_note(note: TextTable) -> str:
-    """The table in columns of text, its sentence below."""
-    lines = [note.title]
-    if note.rows:
-        widths = [max(map(len, column)) for column in zip(note.columns, *note.rows, strict=True)]
-        lines += [
-            "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (note.columns, *note.rows)
-        ]
-    return "\n".join([*lines, *textwrap.wrap(note.note, 100)]) + "\n"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print how many seeds are needed; exit code 2 and one line when the run or the question is no good."""
+    """Print how many seeds are needed; exit code 2 and one line when the runs or the question are no good."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.power",
-        description="How many seeds would show a speed-up, from the spread over seeds that a run shows.",
+        description="How many seeds would show a speed-up, from the spread over seeds that runs show.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder given to benchmarks.run as --output")
     parser.add_argument(
-        "--baseline", metavar="NAME", help=f"method to be beaten ({USUAL_BASELINE}, or the run's first)"
+        "runs", type=Path, nargs="+", metavar="RUN", help="folder given to benchmarks.run as --output"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="METHOD",
+        help="the method to be faster than (dance_grpo, else flow_grpo, else the run's first)",
     )
     parser.add_argument(
         "--target-fraction",
@@ -232,14 +195,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="X",
         help="part of the baseline's gain in the headline reward that is to be reached (0.8)",
     )
-    parser.add_argument("--unit", choices=UNITS, default="iterations", help="what is spent (iterations)")
+    parser.add_argument(
+        "--unit", choices=tuple(UNITS), default="iterations", help="what is spent (iterations)"
+    )
     options = parser.parse_args(arguments)
     try:
-        note = power_note(load_run(options.run), options.baseline, options.target_fraction, options.unit)
-    except (RecordError, PowerError) as error:
+        note = power_note(load_runs(options.runs), options.baseline, options.target_fraction, options.unit)
+    except ValueError as error:  # of which RecordError is one
         sys.stderr.write(f"error: {error}\n")
         return 2
-    sys.stdout.write(format_note(note))
+    sys.stdout.write(to_text(note))
     return 0
 
 

@@ -185,6 +185,17 @@ def test_seeds_with_costs_of_their_own() -> None:
     )
 
 
+def test_a_seed_that_was_evaluated_less_often_is_interpolated() -> None:
+    """Straight curves are known between evaluations; the last point is repeated to fill the array."""
+    rates = np.linspace(0.9, 1.1, 5)[:, None]
+    values, cost = rates * COST / 60, np.tile(COST, (5, 1))
+    full = speed_up(cost, values, COST, values, 0.5, RNG)
+    lacking, at = values.copy(), cost.copy()
+    for array in (lacking, at):
+        array[1] = np.append(np.delete(array[1], 6), array[1, -1])
+    assert limits(speed_up(at, lacking, COST, values, 0.5, RNG)) == pytest.approx(limits(full), rel=1e-9)
+
+
 def test_several_comparisons_widen_and_say_so() -> None:
     first, baseline = curves(12, 1.5), curves(13)
     widened = speed_up(COST, first, COST, baseline, 0.7, RNG, comparisons=4)
