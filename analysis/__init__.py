@@ -2,10 +2,12 @@
 
 This package reads what `python -m benchmarks.run` wrote and imports no other package of the project:
 
-- `records`: a run's folder as data frames, with what is missing said in words
-- `curves`: means over evaluated videos, per seed and iteration; which seeds count
-- `statistics`: intervals over seeds
+- `records`, `combine`: a run's folder as data frames, with what is missing said in words; several as one
+- `curves`, `costs`: means over evaluated videos per seed and iteration; the compute spent up to each
+- `statistics`: metrics, estimates and intervals over seeds; `power`: how many seeds the next benchmark needs
 - `answer`: the question a run was made for and its answer in plain sentences
-- `tables`, `plots`, `videos`: what the answer rests on
-- `report`: all of it in one page, `python -m analysis.report RUN`
+- `convergence`, `alignment`, `hacking`, `guidance`: the evidence, one subject each
+- `tables`, `plots`, `videos`: how the evidence looks; `page`, `report`: all of it in one page
+
+Command lines, each for one run or several: `python -m analysis.report`, `.convergence`, `.alignment`, `.power`.
 """

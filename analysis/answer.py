@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.convergence import SHARES, UNDECIDED, Convergence, Speed, convergence
+from analysis.costs import PRM_TRAINING, budget
 from analysis.curves import final_values, run_status
 from analysis.records import Run
 from analysis.statistics import Difference, Interval, paired_gain, pairwise_differences
@@ -230,11 +231,7 @@ def _ratio(entry: Speed) -> str:
     interval = f"95 % interval {bounds}" if bounds[0].isdigit() else bounds
     if entry.ratio.value > 0:
         return f"{text.ratio(entry.ratio.value)}, {interval}"
-    return (
-        f"which does not reach it; at most {entry.ratio.high:.2f}×"
-        if bounds[0].isdigit()
-        else "which does not"
-    )
+    return f"did not reach it, at most {entry.ratio.high:.2f}×" if bounds[0].isdigit() else "did not reach it"
 
 
 def _seed_range(standings: tuple[Standing, ...]) -> str:
@@ -268,6 +265,7 @@ def _limits(run: Run, standings: tuple[Standing, ...], split: str) -> list[str]:
             f"{'is' if left_out == 1 else 'are'} left out of every mean, which flatters a method that fails "
             "when it goes badly."
         )
+    limits += _uncharged(run, [entry.method for entry in standings])
     unfinished = [name for name in run.methods if name not in {entry.method for entry in standings}]
     if standings and unfinished:
         limits.append(
@@ -276,3 +274,20 @@ def _limits(run: Run, standings: tuple[Standing, ...], split: str) -> list[str]:
     if any(entry.gain.n for entry in standings) and any(pd.isna(entry.base) for entry in standings):
         limits.append("The base model was not evaluated, so gains are unknown.")
     return limits
+
+
+def _uncharged(run: Run, methods: list[str]) -> list[str]:
+    """Training a process reward model that costs more than a twentieth of a run and is not in the budget."""
+    spent = budget(run)
+    parts = spent.parts[(spent.parts["quantity"] == "tflops") & spent.parts["method"].isin(methods)]
+    paid = parts[parts["component"] == PRM_TRAINING].set_index("method")["value"]
+    if run.charges_prm or not len(paid):
+        return []
+    used = float(spent.totals.loc[paid.index, "tflops"].mean())
+    if not paid.mean() > 0.05 * used:
+        return []
+    names = text.listed([str(name) for name in paid.index])
+    return [
+        f"Training the process reward model took {text.cost(float(paid.mean()), 'tflops')} TFLOP, "
+        f"{paid.mean() / used:.2g} times what a run of {names} used; the budget does not charge it (--charge-prm does)."
+    ]

@@ -38,7 +38,7 @@ class Gap:
             return "widens"
         if not self.closed.excludes_zero:
             return "no change can be told"
-        return "narrows" if self.last.excludes_zero and self.last.mean > 0 else "closes"
+        return "narrows" if self.last.excludes_zero and self.last.mean > 0 else "narrows, perhaps to nothing"
 
 
 @dataclass(frozen=True)

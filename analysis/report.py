@@ -224,7 +224,7 @@ def _hacking(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
         "gained, and how far from the base model did it walk for it?"
     )
     parts = filled([table, pictures.get("proxy"), pictures.get("distance")])
-    return Section("Reward hacking", parts, intro if parts else "")
+    return Section("Reward hacking", parts, intro if parts else "", dense=True)
 
 
 def _guidance(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
@@ -235,7 +235,7 @@ def _guidance(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
         if table.rows:
             write_table(evidence.tables, name, frame, [table])
     parts = filled([gap, pictures.get("guidance"), Folded(accuracy.title, (accuracy,))])
-    return Section("What guidance does", parts)
+    return Section("What guidance does", parts, dense=True)
 
 
 def _power(evidence: _Evidence) -> Section:

@@ -92,7 +92,7 @@ def surround(
     """Heading and legend above a figure's panels; a footer (seeds, budget, what bands are) below them."""
     width, height = drawn.get_size_inches()
     rows = math.ceil(len(handles) / labels_a_row)
-    lines = textwrap.wrap(footer, round(17.5 * width))
+    lines = textwrap.wrap(footer, round(16.6 * width))
     top, bottom = HEADING + LEGEND_ROW * rows, 0.1 + FOOTER_LINE * len(lines)
     drawn.set_layout_engine("constrained", rect=(0, bottom / height, 1, 1 - (top + bottom) / height))
     drawn.text(0.005, 1 - 0.06 / height, heading, fontsize=12, fontweight="bold", color=INK, va="top")

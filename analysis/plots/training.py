@@ -44,8 +44,10 @@ def training_curves(run: Run) -> Figure | None:
             each.axhline(0, color=style.FAINT, lw=1, zorder=0)
         if metric in _POSITIVE:
             _log_scale(each, mean)
+    still = ", ".join(text.metric_name(name) for name in constant_metrics(run))
+    zero = f"0 throughout: {still}." if still else ""
     smoothing = f"Each seed: moving average of {window} iterations." if window > 1 else ""
-    style.surround(drawn, "Rollouts and updates", footer(run, smoothing, band_note(run)), handles(run))
+    style.surround(drawn, "Rollouts and updates", footer(run, smoothing, band_note(run), zero), handles(run))
     return drawn
 
 

@@ -95,7 +95,7 @@ def _speed_cell(entry: Speed | None) -> str:
     if entry is None:
         return text.NONE
     mark = "" if entry.ratio.trusted else " †"
-    spent = f"{_cost_text(entry.cost, entry.unit)} against {_cost_text(entry.baseline_cost, entry.unit)}"
+    spent = f"{_cost_text(entry.cost, entry.unit)} vs {_cost_text(entry.baseline_cost, entry.unit)}"
     return f"{text.ratio(entry.ratio.value)}{mark}\n{text.bounds(entry.ratio.low, entry.ratio.high)}\n{spent}"
 
 
@@ -106,11 +106,12 @@ def _cost_text(cost: float, unit: str) -> str:
 def _speed_note(found: Convergence) -> str:
     count = len({entry.method for entry in found.speeds})
     family = f", widened so that all {count} comparisons of a row's target and unit hold together"
+    over = f"Student's t over seeds{family if count > 1 else ''}"
     note = (
         f"Targets are shares of {found.baseline}'s own gain on {text.SPLIT_NAMES[found.split]}, from "
         f"{text.number(found.start)} to {text.number(found.end)}. Above 1× a method needs less than "
-        f"{found.baseline}; below are the 95 % interval (mean curves moved within their standard errors, "
-        f"Student's t over seeds{family if count > 1 else ''}) and what each spends. {PUBLISHED}"
+        f"{found.baseline}; below are the 95 % interval (mean curves moved within their standard errors, {over}) and "
+        f"what each spends, the method vs the baseline. {PUBLISHED}"
     )
     doubts = [entry.ratio for entry in found.speeds if not entry.ratio.trusted]
     if any(math.isnan(ratio.value) or ratio.value == 0 or math.isinf(ratio.value) for ratio in doubts):
@@ -146,9 +147,8 @@ def _area_cell(entry: Area | None) -> str:
         return text.NONE
     if entry.excess is None:
         return text.number(entry.height.mean)
-    return (
-        f"{text.number(entry.height.mean)}\n{text.signed(entry.excess.mean)} ({text.interval(entry.excess)})"
-    )
+    difference = f"{text.signed(entry.excess.mean)}\n{text.interval(entry.excess)}"
+    return f"{text.number(entry.height.mean)}\n{difference}"
 
 
 def write_convergence(found: Convergence, folder: Path) -> list[TextTable]:

@@ -132,3 +132,14 @@ def test_the_budget_is_named_in_its_unit(tmp_path: Path, settings: dict[str, obj
     run = load_run(write_run(tmp_path, Plan(settings=settings, with_samples=False, seeds=1, rewards=FEW)))
     assert run.budget == words
     assert f"within {words}," in answer(run).question
+
+
+def test_a_process_reward_that_nobody_pays_for_is_told(tmp_path: Path) -> None:
+    """30 iterations of euphonium take 1.38 TFLOP, its process reward model took 0.3."""
+    plan = Plan(seeds=2, rewards=FEW, with_samples=False)
+    limits = " ".join(answer(load_run(write_run(tmp_path / "free", plan))).limits)
+    assert (
+        "Training the process reward model took 0.3 TFLOP, 0.22 times what a run of euphonium used" in limits
+    )
+    paid = answer(load_run(write_run(tmp_path / "paid", replace(plan, charge_prm=True))))
+    assert "process reward model" not in " ".join(paid.limits)

@@ -76,7 +76,7 @@ def test_targets_are_shares_of_the_baselines_own_gain(tmp_path: Path) -> None:
     assert (whole.ratio.value, whole.ratio.trusted, whole.verdict) == (0, False, "slower")
     text = " ".join(" ".join(row) for row in speed_table(found).rows)
     assert "not reached †" in text
-    assert "never against 30" in text
+    assert "never vs 30" in text
 
 
 def test_areas_compare_up_to_a_cost_that_all_reached(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_gap_is_guided_less_unguided_at_start_and_end(whole_run: Path) -> None
 @pytest.mark.parametrize(
     ("last", "closed", "verdict"),
     [
-        ((0.0, 0.02), (0.1, 0.02), "closes"),
+        ((0.0, 0.02), (0.1, 0.02), "narrows, perhaps to nothing"),
         ((0.05, 0.02), (0.1, 0.02), "narrows"),
         ((0.1, 0.02), (0.0, 0.02), "no change can be told"),
         ((0.2, 0.02), (-0.1, 0.02), "widens"),
