@@ -111,7 +111,11 @@ class Mirror(ABC):
         import mlflow
 
         assert mlflow
-        for noisy in ("alembic", "mlflow"):
+        # A server that is gone is asked again every few seconds by the thread: MLflow's own minutes of trying would
+        # only keep it from noticing that the server is back, or that the run has ended.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        for noisy in ("alembic", "mlflow", "urllib3"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what fails is told by `finish`, in a line
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
@@ -131,8 +135,14 @@ class Mirror(ABC):
         self._thread.join(PATIENCE if patience is None else patience)
         if self._thread.is_alive():
             self._problem = self._problem or "the tracking store does not answer"
-        complete = f"; the records in {self.output} are complete"
-        return f"MLflow: {self._problem}{complete}" if self._problem else ""
+        if not self._problem:
+            return ""
+        left = sum(not child.ended for child in self._children.values())
+        unsent = f"{left} of {len(self._children)} runs were" if self._children else "nothing was"
+        return (
+            f"MLflow: {self._problem}; {unsent} not sent whole; the records in {self.output} are complete, and the same "
+            "command with --resume sends the rest"
+        )
 
     def _work(self) -> None:
         """The thread: copies every few seconds until told to end, and then once more."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from analysis import report
 from tests.benchmarks.harness import Bench, Result, quick
@@ -63,3 +64,18 @@ def bench(full_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """The program without figures, report page and MLflow: about 1 s a run."""
     quick(monkeypatch)
     return full_bench
+
+
+@pytest.fixture
+def tracked(full_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The program with MLflow, without the report."""
+    monkeypatch.setattr("analysis.report.write_report", lambda folder: folder / "report.html")
+    return full_bench
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database without runs: making one takes MLflow seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("store")
+    MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder / "mlflow.db"

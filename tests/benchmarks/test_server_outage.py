@@ -1,0 +1,163 @@
+"""A real tracking server that is stopped during a run, and started again or not: training neither dies nor waits."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from torch import Tensor
+
+from benchmarks.records import read_rows
+from rewards.base import OutcomeReward
+from rewards.suites import REWARDS
+from tests.benchmarks.harness import TRAINED, Bench
+from tests.benchmarks.test_tracking import children_in, history, parents_in
+
+#: The run is held before this iteration until the server is stopped, and started again or not.
+ITERATIONS, GATE = 60, 55
+PATIENCE = 120.0
+EVALUATION = {
+    "every": 30,
+    "train_prompts": 1,
+    "samples_per_prompt": 2,
+    "num_steps": 2,
+    "diagnostic_prompts": 0,
+}
+
+
+def until(what: Callable[[], bool], message: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, message
+        time.sleep(0.1)
+
+
+class Server:
+    """`mlflow server` on a port of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'store.db'}"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        self.process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until(self.answers, "the server does not start")
+
+    def answers(self) -> bool:
+        with suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=2).status == 200
+        return False
+
+    def stop(self) -> None:
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, empty_store: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "store.db")
+    server = Server(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+class Gate:
+    """A reward that waits, before the rollout of one iteration, until the server is where the test wants it."""
+
+    def __init__(self, sound: OutcomeReward, opened: threading.Event) -> None:
+        self.sound, self.opened, self.calls = sound, opened, 0
+
+    def __call__(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
+        self.calls += len(prompts) == TRAINED
+        if self.calls == GATE:
+            assert self.opened.wait(PATIENCE)
+        return self.sound(videos, prompts)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_server_that_stops_during_a_run(
+    tracked: Bench, server: Server, monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    client = MlflowClient(tracking_uri=server.uri)
+    folder = tracked.folder / "out" / "runs" / "dance_grpo-seed0"
+    opened, trained_without = threading.Event(), []
+    make = REWARDS["motion_quality"]
+    monkeypatch.setitem(REWARDS, "motion_quality", lambda path: Gate(make(path), opened))
+
+    def trained() -> int:
+        return int(read_rows(folder, "iterations")["iteration"].max())
+
+    def arrived() -> bool:
+        with suppress(AssertionError, KeyError):  # no experiment, no child yet
+            return len(history(client, children_in(client)["dance_grpo", 0], "train/loss")) > 0
+        return False
+
+    def disturb() -> None:
+        until(arrived, "nothing arrives at the server")
+        server.stop()
+        before = trained()
+        until(lambda: trained() == GATE - 1, "training waits for the server")
+        trained_without.append(trained() - before)
+        if comes_back:
+            server.start()
+        opened.set()
+
+    disturbing = threading.Thread(target=disturb, daemon=True)
+    disturbing.start()
+    result = tracked("--methods", "dance_grpo", budget=ITERATIONS, evaluation=EVALUATION)
+    disturbing.join()
+    assert result.code == 0, result.err
+    assert trained() == ITERATIONS
+    assert trained_without[0] > 0
+    if not comes_back:
+        (line,) = result.err.splitlines()
+        assert line.startswith("warning: MLflow: ")
+        assert re.search("[12] of 2 runs were not sent whole", line)
+        assert line.endswith("are complete, and the same command with --resume sends the rest")
+        server.start()
+        assert tracked.resume().err == ""
+    else:
+        assert result.err == ""
+    (parent,) = parents_in(client)
+    child = children_in(client)["dance_grpo", 0]
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    for metric, rows in result.rows("iterations").groupby("metric"):
+        expected = sorted(zip(rows["iteration"], rows["value"], strict=True))
+        assert history(client, child, f"train/{metric}") == expected
