@@ -240,9 +240,10 @@ def _guidance(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
 
 def _power(evidence: _Evidence) -> Section:
     title = "How many seeds it would take"
-    if len(evidence.run.methods) < 2:
+    run, course = evidence.run, evidence.course
+    if len(run.methods) < 2 or not course.units:
         return Section(title, [])
-    table = power_note(evidence.run, evidence.course.baseline)
+    table = power_note(run, course.baseline, unit=shown_unit(run, course.units))
     if table.rows:
         frame = pd.DataFrame(table.rows, columns=list(table.columns))
         write_table(evidence.tables, "power", frame, [table])
