@@ -140,8 +140,8 @@ class Mirror(ABC):
         left = sum(not child.ended for child in self._children.values())
         unsent = f"{left} of {len(self._children)} runs were" if self._children else "nothing was"
         return (
-            f"MLflow: {self._problem}; {unsent} not sent whole; the records in {self.output} are complete, and the same "
-            "command with --resume sends the rest"
+            f"MLflow: {self._problem}; {unsent} not sent whole; the records in {self.output} are complete, and the "
+            "same command with --resume sends the rest"
         )
 
     def _work(self) -> None:
