@@ -63,11 +63,12 @@ def answer(run: Run, finals: pd.DataFrame | None = None, course: Convergence | N
     standings = _standings(run, headline)
     groups = {entry.method: _of(headline, entry.method)["final"].to_numpy() for entry in standings}
     differences = tuple(pairwise_differences(groups))
+    course = convergence(run) if course is None else course
     return Answer(
         question=_question(run, split),
         ending=_sentence(run, standings, differences, split),
-        speed=_speed(run, convergence(run) if course is None else course) if standings else "",
-        limits=tuple(_limits(run, standings, split)),
+        speed=_speed(run, course) if standings else "",
+        limits=tuple(_limits(run, standings, split, course)),
         standings=standings,
         differences=differences,
     )
@@ -241,7 +242,7 @@ def _seed_range(standings: tuple[Standing, ...]) -> str:
     return f"{counts[0]} to {counts[-1]} seeds each"
 
 
-def _limits(run: Run, standings: tuple[Standing, ...], split: str) -> list[str]:
+def _limits(run: Run, standings: tuple[Standing, ...], split: str, course: Convergence) -> list[str]:
     limits = []
     if split != "held_out":
         limits.append("No held-out prompts were evaluated, so the answer is about the training prompts.")
@@ -264,6 +265,11 @@ def _limits(run: Run, standings: tuple[Standing, ...], split: str) -> list[str]:
             f"{left_out} of {text.count(len(status), 'seed')} did not finish and "
             f"{'is' if left_out == 1 else 'are'} left out of every mean, which flatters a method that fails "
             "when it goes badly."
+        )
+    if course.fell and course.speeds:
+        limits.append(
+            f"{course.baseline} peaked at {text.number(course.peak)} and ended at {text.number(course.end)}: its end "
+            "is a low target, and who reaches it sooner says little."
         )
     limits += _uncharged(run, [entry.method for entry in standings])
     unfinished = [name for name in run.methods if name not in {entry.method for entry in standings}]
@@ -289,5 +295,6 @@ def _uncharged(run: Run, methods: list[str]) -> list[str]:
     names = text.listed([str(name) for name in paid.index])
     return [
         f"Training the process reward model took {text.cost(float(paid.mean()), 'tflops')} TFLOP, "
-        f"{paid.mean() / used:.2g} times what a run of {names} used; the budget does not charge it (--charge-prm does)."
+        f"{paid.mean() / used:.2g} times what a run of {names} used; the budget does not charge it (the setting "
+        "charge_prm does)."
     ]

@@ -46,6 +46,9 @@ BASELINES = ("dance_grpo", "flow_grpo")
 
 UNDECIDED = "not told apart"
 
+LOST = 0.2
+"""A baseline that ends with more than this share of its best gain lost sets a target that says little."""
+
 _JUST_BELOW = 1e-9
 """A target of 100 % is lowered by this share of the gain, so that rounding cannot put it above the mean's end."""
 
@@ -102,7 +105,10 @@ class Area:
 
 @dataclass(frozen=True)
 class Convergence:
-    """Speed-ups and areas of all methods against one baseline; `why_not` says why there are none."""
+    """Speed-ups and areas of all methods against one baseline; `why_not` says why there are none.
+
+    `start`, `peak` and `end` are of the baseline's mean curve.
+    """
 
     baseline: str
     reward: str
@@ -112,7 +118,13 @@ class Convergence:
     units: tuple[str, ...]
     speeds: tuple[Speed, ...]
     areas: tuple[Area, ...]
+    peak: float = math.nan
     why_not: str = ""
+
+    @property
+    def fell(self) -> bool:
+        """Whether the baseline lost much of its best gain again, so that its end is a low target."""
+        return self.end - self.start < (1 - LOST) * (self.peak - self.start)
 
     def speed(self, method: str, unit: str, share: float = 1.0) -> Speed | None:
         """One entry, or None."""
@@ -184,7 +196,7 @@ def convergence(
         unit: {m: found for m in run.methods if (found := curve_arrays(joined[joined["method"] == m], unit))}
         for unit in units
     }
-    start, end = _ends(joined, name)
+    start, end, peak = _ends(joined, name)
     why_not = _why_not(run, name, start, end, arrays)
     speeds: list[Speed] = []
     areas: list[Area] = []
@@ -193,15 +205,27 @@ def convergence(
         if not why_not:
             speeds += _speeds(arrays[unit], name, unit, start, end)
     return Convergence(
-        name, run.suite.headline, split, start, end, units, tuple(speeds), tuple(areas), why_not
+        baseline=name,
+        reward=run.suite.headline,
+        split=split,
+        start=start,
+        end=end,
+        units=units,
+        speeds=tuple(speeds),
+        areas=tuple(areas),
+        peak=peak,
+        why_not=why_not,
     )
 
 
-def _ends(joined: pd.DataFrame, baseline: str) -> tuple[float, float]:
-    """The baseline's mean at the start and at the end of its seeds."""
+def _ends(joined: pd.DataFrame, baseline: str) -> tuple[float, float, float]:
+    """The baseline's mean at the start and at the end of its seeds, and the highest on the way."""
     own = joined[joined["method"] == baseline].dropna(subset=["value"]).sort_values("iteration")
     seeds = own.groupby("seed")["value"]
-    return float(seeds.first().mean()), float(seeds.last().mean())
+    ends = float(seeds.first().mean()), float(seeds.last().mean())
+    whole = own.groupby("iteration")["value"].agg(["mean", "size"])
+    peak = float(whole.loc[whole["size"] == own["seed"].nunique(), "mean"].max())
+    return *ends, max(peak, *ends)
 
 
 def _why_not(
@@ -272,7 +296,7 @@ def _areas(arrays: Mapping[str, Curves], baseline: str, unit: str) -> list[Area]
     if not arrays:
         return []
     upto = min(float(curves.cost[:, -1].min()) for curves in arrays.values())
-    if not upto > 0:
+    if not upto > 0 or len(arrays) < 2:
         return []
     heights = {name: area_under_curve(curves.cost, curves.values, upto) for name, curves in arrays.items()}
     level = 1 - 0.05 / max(len(heights) - 1, 1)  # for all differences to the baseline to hold with 95 %

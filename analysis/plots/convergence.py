@@ -72,9 +72,10 @@ def convergence_figure(run: Run, found: Convergence, curves: pd.DataFrame, costs
     here = curves[(curves["split"] == found.split) & (curves["reward"] == found.reward)]
     joined = with_costs(here, costs)
     drawn, axes, columns = grid(len(found.units), 2.5, len(run.methods) + 1, columns=3)
+    ends = not math.isnan(found.end) and len(run.methods) > 1
     for place, (each, unit) in enumerate(zip(axes, found.units, strict=True)):
         base_line(each, here)
-        if not math.isnan(found.end):
+        if ends:
             each.axhline(found.end, color=style.FAINT, lw=1, ls=(0, (6, 3)), zorder=1)
         unfinished(each, run, joined, unit)
         means(each, run, curve_bands(run, joined, unit), unit)
@@ -83,7 +84,7 @@ def convergence_figure(run: Run, found: Convergence, curves: pd.DataFrame, costs
         panel(each, text.UNIT_TITLES[unit], kind, text.UNIT_AXES[unit], left, whole=unit == "iterations")
         each.set_xlim(left=0)
         cut(each, here["value"])
-    end = f"Dashed grey line: where {found.baseline} ends." if not math.isnan(found.end) else ""
+    end = f"Dashed grey line: where {found.baseline} ends." if ends else ""
     heading = f"{_reward(found)} on {text.SPLIT_NAMES[found.split]} against compute, counted in each way"
     style.surround(drawn, heading, footer(run, band_note(run), end), [*handles(run), base_handle()])
     return drawn

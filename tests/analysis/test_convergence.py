@@ -166,6 +166,17 @@ def test_a_baseline_that_gains_nothing_sets_no_target(tmp_path: Path) -> None:
     assert len(found.areas) == 2 * 5
 
 
+def test_a_baseline_that_lost_its_gain_is_a_low_target(tmp_path: Path, whole_run: Path) -> None:
+    plan = Plan(seeds=2, overdone=2.0, samples=20, spread=0.001, rewards=HEADLINE, with_samples=False)
+    run = load_run(write_run(tmp_path, plan))
+    found = convergence(run, "flow_grpo")
+    means = counted_curves(run)
+    own = means[(means["method"] == "flow_grpo") & (means["split"] == "held_out")]
+    assert found.peak == pytest.approx(own.groupby("iteration")["value"].mean().max())
+    assert found.fell
+    assert not convergence(load_run(whole_run)).fell
+
+
 def test_failed_seeds_take_no_part(broken_run: Path) -> None:
     run = load_run(broken_run)
     entry = convergence(run).speed("flow_grpo", "iterations", 0.5)
