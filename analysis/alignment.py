@@ -104,13 +104,12 @@ def prompt_means(run: Run) -> pd.DataFrame:
     status = run_status(run)
     counted = status.loc[status["counted"].astype(bool), ["method", "seed", "evaluated"]]
     ends = {(str(m), int(s)): int(at) for m, s, at in counted.itertuples(index=False)} | {(BASE, 0): 0}
-    records = run.evaluations
-    chosen = np.zeros(len(records), dtype=bool)
-    for (method, seed), at in ends.items():
-        own = (records["method"] == method) & (records["seed"] == seed) & (records["iteration"] == at)
-        chosen |= own.to_numpy()
+    records = run.evaluations[run.evaluations["iteration"].isin(set(ends.values()))]
+    wanted = pd.DataFrame([(*key, at) for key, at in ends.items()], columns=["method", "seed", "iteration"])
+    names = pd.CategoricalDtype(records["method"].cat.categories) if len(records) else "str"
+    last = records.merge(wanted.astype({"method": names}), on=["method", "seed", "iteration"], how="inner")
     keys = ["method", "seed", "split", "reward", "prompt"]
-    grouped = records[chosen].groupby(keys, observed=True)["value"].agg(["mean", "count", "size"])
+    grouped = last.groupby(keys, observed=True)["value"].agg(["mean", "count", "size"])
     means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
     return means.astype({"method": str, "split": str, "reward": str, "prompt": str})
 

@@ -16,7 +16,6 @@ from analysis.records import BASE, Run
 from analysis.statistics import half_width
 
 BAND = ("mean", "low", "high", "least", "most", "n")
-_CURVE = ["method", "seed", "iteration", "split", "reward"]
 
 
 def seed_means(run: Run) -> pd.DataFrame:
@@ -25,18 +24,7 @@ def seed_means(run: Run) -> pd.DataFrame:
     The base model's means are repeated as iteration 0 of every trained seed that has none of its own. A
     mean with a NaN among its videos is NaN.
     """
-    grouped = run.evaluations.groupby(_CURVE, observed=True)["value"].agg(["mean", "count", "size"])
-    means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
-    for name in ("method", "split", "reward"):
-        means[name] = means[name].astype(str)
-    base = means[means["method"] == BASE].drop(columns=["method", "seed", "iteration"])
-    trained = means[means["method"] != BASE]
-    pairs = pd.concat([trained[["method", "seed"]], run.runs[["method", "seed"]]]).drop_duplicates()
-    starts = pairs.merge(base, how="cross").assign(iteration=0)[means.columns]
-    parts = [part for part in (means, starts) if len(part)]
-    curves = pd.concat(parts).drop_duplicates(_CURVE, keep="first") if parts else means
-    curves = curves.astype({"seed": "int64", "iteration": "int64"})
-    return curves.sort_values(_CURVE, ignore_index=True)
+    return run.means.copy()
 
 
 def run_status(run: Run) -> pd.DataFrame:

@@ -54,9 +54,10 @@ class Accuracy:
 
 def diagnostic(run: Run, prefix: str, name: str) -> pd.DataFrame:
     """Counted seeds' values of the metrics that begin with `prefix`: columns method, seed, iteration, `name`, value."""
-    metrics = run.iterations["metric"].astype(str) if len(run.iterations) else pd.Series(dtype="str")
-    chosen = metrics.str.startswith(prefix)
-    frame = run.iterations.loc[chosen, [*_KEYS, "value"]].assign(**{name: metrics[chosen].str[len(prefix) :]})
+    names = [metric for metric in run.iterations["metric"].unique() if str(metric).startswith(prefix)]
+    chosen = run.iterations[run.iterations["metric"].isin(names)]
+    ends = chosen["metric"].astype(str).str[len(prefix) :]
+    frame = chosen[[*_KEYS, "value"]].assign(**{name: ends})
     frame = frame.astype({"method": str, "seed": "int64", "iteration": "int64", "value": "float64"})
     status = run_status(run)
     counted = status.loc[status["counted"].astype(bool), ["method", "seed"]].astype({"seed": "int64"})

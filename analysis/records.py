@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 import pyarrow.parquet as parquet
 import yaml
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ UNITS = {
 
 SETTINGS = ("methods", "seeds", "budget", "budget_unit", "suite")
 SUITE_SETTINGS = ("name", "training", "held_out", "headline")
+_CURVE = ["method", "seed", "iteration", "split", "reward"]
 _TEXT = ("method", "split", "prompt", "reward", "metric", "component", "quantity")
 
 
@@ -156,6 +158,22 @@ class Run:
         """The last iteration with an evaluation, by (method, seed)."""
         last = self.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
         return {(str(name), int(seed)): int(at) for name, seed, at in last.itertuples(index=False)}
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Means over videos; see `curves.seed_means`."""
+        grouped = self.evaluations.groupby(_CURVE, observed=True)["value"].agg(["mean", "count", "size"])
+        means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
+        for name in ("method", "split", "reward"):
+            means[name] = means[name].astype(str)
+        base = means[means["method"] == BASE].drop(columns=["method", "seed", "iteration"])
+        trained = means[means["method"] != BASE]
+        pairs = pd.concat([trained[["method", "seed"]], self.runs[["method", "seed"]]]).drop_duplicates()
+        starts = pairs.merge(base, how="cross").assign(iteration=0)[means.columns]
+        parts = [part for part in (means, starts) if len(part)]
+        curves = pd.concat(parts).drop_duplicates(_CURVE, keep="first") if parts else means
+        curves = curves.astype({"seed": "int64", "iteration": "int64"})
+        return curves.sort_values(_CURVE, ignore_index=True)
 
     @cached_property
     def status(self) -> pd.DataFrame:
@@ -300,7 +318,11 @@ def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame | None:
         raise RecordError(
             f"{file}: not a readable parquet file ({error}); resume or repeat the run"
         ) from error
-    frame: pd.DataFrame = table.to_pandas()
+    for place, name in enumerate(table.column_names):
+        if name in ("iteration", "sample"):  # of which there are millions
+            table = table.set_column(place, name, table.column(name).cast(arrow.int32()))
+    frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+    del table
     for name in text:
         column = frame[name].astype("category")
         frame[name] = column.cat.rename_categories([str(label) for label in column.cat.categories])

@@ -104,6 +104,7 @@ def speed_figure(run: Run, found: Convergence) -> Figure:
     height = 0.75 + 0.2 * max(len(rows) * (len(methods) if by_unit else 1.5), 4)
     drawn, axes, _ = grid(len(SHARES), height, len(methods), columns=3, share_y=True)
     look = style.looks(run.methods)
+    scale = _scale([entry for entry in found.speeds if entry.unit in units])
     for each, share in zip(axes, SHARES, strict=True):
         each.axvline(1, color=style.BASE_LOOK.colour, lw=1.2, ls=":", zorder=1)
         for entry in found.speeds:
@@ -113,7 +114,7 @@ def speed_figure(run: Run, found: Convergence) -> Figure:
             shift = (
                 (methods.index(entry.method) - (len(methods) - 1) / 2) * 0.7 / len(methods) if by_unit else 0
             )
-            _ratio(each, entry, row + shift, look[entry.method])
+            _ratio(each, entry, row + shift, look[entry.method], scale)
         target = found.start + share * (found.end - found.start)
         panel(
             each,
@@ -121,12 +122,11 @@ def speed_figure(run: Run, found: Convergence) -> Figure:
             f"{text.percent(share)} of {found.baseline}'s gain",
             f"cost of {found.baseline} / cost of the method",
         )
-        each.set_xscale("log")
         names = [text.UNIT_TITLES[unit] for unit in units] if by_unit else methods
         each.set_yticks(range(len(rows)), names, fontsize=9)
         each.grid(visible=False, axis="y")
-        _log_ticks(each, [entry for entry in found.speeds if entry.unit in units])
-        if "iterations" in rows and PUBLISHED_FOR in methods:
+        _log_ticks(each, scale)
+        if by_unit and PUBLISHED_FOR in methods:
             each.plot(PUBLISHED, rows.index("iterations") - 0.44, marker="v", ms=5, color=style.INK, zorder=5)
     axes[0].set_ylim(len(rows) - 0.45, -0.55)
     heading = (
@@ -145,36 +145,42 @@ def _ratio_note(run: Run, found: Convergence, units: Sequence[str], methods: Seq
         "the number of methods; an arrow goes on beyond the scale, a dotted line has no bound on either side. "
         "No mark: the target was not reached."
     )
-    if "iterations" in units and PUBLISHED_FOR in methods:
+    if len(units) > 1 and PUBLISHED_FOR in methods:
         note += f" Triangle: the published {PUBLISHED}× in training steps."
     return note
 
 
-def _ratio(axes: Axes, entry: Speed, y: float, look: style.Look) -> None:
-    low, high = max(entry.ratio.low, _LEAST), min(entry.ratio.high, _MOST)
-    unbounded = entry.ratio.low == 0 and math.isinf(entry.ratio.high)
-    if entry.ratio.known and unbounded:
-        axes.plot([_LEAST, _MOST], [y, y], color=look.colour, lw=1, ls=":", alpha=0.7, zorder=2)
-    elif entry.ratio.known:
-        axes.plot([low, high], [y, y], color=look.colour, lw=1.6, zorder=2)
-        if entry.ratio.low < _LEAST:
-            axes.plot(_LEAST, y, marker="<", ms=4, color=look.colour, zorder=3)
-        if entry.ratio.high > _MOST:
-            axes.plot(_MOST, y, marker=">", ms=4, color=look.colour, zorder=3)
-    if _LEAST <= entry.ratio.value <= _MOST:
-        axes.plot(entry.ratio.value, y, marker=look.marker, ms=6, color=look.colour, zorder=4)
+def _ratio(axes: Axes, entry: Speed, y: float, look: style.Look, scale: tuple[float, float]) -> None:
+    """A point with its interval; an arrow where that goes on beyond the scale, dotted where it has no bound."""
+    low, high = scale
+    ratio = entry.ratio
+    if ratio.known and ratio.low == 0 and math.isinf(ratio.high):
+        axes.plot([low, high], [y, y], color=look.colour, lw=1, ls=":", alpha=0.7, zorder=2)
+    elif ratio.known:
+        ends = [min(max(ratio.low, low), high), max(min(ratio.high, high), low)]
+        axes.plot(ends, [y, y], color=look.colour, lw=1.6, zorder=2)
+        for beyond, end, marker in ((ratio.low < low, low, "<"), (ratio.high > high, high, ">")):
+            if beyond:
+                axes.plot(end, y, marker=marker, ms=5, color=look.colour, clip_on=False, zorder=3)
+    if low <= ratio.value <= high:
+        axes.plot(ratio.value, y, marker=look.marker, ms=6, color=look.colour, zorder=4)
 
 
-def _log_ticks(axes: Axes, shown: list[Speed]) -> None:
+def _scale(shown: Sequence[Speed]) -> tuple[float, float]:
+    """Limits of the axis: what the finite bounds of all entries need, at least the published number and 1."""
     ends = np.array([[entry.ratio.low, entry.ratio.high, entry.ratio.value] for entry in shown]).ravel()
-    ends = np.clip(ends[np.isfinite(ends)], _LEAST, _MOST)
-    low, high = min([*ends, 0.8]), max([*ends, PUBLISHED])
-    ticks = [tick for tick in _TICKS if low / 1.05 <= tick <= high * 1.05]
-    every = math.ceil(len(ticks) / 6)
-    one = ticks.index(1.0)
-    axes.xaxis.set_major_locator(
-        FixedLocator([tick for k, tick in enumerate(ticks) if (k - one) % every == 0])
-    )
+    ends = ends[np.isfinite(ends) & (ends > 0)]
+    low, high = min([*ends, 0.7]) / 1.15, max([*ends, PUBLISHED]) * 1.15
+    return max(low, _LEAST), min(high, _MOST)
+
+
+def _log_ticks(axes: Axes, scale: tuple[float, float]) -> None:
+    low, high = scale
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    every, one = math.ceil(len(ticks) / 6), ticks.index(1.0)
+    kept = [tick for place, tick in enumerate(ticks) if (place - one) % every == 0]
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(kept))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.set_xlim(low, high)

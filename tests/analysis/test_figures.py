@@ -24,15 +24,15 @@ def test_colours_are_fixed_and_distinct() -> None:
     assert len({(entry.colour, entry.marker, entry.line) for entry in many.values()}) == 12
 
 
-def test_figures_are_reproducible(whole_run: Path, tmp_path: Path) -> None:
-    run = load_run(whole_run)
+def test_figures_are_reproducible(small_run: Path, tmp_path: Path) -> None:
+    run = load_run(small_run)
     first = style.save(plots.final_comparison(run), tmp_path / "a", "gains")
     second = style.save(plots.final_comparison(run), tmp_path / "b", "gains")
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
 
-def test_files_of_a_figure_have_the_same_proportions(whole_run: Path, tmp_path: Path) -> None:
-    drawn = plots.final_comparison(load_run(whole_run))
+def test_files_of_a_figure_have_the_same_proportions(small_run: Path, tmp_path: Path) -> None:
+    drawn = plots.final_comparison(load_run(small_run))
     width, height = drawn.get_size_inches()
     png, svg = style.save(drawn, tmp_path, "gains")
     with Image.open(png) as image:
