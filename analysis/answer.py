@@ -295,6 +295,6 @@ def _uncharged(run: Run, methods: list[str]) -> list[str]:
     names = text.listed([str(name) for name in paid.index])
     return [
         f"Training the process reward model took {text.cost(float(paid.mean()), 'tflops')} TFLOP, "
-        f"{paid.mean() / used:.2g} times what a run of {names} used; the budget does not charge it (the setting "
-        "charge_prm does)."
+        f"{paid.mean() / used:.2g} times what a run of {names} used; the budget does not charge it "
+        "(--charge-prm does)."
     ]

@@ -24,7 +24,7 @@ from benchmarks.commandline import (
 )
 from benchmarks.locking import alone
 from benchmarks.records import replace_text
-from benchmarks.resolve import method_table, read_config, resolve
+from benchmarks.resolve import read_config, resolve
 from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -235,8 +235,6 @@ class Benchmark:
 
     def _report(self, seconds: float) -> None:
         """Report, tables and figures; and the final table on the console."""
-        import pandas as pd
-
         from analysis.answer import answer
         from analysis.records import RecordError, load_run
         from analysis.report import write_report
@@ -251,9 +249,6 @@ class Benchmark:
         except RecordError as error:
             sys.stderr.write(f"warning: no report: {error}\n")
             return
-        differing = pd.DataFrame(method_table(self.settings)).T
-        (self.output / "tables").mkdir(exist_ok=True)
-        differing.to_csv(self.output / "tables" / "methods.csv", index_label="field")
         _print_table(self.console, shown)
         self.console.print(found.sentence, highlight=False, markup=False)
         line = f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}"

@@ -199,7 +199,9 @@ STUDENT: Mapping[tuple[str, str], Maker] = {
     ("final value", "Welch"): welch_final,
     ("area", "Welch"): welch_area,
     ("speed-up", "shift"): speed,
-    ("speed-up", "shift, target from the data"): speed_to_own_target,
+}
+OWN_TARGET: Mapping[tuple[str, str], Maker] = {
+    ("speed-up", "shift, target from the data"): speed_to_own_target
 }
 PAIRED: Mapping[tuple[str, str], Maker] = {
     ("final value", "Welch"): welch_final,
@@ -215,6 +217,8 @@ RIVALS: Mapping[tuple[str, str], Maker] = {
     ("speed-up", "shift"): speed,
     ("speed-up", "each seed's own first crossing"): rival(seed_by_seed),
     ("speed-up", "jackknife of the mean curve"): rival(jackknife),
+}
+RIVAL_BOOTSTRAPS: Mapping[tuple[str, str], Maker] = {
     ("speed-up", "BCa bootstrap"): rival(bias_corrected),
     ("speed-up", "expanded percentile bootstrap"): rival(expanded),
 }
@@ -323,6 +327,8 @@ def report(repetitions: int, rng: np.random.Generator) -> None:
         ("Twice the evaluation noise", World(noise=0.1), STUDENT),
         ("Heavy-tailed seeds", World(heavy=True), STUDENT),
         ("A target near the end (0.95)", World(target=0.95), STUDENT),
+        ("The target is 0.75 of the baseline's own end", World(target=0.75), OWN_TARGET),
+        ("The target is the baseline's own end", World(target=1 - 1e-9), OWN_TARGET),
         ("Equal seeds share 60 % of the variance", World(shared=0.6), PAIRED),
     )
     for title, world, makers in worlds:
@@ -331,9 +337,12 @@ def report(repetitions: int, rng: np.random.Generator) -> None:
     few = max(repetitions // 5, 1)  # bootstraps take long
     rows = [row for n in SEEDS for row in coverage(World(seeds=n), BOOTSTRAPS, few, rng)]
     _section(f"Bootstraps, a speed-up by 1.66, {few} repetitions", _table(rows))
-    noisy = World(noise=0.1)
-    rows = [row for n in SEEDS for row in coverage(replace(noisy, seeds=n), RIVALS, few, rng)]
+    every = {**RIVALS, **RIVAL_BOOTSTRAPS}
+    rows = [row for n in SEEDS for row in coverage(World(seeds=n, noise=0.1), every, few, rng)]
     _section(f"Rivals, twice the evaluation noise, {few} repetitions", _table(rows))
+    far = World(target=0.95, speed=2.5)
+    rows = [row for n in SEEDS for row in coverage(replace(far, seeds=n), RIVALS, repetitions, rng)]
+    _section("Rivals, a target near the end (0.95), a speed-up by 2.5", _table(rows))
     lines = [(n, family_alarms(World(seeds=n), repetitions, rng)) for n in SEEDS]
     _section("Three copies of one method: any difference found", _lines(lines))
     for title, deviation in (("Prompts are a sample of 16", 0.1), ("The same, prompts do not matter", 0.0)):

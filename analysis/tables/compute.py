@@ -63,7 +63,7 @@ def _budget_note(run: Run, found: Budget) -> str:
         )
     note += ". Evaluation is not counted"
     if PRM_TRAINING in set(found.parts["component"]):
-        paid = "is counted" if run.charges_prm else "is not counted (the setting charge_prm counts it)"
+        paid = "is counted" if run.charges_prm else "is not counted (--charge-prm counts it)"
         note += f"; training the process reward model {paid}"
     if "seconds" in found.totals and found.unit != "seconds":
         note += ". Wall-clock time is this machine's, which other jobs may share"
