@@ -25,8 +25,8 @@ WITHOUT: dict[str, set[str]] = {
     "methods": {"mlflow", "pandas"},
     "analysis": {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "mlflow"},
 }
-#: The one module of `benchmarks` that turns records into a report.
-READS_ANALYSIS = {"benchmarks/run.py"}
+#: The modules of `benchmarks` that turn records into reports, tables and figures.
+READS_ANALYSIS = {"benchmarks/run.py", "benchmarks/sweeping/plots.py", "benchmarks/ablating/table.py"}
 #: Libraries that some modules of samplers name, but `import samplers` must not load.
 SAMPLERS_CORE_WITHOUT = {"diffusers", "matplotlib"}
 
@@ -82,7 +82,7 @@ def test_a_package_does_without_the_libraries_of_the_others(package):
     assert offences(package, WITHOUT[package]) == []
 
 
-def test_only_the_runner_turns_records_into_a_report():
+def test_only_some_modules_turn_records_into_reports():
     found = {
         path.relative_to(ROOT).as_posix()
         for path in sources("benchmarks")

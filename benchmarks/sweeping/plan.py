@@ -1,0 +1,266 @@
+"""A sweep as data: what is searched, how, on which prompts and seeds; the same in every process that works on it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, WilcoxonPruner
+from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+
+from benchmarks.resolve import resolve
+from benchmarks.settings import RunSettings, SettingsError
+from benchmarks.sweeping.space import Parameter
+from methods.method import Method, flatten
+from methods.seeding import derived_seed
+
+#: Objective -> what is optimised, and in which direction.
+OBJECTIVES: Mapping[str, tuple[str, Literal["maximize", "minimize"]]] = {
+    "reward": ("headline reward on the judged prompts at the budget", "maximize"),
+    "kl": ("KL to the base model in nats a video (diagnostic/kl_to_base)", "minimize"),
+}
+#: Search -> what it does.
+SEARCHES: Mapping[str, str] = {
+    "tpe": "tree-structured Parzen estimator",
+    "random": "independent draws",
+    "grid": "every combination of a few values, for a heat map",
+}
+#: Pruner -> when it ends a trial early.
+PRUNERS: Mapping[str, str] = {
+    "median": "worse than the median of the finished trials at the same share of the budget",
+    "wilcoxon": "worse than the best trial, seed by seed (Wilcoxon's signed-rank test); needs --seeds 4 or more",
+    "none": "never",
+}
+#: Intermediate values are compared at these many shares of the budget: 0.1, 0.2, ..., 1.
+MARKS = 10
+#: No trial is pruned before so many have finished, nor before this many tenths of the budget.
+STARTUP_TRIALS, WARMUP_MARKS = 5, 3
+#: Fewer seeds than these cannot make the signed-rank test's p fall below its threshold of 0.1: 1 / 2^3 > 0.1.
+WILCOXON_SEEDS = 4
+#: Prompts that are trained on and evaluated beside the judged ones, to see both.
+TRAIN_PROMPTS = 4
+FIRST_SEED = 100
+
+
+def split_prompts(train: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Training prompts as those that trials train on, and those that judge them: one of each three in a row.
+
+    Its place moves on with every three and every dozen, so that lists made as products of words, as the testbed's is,
+    do not put all of one word on one side. Held-out prompts are in neither part: no trial sees them.
+
+    Raises:
+        SettingsError: there are too few to split.
+    """
+    judged = [text for i, text in enumerate(train) if (i + i // 3 + i // 12) % 3 == 2]
+    trained = [text for text in train if text not in judged]
+    if not judged:
+        raise SettingsError(
+            f"prompts.train has {len(train)} prompts; a sweep needs at least 3, a third of them to judge"
+        )
+    return trained, judged
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a sweep depends on.
+
+    Attributes:
+        study: its name in the storage.
+        storage: URL of the storage.
+        methods: what is tuned, each in a study of its own.
+        spaces: method -> its parameters.
+        trials: how many for each method, in all.
+        objectives: names of `OBJECTIVES`; the first, the reward, chooses the best trial.
+        search: name of `SEARCHES`.
+        pruner: name of `PRUNERS`.
+        search_seed: of the search's own draws.
+        preset, config, flags, assignments: where a trial's settings come from, as `resolve` takes them.
+        command: the command line.
+    """
+
+    study: str
+    storage: str
+    methods: tuple[str, ...]
+    spaces: Mapping[str, tuple[Parameter, ...]]
+    trials: int
+    objectives: tuple[str, ...]
+    search: str
+    pruner: str
+    search_seed: int
+    preset: str
+    config: Mapping[str, Any]
+    flags: Mapping[str, Any]
+    assignments: tuple[str, ...]
+    command: str = ""
+
+    def settings(self, method: str, values: Mapping[str, Any]) -> RunSettings:
+        """A trial's run: the method with some fields set, through the path that `benchmarks.run` takes.
+
+        Args:
+            method: its name.
+            values: dotted field -> value.
+
+        Raises:
+            SettingsError: they do not fit.
+        """
+        changes = [f"{method}.{field}={json.dumps(value)}" for field, value in values.items()]
+        own = [text for text in self.assignments if text.strip().partition(".")[0] in (method, "all")]
+        flags = {**self.flags, "methods": [method]}
+        return resolve(self.preset, self.config, flags, [*own, *changes], self.command)
+
+    @cached_property
+    def base(self) -> RunSettings:
+        """The settings that trials have in common; those of the first method, as it is."""
+        return self.settings(self.methods[0], {})
+
+    def base_method(self, method: str) -> Method:
+        """A method as it is before a trial sets anything."""
+        return self.settings(method, {}).method_settings[method]
+
+    def current(self, method: str) -> dict[str, Any] | None:
+        """The method's own values by parameter name: what the first trial tries. None where the space lacks them."""
+        flat = flatten(self.base_method(method))
+        values = {parameter.name: flat[parameter.field] for parameter in self.spaces[method]}
+        inside = all(parameter.contains(values[parameter.name]) for parameter in self.spaces[method])
+        return values if inside else None
+
+    def grid(self, method: str) -> dict[str, list[Any]]:
+        """Parameter -> its values in a grid."""
+        return {parameter.name: parameter.grid() for parameter in self.spaces[method]}
+
+    def trials_of(self, method: str) -> int:
+        """Trials of one method: a grid has no more than its points."""
+        if self.search != "grid":
+            return self.trials
+        return min(self.trials, math.prod(len(values) for values in self.grid(method).values()))
+
+    @property
+    def seeds(self) -> range:
+        """The training seeds of every trial."""
+        return self.base.seed_range
+
+    @property
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
+        """Of the objectives, as Optuna has them."""
+        return [OBJECTIVES[name][1] for name in self.objectives]
+
+    def sampler(self, method: str, number: int) -> BaseSampler:
+        """What proposes the values of a trial; seeded by the trials before it, so that a resumed sweep goes on alike.
+
+        Args:
+            method: whose study it is.
+            number: trials that were begun before.
+        """
+        if self.search == "grid":
+            return GridSampler(self.grid(method), seed=self.search_seed)
+        seed = derived_seed(self.search_seed, "search", method, number) % 2**32
+        return RandomSampler(seed=seed) if self.search == "random" else TPESampler(seed=seed)
+
+    def make_pruner(self) -> BasePruner:
+        """What ends trials early."""
+        if self.pruner == "median":
+            return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=WARMUP_MARKS)
+        return WilcoxonPruner() if self.pruner == "wilcoxon" else NopPruner()
+
+    def described(self, method: str | None = None) -> dict[str, Any]:
+        """The sweep as plain data, for files and for the study: all that its results depend on.
+
+        Args:
+            method: the one whose study it is; None for all.
+        """
+        run = self.base.model_dump(mode="json", exclude={"command", "methods", "method_settings", "prompts"})
+        return {
+            "objectives": list(self.objectives),
+            "search": self.search,
+            "search_seed": self.search_seed,
+            "pruner": self.pruner,
+            "parameters": {
+                name: {parameter.name: parameter.text for parameter in self.spaces[name]}
+                for name in ([method] if method else self.methods)
+            },
+            "methods": {
+                name: self.base_method(name).model_dump(mode="json")
+                for name in ([method] if method else self.methods)
+            },
+            "run": run,
+            "prompts": {
+                "trained_on": list(self.base.prompts.train),
+                "judged": list(self.base.prompts.held_out),
+            },
+        }
+
+
+#: Settings that may differ between the machines that share a study: where things lie, and what changes no result.
+_LOCAL = {"model", "outcome_model", "process_reward", "preset", "micro_batch", "checkpoint_every"}
+
+
+def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Dotted names of what differs between two descriptions of a sweep; what may differ is left out."""
+    one, other = _flat(first), _flat(second)
+    names = dict.fromkeys(itertools.chain(one, other))
+    return [
+        name
+        for name in names
+        if one.get(name, _ABSENT) != other.get(name, _ABSENT) and name.removeprefix("run.") not in _LOCAL
+    ]
+
+
+_ABSENT = object()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def trial_flags(
+    base: RunSettings, flags: Mapping[str, Any], seeds: int, first_seed: int, every: int | None, kl: bool
+) -> dict[str, Any]:
+    """The fields of `RunSettings` that a sweep sets for its trials.
+
+    Args:
+        base: the run's settings without a sweep.
+        flags: what the command line names.
+        seeds, first_seed: training seeds of a trial.
+        every: iterations between evaluations; None for what the run has.
+        kl: whether the KL to the base model is an objective: then diagnostics are drawn.
+
+    Raises:
+        SettingsError: there are too few prompts, or no diagnostics to take the KL from.
+    """
+    if kl and base.evaluation.diagnostic_prompts == 0:
+        raise SettingsError("evaluation.diagnostic_prompts is 0, and the objective kl needs at least 1")
+    train, judged = split_prompts(base.prompts.train)
+    given = flags.get("evaluation", {})
+    evaluation = {
+        **given,
+        "train_prompts": min(TRAIN_PROMPTS, base.evaluation.train_prompts),
+        "diagnostic_prompts": base.evaluation.diagnostic_prompts if kl else 0,
+        "every": every or base.evaluation.every,
+    }
+    return {
+        **flags,
+        "seeds": seeds,
+        "first_seed": first_seed,
+        "prompts": {"train": train, "held_out": judged},
+        "prompts_per_iteration": min(base.prompts_per_iteration, len(train)),
+        "evaluation": evaluation,
+    }
+
+
+def quiet() -> None:
+    """Keeps Optuna's own lines out of ours, and its warnings of what it may still change."""
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)

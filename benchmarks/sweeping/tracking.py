@@ -1,0 +1,99 @@
+"""A sweep in MLflow: a parent run, and a child for each trial whose records lie in the sweep's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records import run_folder
+from benchmarks.settings import SETTINGS_FILE
+from benchmarks.sweeping.plan import Plan
+from benchmarks.sweeping.results import SWEEP_FILE, TRIALS_FILE, TUNED_FILE
+from benchmarks.sweeping.trial import Sheet, read_sheets
+from benchmarks.tracking import Child, Mirror
+
+#: State of a trial -> MLflow's status of its run.
+_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+
+
+class SweepTracker(Mirror):
+    """Copies a sweep's records to MLflow.
+
+    Args:
+        plan: the sweep.
+        output: its folder.
+        every: seconds between copies.
+    """
+
+    def __init__(self, plan: Plan, output: Path, every: float = 5.0) -> None:
+        super().__init__(output, every)
+        self.plan = plan
+
+    def _parent_tags(self) -> dict[str, str]:
+        return {**self._tags(), "study": self.plan.study}
+
+    def _tags(self) -> dict[str, str]:
+        return {"phase": "sweep", "suite": self.plan.base.suite, "preset": self.plan.base.preset}
+
+    def _begin(self) -> None:
+        described = self.plan.described()
+        values: dict[str, Any] = {
+            name: described[name] for name in ("objectives", "search", "search_seed", "pruner")
+        }
+        for method, parameters in described["parameters"].items():
+            values |= {f"{method}.{name}": text for name, text in parameters.items()}
+        base = self.plan.base
+        values |= {
+            "methods": ",".join(self.plan.methods),
+            "trials": self.plan.trials,
+            "seeds": ",".join(map(str, self.plan.seeds)),
+            "budget": f"{base.budget:g} {base.budget_unit}",
+        }
+        self._params(self._draft, values)
+
+    def _sync_all(self) -> None:
+        self._sync(closing=False)
+
+    def _sync(self, closing: bool) -> None:
+        """Copies what is new of every trial; of one under way the newest iteration waits for the next one."""
+        for folder, sheet in read_sheets(self.output):
+            ended = sheet.state in _STATUS
+            children = self._of(folder, sheet)
+            if all(child.ended for child in children.values()):
+                continue
+            for seed, child in children.items():
+                prefix = "" if len(children) == 1 else f"seed{seed}/"
+                self._copy(child, run_folder(folder, sheet.method, seed), ended or closing, prefix)
+            run_id = next(iter(children.values())).run_id
+            if ended or closing:
+                self._end(run_id, sheet)
+            for child in children.values():
+                child.ended = ended
+
+    def _of(self, folder: Path, sheet: Sheet) -> dict[int, Child]:
+        """A trial's child for each seed, all of one MLflow run, made when the trial is first seen."""
+        keys = {seed: (folder.name, seed) for seed in self.plan.seeds}
+        if any(key not in self._children for key in keys.values()):
+            tags = {**self._tags(), "method": sheet.method, "trial": str(sheet.number), "state": sheet.state}
+            run_id = self._create_child(f"{sheet.method} trial {sheet.number}", tags)
+            self._params(run_id, {**sheet.values, "method": sheet.method, "trial": sheet.number})
+            self._children |= {key: Child(run_id) for key in keys.values()}
+        return {seed: self._children[key] for seed, key in keys.items()}
+
+    def _end(self, run_id: str, sheet: Sheet) -> None:
+        """Closes a trial's run with its scores."""
+        for name, score in zip(self.plan.objectives, sheet.scores, strict=False):
+            self._client.log_metric(run_id, f"objective/{name}", score)
+        self._client.set_tag(run_id, "state", sheet.state)
+        self._client.set_tag(run_id, "trial", str(sheet.number))
+        self._client.set_terminated(run_id, _STATUS.get(sheet.state, "KILLED"))
+
+    def _close(self) -> None:
+        self._sync(closing=True)
+        for name in (SWEEP_FILE, TRIALS_FILE, TUNED_FILE, SETTINGS_FILE):
+            if (self.output / name).is_file():
+                self._client.log_artifact(self._parent, str(self.output / name))
+        if (self.output / "figures").is_dir():
+            self._client.log_artifacts(self._parent, str(self.output / "figures"), "figures")
+        states = {sheet.state for _, sheet in read_sheets(self.output)}
+        self._client.set_terminated(self._parent, "FINISHED" if states <= set(_STATUS) else "KILLED")
