@@ -41,12 +41,13 @@ def add_settings(
     parser: argparse.ArgumentParser,
     seeds: str = "how many training seeds, for each method",
     first_seed: str = "the first of them (0); tune with others than you report",
+    config: str = "settings file; an earlier run's settings.yaml repeats it",
 ) -> None:
     """Adds the options that set fields of `RunSettings`, methods apart.
 
     Args:
         parser: gets the options.
-        seeds, first_seed: what these two mean here.
+        seeds, first_seed, config: what these mean here.
     """
     add = parser.add_argument
     add("--preset", help=f"where settings begin ({DEFAULT_PRESET}); see below")
@@ -78,12 +79,7 @@ def add_settings(
         metavar="METHOD.FIELD=VALUE",
         help="change a method's field, e.g. euphonium.sampler.guidance.strength=0.5; METHOD 'all' changes every one",
     )
-    add(
-        "--config",
-        type=Path,
-        metavar="FILE.yaml",
-        help="settings file; an earlier run's settings.yaml repeats it",
-    )
+    add("--config", type=Path, metavar="FILE.yaml", help=config)
 
 
 def comma_separated(text: str) -> list[str]:

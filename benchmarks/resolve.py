@@ -73,12 +73,12 @@ def _preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as dotted names, ready for `changed`."""
     flat: dict[str, Any] = {}
     for name, value in changes.items():
         if isinstance(value, dict):
-            flat |= _nested(value, f"{prefix}{name}.")
+            flat |= nested(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
@@ -87,7 +87,7 @@ def _nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _as_written(name: str, configured: Mapping[str, Any]) -> Method:
     """A method of which all is given. A field that its file does not know yet has the default that it had then."""
     changed(
-        next(iter(CATALOG.values())), _nested(configured), name
+        next(iter(CATALOG.values())), nested(configured), name
     )  # names what is misspelt, and what is near
     return Method.model_validate(configured)
 
@@ -116,7 +116,7 @@ def _method(
     if not whole:
         ordered += [*preset.every_method.items(), *preset.per_method.get(base, {}).items()]
     changes: dict[str, Any] = {}
-    for field, value in [*ordered, *_nested(every).items(), *_nested(configured).items(), *assigned]:
+    for field, value in [*ordered, *nested(every).items(), *nested(configured).items(), *assigned]:
         # A later change of a part replaces earlier ones of what it holds; a part comes before what it holds.
         changes = {other: kept for other, kept in changes.items() if not f"{other}.".startswith(f"{field}.")}
         changes[field] = value

@@ -51,34 +51,47 @@ def arguments() -> argparse.ArgumentParser:
 _WITH_RESUME = ("resume", "output", "workers")
 
 
+def resumed_settings(given: argparse.Namespace) -> RunSettings:
+    """The settings of the run to go on with.
+
+    Raises:
+        SettingsError: --output holds no run, or other options would change it.
+    """
+    if given.output is None:
+        raise SettingsError("--resume needs --output, the folder of the run to go on with")
+    if not (given.output / SETTINGS_FILE).is_file():
+        raise SettingsError(f"--resume: {str(given.output)!r} holds no run ({SETTINGS_FILE} is missing)")
+    others = [
+        name
+        for name, value in vars(given).items()
+        if name not in _WITH_RESUME and value not in (None, [], False)
+    ]
+    if others:
+        raise SettingsError(
+            f"--resume goes on with the run's own settings; give only --output and --workers, not "
+            f"--{others[0].replace('_', '-')}"
+        )
+    config = read_config(given.output / SETTINGS_FILE)
+    command = str(config.pop("command", ""))
+    return resolve(config.pop("preset", DEFAULT_PRESET), config, {}, [], command)
+
+
 def _settings(given: argparse.Namespace, command: str) -> RunSettings:
     """The settings of a new run, or of the one to go on with."""
     if given.resume:
-        if given.output is None:
-            raise SettingsError("--resume needs --output, the folder of the run to go on with")
-        if not (given.output / SETTINGS_FILE).is_file():
-            raise SettingsError(f"--resume: {str(given.output)!r} holds no run ({SETTINGS_FILE} is missing)")
-        others = [
-            name
-            for name, value in vars(given).items()
-            if name not in _WITH_RESUME and value is not None and value != []
-        ]
-        if others:
-            raise SettingsError(
-                f"--resume goes on with the run's own settings; give only --output and --workers, not "
-                f"--{others[0].replace('_', '-')}"
-            )
-        config = read_config(given.output / SETTINGS_FILE)
-        command = str(config.pop("command", ""))
-        return resolve(config.pop("preset", DEFAULT_PRESET), config, {}, [], command)
+        return resumed_settings(given)
     config = read_config(given.config) if given.config else {}
     config.pop("command", None)
     configured = config.pop("preset", DEFAULT_PRESET)
     return resolve(given.preset or configured, config, settings_flags(given), given.set, command)
 
 
-def _output_folder(given: argparse.Namespace) -> Path:
-    """The run's folder, refused where something lies in it already."""
+def output_folder(given: argparse.Namespace) -> Path:
+    """The run's folder.
+
+    Raises:
+        SettingsError: something lies in it already, and it is not to be resumed.
+    """
     if launched():
         if given.output is None:
             raise SettingsError("under accelerate launch, name one folder for all processes with --output")
@@ -113,7 +126,7 @@ def _run(given: argparse.Namespace, command: str) -> int:
     if given.workers is not None and given.workers < 1:
         raise SettingsError(f"--workers is {given.workers}; give at least 1")
     settings = _settings(given, command)
-    output = _output_folder(given)
+    output = output_folder(given)
     return Benchmark(settings, output, given.workers, given.resume).run()
 
 
