@@ -1,0 +1,294 @@
+"""An ablation file, and the variants of a method that it asks for."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from benchmarks.resolve import nested
+from benchmarks.settings import SettingsError
+from methods.method import Method, difference, flatten
+from methods.naming import changed, closest, explain
+
+#: Of a run's folder: what its ablation compares.
+ABLATION_FILE = "ablation.yaml"
+#: What `against` calls the method that nothing is changed in.
+BASE = "base"
+GRID = "grid"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Variant(_Settings):
+    """One variant: written as its changes alone where it is compared with the base.
+
+    Attributes:
+        change: dotted field -> value; of a part only the fields that are named, and null takes a part away.
+        against: "factor-variant" that it is compared with; the base unless it is said.
+    """
+
+    change: dict[str, Any]
+    against: str = BASE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        return data if not isinstance(data, dict) or "change" in data else {"change": data}
+
+
+class Factor(_Settings):
+    """Variants that answer one question.
+
+    Attributes:
+        about: the question.
+        field, values: a field, and values that it is given one after another; the base's own is left out.
+        variants: name -> variant.
+    """
+
+    about: str = ""
+    field: str | None = None
+    values: tuple[Any, ...] = ()
+    variants: dict[str, Variant] = {}
+
+    @model_validator(mode="after")
+    def _something(self) -> Factor:
+        if (self.field is None) != (not self.values) or not (self.values or self.variants):
+            raise ValueError("give field and values, or variants, or both")
+        return self
+
+
+class Ablation(_Settings):
+    """An ablation file.
+
+    Attributes:
+        base: the method.
+        settings: fields of a run, such as budget and seeds; the command line's win.
+        factors: name -> what is changed, one thing at a time.
+        grid: field -> values: every combination of them.
+    """
+
+    base: str | None = None
+    settings: dict[str, Any] = {}
+    factors: dict[str, Factor] = {}
+    grid: dict[str, tuple[Any, ...]] = {}
+
+    @model_validator(mode="after")
+    def _something(self) -> Ablation:
+        if not self.factors and not self.grid:
+            raise ValueError("it names neither factors nor grid: there is nothing to compare")
+        if GRID in self.factors:
+            raise ValueError(f"a factor cannot be called {GRID!r}; choose another name")
+        return self
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant, ready to run.
+
+    Attributes:
+        name: the method's name in the run.
+        factor, variant: where it comes from.
+        about: the factor's question.
+        against: name of the method that it is compared with.
+        method: all its settings.
+    """
+
+    name: str
+    factor: str
+    variant: str
+    about: str
+    against: str
+    method: Method
+
+
+def read_ablation(path: Path) -> Ablation:
+    """An ablation file.
+
+    Raises:
+        SettingsError: it is missing, or says nothing that could be run.
+    """
+    if not path.is_file():
+        raise SettingsError(f"ablation file {str(path)!r} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"ablation file {str(path)!r} is no YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"ablation file {str(path)!r} holds no mapping with factors or grid")
+    for name in content:
+        if name not in Ablation.model_fields:
+            raise SettingsError(
+                f"ablation file {str(path)!r}: unknown field {name!r}; {closest(str(name), Ablation.model_fields)}"
+            )
+    try:
+        return Ablation.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(f"ablation file {str(path)!r}: {explain(error)}") from error
+
+
+def make_arms(ablation: Ablation, base: Method, only: Sequence[str] = ()) -> tuple[list[Arm], list[str]]:
+    """The variants of a method, in the file's order.
+
+    Args:
+        ablation: the file.
+        base: the method as it runs.
+        only: factors to take; none for all.
+
+    Returns:
+        The variants, and those left out because they are the base: (factor-variant, ...).
+
+    Raises:
+        SettingsError: a change that cannot be, or a name that does not exist.
+    """
+    known = [*ablation.factors, *([GRID] if ablation.grid else [])]
+    for name in only:
+        if name not in known:
+            raise SettingsError(f"--factors names {name!r}; {closest(name, known)}")
+    asked = [entry for entry in _asked(ablation, base) if not only or entry[0] in only]
+    names = [f"{factor}-{label}" for factor, label, *_ in asked]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"the ablation asks for {name} twice; give each variant a name of its own")
+    same = []
+    arms = []
+    for (factor, label, about, variant), name in zip(asked, names, strict=True):
+        if variant.against != BASE and variant.against not in names:
+            raise SettingsError(
+                f"{name}: against is {variant.against!r}; {closest(variant.against, [BASE, *names])}"
+            )
+        full = f"{base.name}.{name}"
+        method = _changed(base, variant.change, full)
+        if not difference(base, method):
+            same.append(name)
+        else:
+            arms.append(Arm(full, factor, label, about, variant.against, method))
+    return [_against(arm, base, same) for arm in arms], same
+
+
+def _against(arm: Arm, base: Method, same: Sequence[str]) -> Arm:
+    """An arm whose `against` is a method of the run: what is the base is not run twice."""
+    other = base.name if arm.against in (BASE, *same) else f"{base.name}.{arm.against}"
+    return Arm(arm.name, arm.factor, arm.variant, arm.about, other, arm.method)
+
+
+def _asked(ablation: Ablation, base: Method) -> Iterable[tuple[str, str, str, Variant]]:
+    """(factor, variant's name, question, variant)."""
+    flat = flatten(base)
+    for name, factor in ablation.factors.items():
+        for value in factor.values:
+            assert factor.field is not None  # Factor has both or none
+            if flat.get(factor.field) != value:
+                yield name, _label(value), factor.about, Variant(change={factor.field: value})
+        for label, variant in factor.variants.items():
+            yield name, label, factor.about, variant
+    if ablation.grid:
+        for values in itertools.product(*ablation.grid.values()):
+            change = dict(zip(ablation.grid, values, strict=True))
+            label = "+".join(f"{field.rpartition('.')[2]}-{_label(value)}" for field, value in change.items())
+            yield GRID, label, "", Variant(change=change)
+
+
+def _label(value: Any) -> str:
+    """A value as part of a name, which also names a folder."""
+    text = f"{value:g}" if isinstance(value, float) else str(value).lower()
+    return re.sub(r"[^\w.+-]+", "_", text)
+
+
+def _changed(base: Method, change: Mapping[str, Any], name: str) -> Method:
+    try:
+        return changed(base, {**nested(change), "name": name}, name)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def shown_difference(base: Method, other: Method) -> dict[str, tuple[Any, Any]]:
+    """The fields in which a variant differs from its base: field -> both values.
+
+    A part that one of them lacks is one entry with None for that one, where the other's is "set".
+    """
+    flats = flatten(base), flatten(other)
+    found: dict[str, tuple[Any, Any]] = {}
+    for field, (before, after) in difference(base, other).items():
+        part = next((name for name in _parts(field) if name in flats[1] and flats[1][name] is None), None)
+        if part is not None:
+            found[part] = ("set", None)
+        else:
+            found[field] = (before, after)
+    return found
+
+
+def _parts(field: str) -> Iterable[str]:
+    """ "a.b.c" -> "a", "a.b"."""
+    names = field.split(".")
+    return (".".join(names[:count]) for count in range(1, len(names)))
+
+
+def shown(value: Any) -> str:
+    """A setting as a reader sees it."""
+    if value is None:
+        return "none"
+    return (
+        f"{value:g}"
+        if isinstance(value, float)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
+
+
+def described(base: Method, other: Method) -> str:
+    """ "process.credit: next_state → state; distillation: set → none"."""
+    pairs = shown_difference(base, other).items()
+    return "; ".join(f"{field}: {shown(before)} → {shown(after)}" for field, (before, after) in pairs)
+
+
+def write_arms(path: Path, base: Method, arms: Sequence[Arm]) -> None:
+    """Writes what is compared with what beside the run; the methods themselves are in its settings."""
+    content = {
+        "base": base.name,
+        "arms": [
+            {
+                "name": arm.name,
+                "factor": arm.factor,
+                "variant": arm.variant,
+                "about": arm.about,
+                "against": arm.against,
+                "differs": described(base, arm.method),
+            }
+            for arm in arms
+        ],
+    }
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
+
+
+def read_arms(path: Path, methods: Mapping[str, Method]) -> tuple[Method, list[Arm]]:
+    """The base and the variants of a run's folder.
+
+    Args:
+        path: what `write_arms` wrote.
+        methods: the run's, by name.
+
+    Raises:
+        SettingsError: the folder is of no ablation.
+    """
+    if not path.is_file():
+        raise SettingsError(
+            f"{str(path)!r} is missing: the folder is of no ablation, go on with benchmarks.run"
+        )
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    fields = ("name", "factor", "variant", "about", "against")
+    arms = [
+        Arm(**{field: arm[field] for field in fields}, method=methods[arm["name"]]) for arm in content["arms"]
+    ]
+    return methods[content["base"]], arms

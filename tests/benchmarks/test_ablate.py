@@ -1,0 +1,332 @@
+"""Ablations: a variant is the base but for what is named, and the table says what that did."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from scipy.stats import ttest_ind
+from torch import Tensor
+
+from benchmarks import ablate
+from benchmarks.ablating.variants import make_arms, read_ablation, shown_difference
+from benchmarks.resolve import nested, resolve
+from benchmarks.settings import SettingsError
+from benchmarks.task import Training
+from methods.method import Method, difference, flatten
+from rewards.suites import REWARDS
+from samplers import Sampler
+from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt
+from tests.world import world_flags
+
+SHIPPED = sorted((Path(__file__).parents[2] / "benchmarks" / "ablations").glob("*.yaml"))
+
+
+def base_method(name: str = "euphonium") -> Method:
+    return resolve("default", {}, {"methods": [name]}, [], "").method_settings[name]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_variants_differ_from_the_base_in_what_they_name_and_nothing_else(path: Path) -> None:
+    ablation = read_ablation(path)
+    assert ablation.base is not None
+    base = base_method(ablation.base)
+    arms, same = make_arms(ablation, base)
+    named = {
+        f"{factor}-{name}": nested(variant.change)
+        for factor, entry in ablation.factors.items()
+        for name, variant in entry.variants.items()
+    }
+    assert len(arms) > 15
+    names = [arm.name for arm in arms]
+    assert len({arm.method.model_dump_json(exclude={"name"}) for arm in arms}) == len(arms)
+    for arm in arms:
+        fields = named.get(f"{arm.factor}-{arm.variant}") or {ablation.factors[arm.factor].field: ...}
+        found = difference(base, arm.method)
+        strangers = [
+            name for name in found if not any(f"{name}.".startswith(f"{field}.") for field in fields)
+        ]
+        # What makes a part anew has the part's defaults beside what is named.
+        assert all(name.startswith("outcome_guidance.") for name in strangers), (arm.name, strangers)
+        assert found
+        assert arm.against in (base.name, *names)
+    assert same == ["guidance_window-all"]
+
+
+def shifts(method: Method) -> tuple[float, float]:
+    """Sums over the steps of the noise's variance, and of how far a unit gradient moves the mean."""
+    sampler, guidance = Sampler(method.sampler), method.sampler.guidance
+    assert guidance is not None
+    steps = (sampler.sigmas[:-1] - sampler.sigmas[1:]).tolist()
+    guided = guidance.steps(sampler.num_steps)
+    variance, shift = 0.0, 0.0
+    for index, step in enumerate(steps):
+        t = float(sampler.sigmas[index])
+        level = method.sampler.noise.level
+        bounded = max(1 - t, 1 - float(sampler.sigmas[1]))
+        g2 = level**2 * (1.0 if method.sampler.noise.kind == "constant" else t / bounded)
+        variance += g2 * step
+        if guided[index]:
+            shift += step * (guidance.scale if guidance.scale is not None else guidance.strength * g2 / 2)
+    return variance, shift
+
+
+def test_shipped_strengths_are_rescaled_as_they_say() -> None:
+    """Equal noise and equal shift in all, for what only spends them elsewhere."""
+    (path,) = [path for path in SHIPPED if path.stem == "euphonium"]
+    base = base_method()
+    arms = {f"{arm.factor}-{arm.variant}": arm.method for arm in make_arms(read_ablation(path), base)[0]}
+    variance, shift = shifts(base)
+    assert (variance, shift) == pytest.approx((1.0, 6.0))
+    for name in ("noise-flow_grpo", "strength-absolute"):
+        assert shifts(arms[name]) == pytest.approx((variance, shift), rel=0.02)
+    early, late = (shifts(arms[f"guidance_window-{name}"])[1] for name in ("early", "late"))
+    assert early + late == pytest.approx(shift)  # the two halves of the base's
+    # 12 at the raw gradient's mean length of 0.52, as the records of untrained policies have it.
+    assert shifts(arms["gradient-normalised"])[1] == pytest.approx(0.52 * shift, rel=0.02)
+
+
+class Ablated:
+    """Runs the command line on the tiny world, in this process."""
+
+    def __init__(self, world: Path, folder: Path) -> None:
+        self.world, self.folder = world, folder
+
+    def file(self, content: dict[str, Any], **settings: Any) -> Path:
+        values = {**world_flags(self.world), "method_settings": {"all": {"group_size": 2}}, **settings}
+        (self.folder / "settings.yaml").write_text(yaml.safe_dump(_plain(values)))
+        path = self.folder / "ablation.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    def __call__(self, *arguments: object, output: str = "out") -> Result:
+        where = ["--output", self.folder / output, "--workers", 1]
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                code = ablate.main(list(map(str, [*arguments, *where])))
+            except SystemExit as exit_:
+                code = int(exit_.code or 0)
+        return Result(code, out.getvalue(), err.getvalue(), self.folder / output)
+
+    def run(self, content: dict[str, Any], *arguments: object, **settings: Any) -> Result:
+        file = self.file(content, **settings)
+        return self("euphonium", "--config", file, "--settings", self.folder / "settings.yaml", *arguments)
+
+
+@pytest.fixture
+def ablated(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ablated:
+    """Without the report page and MLflow, and judged by the videos' brightness, which training changes."""
+    monkeypatch.setattr("benchmarks.run.Benchmark._animate", lambda _: None)
+    monkeypatch.setattr("benchmarks.tracking.Tracker", NoTracker)
+    monkeypatch.setattr("analysis.report.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setitem(REWARDS, "accuracy", lambda _: brightness)
+    return Ablated(world, tmp_path)
+
+
+def brightness(videos: Tensor, prompts: Sequence[str]) -> Tensor:
+    return videos.mean(dim=(1, 2, 3, 4))
+
+
+FILE: dict[str, Any] = {
+    "factors": {
+        "guidance": {
+            "about": "Does guidance help?",
+            "variants": {"unguided": {"sampler.guidance": None, "distillation": None, "guidance_decay": 1.0}},
+        },
+        "credit": {"field": "process.credit", "values": ["state", "next_state", "difference"]},
+        "rate": {
+            "variants": {
+                "high": {"optimiser": {"learning_rate": 0.01}},
+                "higher": {"change": {"optimiser.learning_rate": 0.03}, "against": "rate-high"},
+            }
+        },
+    }
+}
+
+
+def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records, resume and table: every number as it follows from the records, by other code."""
+    given = ("--seeds", 2, "--budget", 2)
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 9)
+        assert ablated.run(FILE, *given).code == 130
+    result = ablated("--resume")
+    assert result.code == 0, result.err
+    table = pd.read_csv(
+        result.folder / "tables" / "ablation.csv", keep_default_na=False, na_values={"low": ""}
+    )
+    assert table["variant"].tolist() == ["euphonium", "unguided", "state", "difference", "high", "higher"]
+    evaluations = result.rows("evaluations")
+    last = evaluations[(evaluations["iteration"] == 2) & (evaluations["split"] == "held_out")]
+    seeds = last[last["reward"] == "accuracy"].groupby(["method", "seed"])["value"].mean()
+    names = dict(zip(table["variant"], ["euphonium", *_names(result)], strict=True))
+    compared = {**dict.fromkeys(names, "euphonium"), "higher": "high"}
+    for _, row in table.iterrows():
+        mine = seeds[names[row["variant"]]].to_numpy()
+        assert row["seeds"] == 2
+        assert row["final"] == pytest.approx(mine.mean(), rel=1e-5)
+        if row["variant"] == "euphonium":
+            continue
+        test = ttest_ind(mine, seeds[names[compared[row["variant"]]]].to_numpy(), equal_var=False)
+        interval = test.confidence_interval(1 - 0.05 / 5)
+        assert (row["low"], float(row["high"])) == pytest.approx((interval.low, interval.high), rel=1e-4)
+        assert float(row["confidence"]) == pytest.approx(0.99)
+        assert row["verdict"] == ("told apart" if test.pvalue < 0.05 / 5 else "not told apart")
+    rollouts = result.rows("iterations")
+    guided = rollouts[rollouts["metric"] == "diagnostic/guided/accuracy"]
+    ends = guided[guided["method"] == "euphonium"].groupby("iteration")["value"].mean()
+    assert float(table["guided_before"][0]) == pytest.approx(ends[0], rel=1e-4)
+    assert float(table["guided_after"][0]) == pytest.approx(ends[2], rel=1e-4)
+    assert table["guided_after"][1] == ""  # the unguided one has no such rollouts
+    kl = rollouts[(rollouts["metric"] == "diagnostic/kl_to_base") & (rollouts["iteration"] == 2)]
+    means = kl.groupby("method")["value"].mean()
+    assert [float(value) for value in table["kl_to_base"]] == pytest.approx(
+        [means[names[name]] for name in table["variant"]], rel=1e-4
+    )
+    text = (result.folder / "tables" / "ablation.md").read_text()
+    assert "| *Does guidance help?* |" in text
+    assert "process.credit: next_state → state |" in text
+    assert "to rate-high" in text
+    assert "each at 99 % so that all 5 hold together" in text
+    assert {"ablation.png", "ablation.svg"} <= {path.name for path in (result.folder / "figures").iterdir()}
+
+
+def _names(result: Result) -> list[str]:
+    return [arm["name"] for arm in yaml.safe_load((result.folder / "ablation.yaml").read_text())["arms"]]
+
+
+def test_a_dry_run_prints_the_variants_and_does_nothing(ablated: Ablated) -> None:
+    result = ablated.run(FILE, "--dry-run")
+    assert result.code == 0, result.err
+    assert not result.folder.exists()
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert any("credit: state │ process.credit: next_state → state │ base" in line for line in lines)
+    assert any("rate: higher │ optimiser.learning_rate: 0.0003 → 0.03 │ rate-high" in line for line in lines)
+    assert not any("│ credit: next_state │" in line for line in lines)
+
+
+def dry(ablated: Ablated, content: dict[str, Any], *arguments: object, **settings: Any) -> tuple[Any, ...]:
+    file = ablated.file(content, **settings)
+    given = ["euphonium", "--config", file, "--settings", ablated.folder / "settings.yaml", *arguments]
+    return ablate.plan(ablate.arguments().parse_args(list(map(str, given))), "")
+
+
+def test_variants_follow_the_base_as_it_is_set(ablated: Ablated) -> None:
+    """--set changes the base, and the variants with it but for what they change; what becomes the base is left out."""
+    given = ("--set", "euphonium.process.credit=state", "--set", "all.clip_range=0.5", "--seeds", 2)
+    settings, _, arms, same = dry(ablated, FILE, *given)
+    assert [arm.variant for arm in arms] == ["unguided", "next_state", "difference", "high", "higher"]
+    assert same == []
+    assert settings.methods == ("euphonium", *(arm.name for arm in arms))
+    assert settings.seeds == 2
+    for arm in arms:
+        assert settings.method_settings[arm.name] == arm.method
+        assert arm.method.clip_range == 0.5
+        assert arm.method.group_size == 2
+    assert flatten(arms[0].method)["process.credit"] == "state"
+    _, _, arms, same = dry(ablated, FILE, "--set", "all.optimiser.learning_rate=0.01")
+    assert same == ["rate-high"]
+    assert {arm.variant: arm.against for arm in arms}["higher"] == "euphonium"
+
+
+def test_a_grid_is_every_combination_but_the_base(ablated: Ablated) -> None:
+    grid = {"grid": {"sampler.noise.level": [0.5, 1.0], "process.credit": ["state", "next_state"]}}
+    _, base, arms, same = dry(ablated, grid)
+    assert [arm.name.removeprefix("euphonium.grid-") for arm in arms] == [
+        "level-0.5+credit-state",
+        "level-0.5+credit-next_state",
+        "level-1+credit-state",
+    ]
+    assert same == ["grid-level-1+credit-next_state"]
+    assert shown_difference(base, arms[0].method) == {
+        "sampler.noise.level": (1.0, 0.5),
+        "process.credit": ("next_state", "state"),
+    }
+
+
+def test_some_factors_only(ablated: Ablated) -> None:
+    _, _, arms, _ = dry(ablated, FILE, "--factors", "guidance,rate")
+    assert [arm.factor for arm in arms] == ["guidance", "rate", "rate"]
+
+
+def test_settings_of_the_file_and_of_the_command_line(ablated: Ablated) -> None:
+    content = {**FILE, "settings": {"budget": 7, "seeds": 4, "evaluation": {"every": 3}}}
+    settings = dry(ablated, content, "--seeds", 5)[0]
+    assert (settings.budget, settings.seeds, settings.evaluation.every) == (7, 5, 3)
+
+
+def variant(**fields: Any) -> dict[str, Any]:
+    return {
+        "factors": {
+            "f": {"variants": {"v": {name.replace("__", "."): value for name, value in fields.items()}}}
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (
+            variant(sampler__noise__levle=1),
+            (),
+            "euphonium.f-v: unknown field 'levle' in 'sampler.noise'; did you mean",
+        ),
+        (variant(group_size=1), (), "euphonium.f-v: group_size is 1: Input should be greater"),
+        (variant(outcome_weight=0, process=None), (), "no reward is left to learn from"),
+        (
+            {"factors": {"f": {"variants": {"v": {"change": {}, "against": "g-v"}}}}},
+            (),
+            "f-v: against is 'g-v'; ",
+        ),
+        ({"factors": {"f": {"field": "group_size"}}}, (), "factors.f: give field and values, or variants"),
+        ({"factors": {"f": {"about": "?"}}}, (), "factors.f: give field and values, or variants"),
+        ({"factor": {}}, (), "unknown field 'factor'; did you mean 'factors'?"),
+        ({}, (), "it names neither factors nor grid"),
+        ({**FILE, "settings": {"bugdet": 3}}, (), "settings.bugdet is no field of a run"),
+        ({**FILE, "settings": {"methods": ["x"]}}, (), "settings.methods is no field of a run"),
+        (FILE, ("--factors", "guidence"), "--factors names 'guidence'; did you mean 'guidance'?"),
+        (FILE, ("--set", "dance_grpo.group_size=4"), "--set names method 'dance_grpo', which does not run"),
+        (
+            {"factors": {"f": {"field": "clip_range", "values": [1e-4]}}},
+            (),
+            "no variant of euphonium is left to run",
+        ),
+        (
+            {
+                "factors": {
+                    "f": {"field": "clip_range", "values": [0.1], "variants": {"0.1": {"clip_range": 0.2}}}
+                }
+            },
+            (),
+            "asks for f-0.1 twice",
+        ),
+    ],
+)
+def test_what_cannot_be_run_says_value_and_remedy(
+    ablated: Ablated, content: dict[str, Any], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        dry(ablated, content, *arguments)
+    assert message in " ".join(str(error.value).split())
+
+
+def test_files_and_names_that_are_missing(ablated: Ablated, tmp_path: Path) -> None:
+    nowhere: list[tuple[Callable[[], Result], str]] = [
+        (lambda: ablated("euphonium"), "--config is missing; name an ablation file"),
+        (lambda: ablated("euphonium", "--config", tmp_path / "no.yaml"), "does not exist"),
+        (lambda: ablated("--config", ablated.file(FILE)), "no base is named"),
+        (lambda: ablated("euphonim", "--config", ablated.file(FILE)), "did you mean 'euphonium'?"),
+        (lambda: ablated("--resume"), "holds no run"),
+    ]
+    for call, message in nowhere:
+        result = call()
+        assert result.code == 2
+        assert message in result.err
+        assert not result.folder.exists()
