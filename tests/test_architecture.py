@@ -26,7 +26,12 @@ WITHOUT: dict[str, set[str]] = {
     "analysis": {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "mlflow"},
 }
 #: The modules of `benchmarks` that turn records into reports, tables and figures.
-READS_ANALYSIS = {"benchmarks/run.py", "benchmarks/sweeping/plots.py", "benchmarks/ablating/table.py"}
+READS_ANALYSIS = {
+    "benchmarks/run.py",
+    "benchmarks/ablate.py",
+    "benchmarks/ablating/table.py",
+    "benchmarks/sweeping/plots.py",
+}
 #: Libraries that some modules of samplers name, but `import samplers` must not load.
 SAMPLERS_CORE_WITHOUT = {"diffusers", "matplotlib"}
 
