@@ -116,7 +116,12 @@ def ratio(value: float) -> str:
         return "neither reaches it"
     if value == 0:
         return "not reached"
-    return "reached by it alone" if math.isinf(value) else f"{value:.2f}×"
+    return "reached by it alone" if math.isinf(value) else f"{_times(value)}×"
+
+
+def _times(value: float) -> str:
+    """Three significant digits at most: more would pretend."""
+    return f"{value:.2f}" if value < 10 else f"{value:.3g}" if value < 100 else "over 100"
 
 
 def bounds(low: float, high: float) -> str:
@@ -124,8 +129,8 @@ def bounds(low: float, high: float) -> str:
     if math.isnan(low) or math.isnan(high):
         return "no interval"
     if math.isinf(high):
-        return f"{low:.2f} or more" if low > 0 else "no bound"
-    return f"{low:.2f} to {high:.2f}" if low > 0 else f"{high:.2f} or less"
+        return f"{_times(low)} or more" if low > 0 else "no bound"
+    return f"{_times(low)} to {_times(high)}" if low > 0 else f"{_times(high)} or less"
 
 
 def percent(share: float) -> str:

@@ -130,7 +130,7 @@ def _percentiles(value: float, drawn: Floats, seeds: int, confidence: float, how
     if not low < high:
         why = NO_SPREAD
     elif seeds < FEWEST_FOR_BOOTSTRAP:
-        why = f"A bootstrap over {seeds} seeds is too narrow: it needs at least {FEWEST_FOR_BOOTSTRAP}, better 10."
+        why = f"A bootstrap over {seeds} seeds is too narrow: it needs at least {FEWEST_FOR_BOOTSTRAP}."
     return Estimate(value, float(low), float(high), seeds, confidence, how, not why, why)
 
 
