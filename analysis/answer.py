@@ -209,7 +209,7 @@ def _reaching(entries: list[Speed], goal: str) -> str:
         if not clauses and len(unclear) > NAMED:
             clauses.append(f"of none of {names} can it be said whether it reaches {goal} sooner")
         elif not clauses:
-            clauses.append(f"whether {names} reaches {goal} sooner cannot be said")
+            clauses.append(f"it cannot be said whether {names} reaches {goal} sooner")
         else:
             clauses.append(f"of {names} it cannot be said")
     return "; ".join(clauses)
