@@ -78,6 +78,9 @@ class Mirror(ABC):
         every: seconds between copies.
     """
 
+    #: What a person does about runs that the store did not get.
+    _remedy = "the same command with --resume sends the rest"
+
     def __init__(self, output: Path, every: float) -> None:
         self.output, self.every = output, every
         self._client: Any = None
@@ -139,10 +142,8 @@ class Mirror(ABC):
             return ""
         left = sum(not child.ended for child in self._children.values())
         unsent = f"{left} of {len(self._children)} runs were" if self._children else "nothing was"
-        return (
-            f"MLflow: {self._problem}; {unsent} not sent whole; the records in {self.output} are complete, and the "
-            "same command with --resume sends the rest"
-        )
+        complete = f"the records in {self.output} are complete, and {self._remedy}"
+        return f"MLflow: {self._problem}; {unsent} not sent whole; {complete}"
 
     def _work(self) -> None:
         """The thread: copies every few seconds until told to end, and then once more."""

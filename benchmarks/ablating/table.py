@@ -62,7 +62,7 @@ class Row:
         if self.difference is None:
             return ""
         if not self.difference.known:
-            return "cannot be said"
+            return "cannot be told"
         return "told apart" if self.difference.excludes_zero else "not told apart"
 
 
@@ -192,8 +192,8 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
             row.differs or text.NONE,
             text.number(_mean(row.finals)),
             text.NONE if row.difference is None else text.signed(row.difference.mean),
-            _interval(row),
-            row.verdict,
+            text.NONE if row.difference is None else text.interval(row.difference),
+            _verdict(row),
             _change(row.guided),
             _change(row.unguided),
             text.number(row.kl),
@@ -202,11 +202,8 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     ]
 
 
-def _interval(row: Row) -> str:
-    if row.difference is None:
-        return text.NONE
-    shown = text.interval(row.difference)
-    return shown if row.against == "base" else f"{shown} to {row.against}"
+def _verdict(row: Row) -> str:
+    return row.verdict if row.against in ("", "base") else f"{row.verdict} from {row.against}"
 
 
 def _change(values: tuple[float, float]) -> str:
@@ -218,9 +215,13 @@ def note(run: Run, rows: Sequence[Row]) -> str:
     count = len(rows) - 1
     seeds = sorted({len(row.finals) for row in rows})
     each = 1 - (1 - CONFIDENCE) / max(count, 1)
-    told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    told = (
+        ("1 seed" if seeds[0] == 1 else f"{seeds[0]} seeds")
+        if len(seeds) == 1
+        else f"{seeds[0]} to {seeds[-1]} seeds"
+    )
     return (
-        f"Final: {text.reward_name(run.suite.headline)} on held-out prompts, mean of {told} seeds at {run.budget}. "
+        f"Final: {text.reward_name(run.suite.headline)} on held-out prompts, mean of {told} at {run.budget}. "
         f"Difference: to the base where no other is named; Welch's intervals, each at {100 * each:.4g} % so that all "
         f"{count} hold together with 95 % confidence. Rollouts: the same reward of the method's own stochastic "
         "rollouts with full guidance and with none, before training and at the end: what the policy kept of the "
@@ -284,6 +285,6 @@ def _figure(run: Run, rows: Sequence[Row], folder: Path) -> list[Path]:
         Line2D([], [], color=INK, linestyle="", label=f"base {_mean(rows[0].finals):.3f}"),
     ]
     confidence = f"{100 * compared[0].difference.confidence:.4g} %" if compared[0].difference else ""
-    footer = f"{len(rows[0].finals)} seeds, {run.budget} each. Intervals at {confidence}: all hold together at 95 %."
+    footer = f"{len(rows[0].finals)} seed(s), {run.budget} each. Intervals at {confidence}: all hold together at 95 %."
     surround(drawn, f"What each change does to {rows[0].variant}", footer, handles)
     return save(drawn, folder, "ablation")

@@ -25,6 +25,8 @@ class SweepTracker(Mirror):
         every: seconds between copies.
     """
 
+    _remedy = "the same command sends the rest"
+
     def __init__(self, plan: Plan, output: Path, every: float = 5.0) -> None:
         super().__init__(output, every)
         self.plan = plan

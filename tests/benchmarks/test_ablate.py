@@ -193,7 +193,7 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
     text = (result.folder / "tables" / "ablation.md").read_text()
     assert "| *Does guidance help?* |" in text
     assert "process.credit: next_state → state |" in text
-    assert "to rate-high" in text
+    assert "apart from rate-high |" in text
     assert "each at 99 % so that all 5 hold together" in text
     assert {"ablation.png", "ablation.svg"} <= {path.name for path in (result.folder / "figures").iterdir()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -23,7 +22,7 @@ from analysis.records import load_run
 from benchmarks import sweep
 from benchmarks.records import read_rows
 from benchmarks.resolve import read_config, resolve
-from benchmarks.sweeping import plan, tracking
+from benchmarks.sweeping import plan
 from benchmarks.sweeping.trial import read_sheets
 from benchmarks.task import Training
 from benchmarks.testbed.scenes import prompt_split
@@ -416,18 +415,22 @@ def test_messages_name_the_remedy(swept: Swept, tmp_path: Path) -> None:
             path.unlink()
 
 
-def test_a_sweep_that_resumes_in_mlflow_goes_on_with_its_runs(
+def test_a_store_out_of_reach_harms_no_trial_and_gets_all_when_it_is_back(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a store that refuses everything harms no trial."""
     monkeypatch.setattr("benchmarks.sweeping.plots.write_figures", lambda *_: [])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
     swept = Swept(world, tmp_path)
     result = swept(*ONE, "--trials", 1, budget=1)
     assert result.code == 0
     assert result.err.startswith("warning: MLflow: ")
-    assert (
-        json.loads((result.folder / "trials" / "0000-dance_grpo" / "trial.json").read_text())["state"]
-        == "complete"
-    )
-    assert tracking.SweepTracker is not NoTracker
+    assert result.err.rstrip().endswith("are complete, and the same command sends the rest")
+    assert trials(result)["state"].tolist() == ["complete"]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    again = swept(*ONE, "--trials", 1, budget=1)
+    assert (again.code, again.err) == (0, "")
+    client = MlflowClient(tracking_uri=f"sqlite:///{result.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert names == {"out", "dance_grpo trial 0"}
