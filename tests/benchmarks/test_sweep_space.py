@@ -8,8 +8,9 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks import sweep
 from benchmarks.settings import SettingsError
+from benchmarks.sweeping.options import arguments as options
+from benchmarks.sweeping.options import make_plan
 from benchmarks.sweeping.plan import Plan, differing_settings, split_prompts
 from benchmarks.sweeping.space import SHORT, Parameter, caution, parse
 from benchmarks.testbed.scenes import prompt_split
@@ -21,7 +22,7 @@ EUPHONIUM = CATALOG["euphonium"]
 
 
 def plan(*arguments: str) -> Plan:
-    return sweep.make_plan(sweep.arguments().parse_args(arguments), "study", "sqlite:///unused.db", "")
+    return make_plan(options("").parse_args(arguments), "study", "sqlite:///unused.db", "")
 
 
 def one(text: str, full_weights: bool = False) -> Parameter:
