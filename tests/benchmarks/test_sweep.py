@@ -106,12 +106,12 @@ class Scripted:
         return torch.full((len(videos),), self.value)
 
 
-def script(monkeypatch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
+def script(monkeypatch: pytest.MonkeyPatch, values: Sequence[float], methods: int = 1) -> None:
     """The headline reward of the trials, in their order; of the base model it is the first one's.
 
-    A sweep loads the suite once to check that it can, and once for each trial.
+    A sweep loads the suite once a method to check that it can, and once for each trial.
     """
-    left = iter([0.0, *values])
+    left = iter([*[0.0] * methods, *values])
     monkeypatch.setitem(REWARDS, "accuracy", lambda _: Scripted(next(left)))
 
 
@@ -121,7 +121,8 @@ ONE = ("--methods", "dance_grpo", "--params", "noise,learning_rate")
 def test_a_whole_sweep(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two methods, with figures and MLflow: what lies where, and that the best trial is what the runner will run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    script(monkeypatch, [*[0.5, 0.4] * 2, 0.0, 0.3, 0.45, 0.9, 0.7, 0.7][1:])
+    values = [0.5, 0.4, 0.625, 0.3, 0.45, 0.875, 0.75, 0.7]
+    script(monkeypatch, values, methods=2)
     swept = Swept(world, tmp_path)
     given = ("--methods", "euphonium,dance_grpo", "--params", "guidance,noise", "--trials", 4)
     result = swept(*given, "--set", "all.clip_range=0.02", budget=2)
@@ -130,6 +131,9 @@ def test_a_whole_sweep(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert dict(table.groupby("method")["trial"].count()) == {"euphonium": 4, "dance_grpo": 4}
     assert set(table["state"]) == {"complete"}
     assert set(table["iterations"]) == {2}  # the same budget each
+    for place, method in enumerate(("euphonium", "dance_grpo")):  # they take turns
+        rewards = table.loc[table["method"] == method, "reward"].astype(float)
+        assert rewards.tolist() == pytest.approx(values[place::2])
     best = {name: rows.loc[rows["reward"].idxmax()] for name, rows in table.groupby("method")}
 
     # What the runner makes of the tuned settings is the best trial's method; held-out prompts and seeds are its own.
