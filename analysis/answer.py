@@ -128,7 +128,10 @@ def _sentence(
     else:
         ended = f"{best.method} ended highest" if several else f"{best.method} was trained"
     verb = "rose" if best.gain.mean > 0 else "fell" if best.gain.mean < 0 else "stayed"
-    moved = f"{_headline(run)} on {prompts} {verb} from {text.number(best.base)} to {text.number(best.final)}"
+    way = f"from {text.number(best.base)} to {text.number(best.final)}"
+    moved = (
+        f"{_headline(run)} on {prompts} {verb} {f'at {text.number(best.final)}' if verb == 'stayed' else way}"
+    )
     return f"{ended}: {moved} ({_gain(best)}){_telling_apart(standings, differences)}."
 
 
@@ -295,6 +298,6 @@ def _uncharged(run: Run, methods: list[str]) -> list[str]:
     names = text.listed([str(name) for name in paid.index])
     return [
         f"Training the process reward model took {text.cost(float(paid.mean()), 'tflops')} TFLOP, "
-        f"{paid.mean() / used:.2g} times what a run of {names} used; the budget does not charge it "
+        f"{text.factor(float(paid.mean() / used))} times what a run of {names} used; the budget does not charge it "
         "(--charge-prm does)."
     ]

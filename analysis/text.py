@@ -119,6 +119,11 @@ def ratio(value: float) -> str:
     return "reached by it alone" if math.isinf(value) else f"{_times(value)}×"
 
 
+def factor(value: float) -> str:
+    """How many times: `3.4`, `39`, `390`."""
+    return f"{value:.2g}" if value < 100 else f"{float(f'{value:.2g}'):,.0f}"
+
+
 def _times(value: float) -> str:
     """Three significant digits at most: more would pretend."""
     return f"{value:.2f}" if value < 10 else f"{value:.3g}" if value < 100 else "over 100"

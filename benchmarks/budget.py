@@ -47,15 +47,10 @@ class Budget:
             SettingsError: it does not.
         """
         used = ledger.used(self.unit)
-        if ledger.iterations == 0 and not self.has_room(ledger):
-            raise SettingsError(
-                f"charge_prm: the process reward's training used {used:g} of {self.amount:g} {self.unit}, and nothing "
-                f"is left for {method}: give a larger budget, or leave charge_prm out"
-            )
         if ledger.iterations == 1 and used > self.amount * (1 + 1e-9):
             raise SettingsError(
                 f"budget is {self.amount:g} {self.unit}, less than one iteration of {method} costs: give at least "
-                f"{used:.3g}"
+                f"{used:.3g}, and a new --output"
             )
 
     def expected_iterations(self, ledger: Ledger) -> int:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +46,11 @@ class Status:
 def run_folder(output: Path, method: str, seed: int) -> Path:
     """Where one (method, seed) keeps its files."""
     return output / "runs" / (BASE if method == BASE else f"{method}-seed{seed}")
+
+
+def resume_command(output: Path) -> str:
+    """The command line that goes on with a benchmark."""
+    return shlex.join(["python", "-m", "benchmarks.run", "--resume", "--output", str(output)])
 
 
 def replace_text(path: Path, text: str) -> None:

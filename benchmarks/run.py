@@ -23,7 +23,7 @@ from benchmarks.commandline import (
     settings_flags,
 )
 from benchmarks.locking import alone
-from benchmarks.records import replace_text
+from benchmarks.records import replace_text, resume_command
 from benchmarks.resolve import read_config, resolve
 from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError
 
@@ -119,7 +119,7 @@ def main(given_arguments: list[str] | None = None) -> int:
         ["python", "-m", "benchmarks.run", *(sys.argv[1:] if given_arguments is None else given_arguments)]
     )
     given = arguments().parse_args(given_arguments)
-    return exit_code(lambda: _run(given, command), "the records so far are kept, go on with --resume")
+    return exit_code(lambda: _run(given, command), "nothing was written")
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
@@ -127,7 +127,10 @@ def _run(given: argparse.Namespace, command: str) -> int:
         raise SettingsError(f"--workers is {given.workers}; give at least 1")
     settings = _settings(given, command)
     output = output_folder(given)
-    return Benchmark(settings, output, given.workers, given.resume).run()
+    return exit_code(
+        Benchmark(settings, output, given.workers, given.resume).run,
+        f"the records so far are kept, go on with `{resume_command(output)}`",
+    )
 
 
 class Benchmark:

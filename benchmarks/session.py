@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from benchmarks.ledger import Meter
 from benchmarks.settings import RunSettings, SettingsError
 from methods.seeding import generator
+from rewards.cost import Cost
 from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance, ProvenanceError
 from rewards.suites import LoadedSuite, SuiteError, load_suite
@@ -101,7 +102,30 @@ def check(settings: RunSettings) -> None:
     session = Session.open(settings)
     policy = session.policy()
     if any(method.needs_process_reward for method in settings.method_settings.values()):
-        session.process_reward(policy)
+        paid_before(settings, session.process_reward(policy))
+
+
+def paid_before(settings: RunSettings, process_reward: LatentProcessReward | None) -> Cost | None:
+    """What a run is charged with before its first iteration.
+
+    Raises:
+        SettingsError: the process reward's training is to be charged, and what it cost is not known, or leaves nothing.
+    """
+    if process_reward is None or not settings.charge_prm:
+        return None
+    cost = process_reward.cost
+    if cost is None:
+        raise SettingsError(
+            f"charge_prm: {str(settings.process_reward)!r} does not say what its training cost; train it with this "
+            "version of rewards.train_prm, or leave charge_prm out"
+        )
+    used = cost.model_dump()[settings.budget_unit]
+    if used >= settings.budget:
+        raise SettingsError(
+            f"charge_prm: the process reward's training used {used:g} of {settings.budget:g} {settings.budget_unit}, "
+            "and nothing is left: give a larger budget, or leave charge_prm out"
+        )
+    return cost
 
 
 def check_methods(settings: RunSettings) -> None:

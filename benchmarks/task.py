@@ -25,14 +25,13 @@ from benchmarks.ledger import (
     reset_peak_memory,
 )
 from benchmarks.records import BASE, Recorder
-from benchmarks.session import Session
+from benchmarks.session import Session, paid_before
 from benchmarks.settings import RunSettings, SettingsError
 from methods.experience import Draw, Experience, collect
 from methods.method import Method
 from methods.seeding import derived_seed, generator
 from methods.update import Learner, reward_terms
 from methods.weights import TrainedWeights
-from rewards.cost import Cost
 from samplers import Sampler
 
 
@@ -115,7 +114,7 @@ class Training:
         )
         self.learner = self._learner()
         self.meter = session.meter()
-        self.ledger = Ledger(paid=self._paid_before())
+        self.ledger = Ledger(paid=paid_before(session.settings, self.process_reward))
         self._apart: Usage = {}  # evaluation within the iteration that is under way
         self._identity = {"method": method, "seed": seed}
         self._checkpoint = self.recorder.folder / "checkpoint"
@@ -138,21 +137,6 @@ class Training:
         return Learner(
             self.policy, network, weights, method, terms, optimiser, accelerator, self.settings.micro_batch
         )
-
-    def _paid_before(self) -> Cost | None:
-        """What the run is charged with before its first iteration.
-
-        Raises:
-            SettingsError: the process reward's training is to be charged, and what it cost is not known.
-        """
-        if self.process_reward is None or not self.settings.charge_prm:
-            return None
-        if self.process_reward.cost is None:
-            raise SettingsError(
-                f"charge_prm: {str(self.settings.process_reward)!r} does not say what its training cost; train it with "
-                "this version of rewards.train_prm, or leave charge_prm out"
-            )
-        return self.process_reward.cost
 
     def run(self, report: Report, after_evaluation: AfterEvaluation | None = None) -> None:
         """Trains until the budget is used, from the last checkpoint if there is one.

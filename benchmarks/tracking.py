@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.ledger import CHARGED
-from benchmarks.records import BASE, read_rows, read_status, replace_text, run_folder
+from benchmarks.records import BASE, read_rows, read_status, replace_text, resume_command, run_folder
 from benchmarks.settings import RunSettings
 from methods.method import flatten
 
@@ -78,9 +78,6 @@ class Mirror(ABC):
         every: seconds between copies.
     """
 
-    #: What a person does about runs that the store did not get.
-    _remedy = "the same command with --resume sends the rest"
-
     def __init__(self, output: Path, every: float) -> None:
         self.output, self.every = output, every
         self._client: Any = None
@@ -91,6 +88,11 @@ class Mirror(ABC):
         self._problem = ""
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def _remedy(self) -> str:
+        """What a person does about runs that the store did not get."""
+        return f"`{resume_command(self.output)}` sends the rest"
 
     @abstractmethod
     def _parent_tags(self) -> dict[str, str]:

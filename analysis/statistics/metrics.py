@@ -71,7 +71,9 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike, axis: int = 0) -> Flo
     _check(first, "x")
     _check(second, "y")
     one, other = np.moveaxis(first, axis, -1)[..., :, None], np.moveaxis(second, axis, -1)[..., None, :]
-    return np.asarray(((one > other) + 0.5 * (one == other)).mean(axis=(-2, -1)), dtype=np.float64)
+    # Rewards are single precision, and means of equal ones differ in what lies below it: that is a tie.
+    ties = np.isclose(one, other, rtol=1e-7, atol=1e-12)
+    return np.asarray(((one > other) & ~ties).mean(axis=(-2, -1)) + 0.5 * ties.mean(axis=(-2, -1)))
 
 
 def curves(cost: ArrayLike, values: ArrayLike) -> tuple[Floats, Floats]:

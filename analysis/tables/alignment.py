@@ -179,7 +179,9 @@ def pairs_table(found: Alignment, run: Run, split: str, rewards: Sequence[str]) 
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if value < 0.001:
+        return "< 0.001"
+    return f"{value:.4f}" if f"{value:.3f}" == "0.050" else f"{value:.3f}"
 
 
 def _verdict(entry: Pair) -> str:

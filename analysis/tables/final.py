@@ -112,6 +112,8 @@ def _gain(row: pd.Series) -> str:
     gain = Interval(row["gain"], row["low"], row["high"], int(row["seeds"]))
     if not gain.known:
         return text.signed(gain.mean)
+    if not gain.half_width > 1e-9:
+        return f"{text.signed(gain.mean)} (seeds alike)"
     return f"{text.signed(gain.mean)} ± {text.number(gain.half_width)}"
 
 

@@ -11,6 +11,11 @@ from analysis.guidance import Accuracy, Gap
 from analysis.statistics import Interval
 from analysis.tables.text_table import TextTable
 
+_ONE_START = (
+    "Every seed starts from one evaluation of the base policy, a group of rollouts of each of a few prompts "
+    "(evaluation.diagnostic_prompts): the error of that is in no interval here."
+)
+
 
 def _columns(name: str, value: Interval) -> dict[str, float]:
     return {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
@@ -49,7 +54,8 @@ def gaps_table(found: Sequence[Gap]) -> tuple[pd.DataFrame, TextTable]:
     note = (
         "Rollouts of the same policy from the same noise, with guidance at its full strength and without. Gap: guided "
         "less unguided reward, with Student's 95 % interval over seeds; each interval stands for itself. It closes as "
-        "the policy takes over what guidance gives, and also where guidance no longer gives anything."
+        "the policy takes over what guidance gives, and also where guidance no longer gives anything, or where "
+        f"learning makes it needless. {_ONE_START}"
     )
     columns = ("method", "reward", "unguided", "gap at the start", "gap at the end", "closed by", "")
     return frame, TextTable("Guided and unguided rollouts", columns, rows, note)
@@ -83,7 +89,8 @@ def accuracies_table(found: Sequence[Accuracy]) -> tuple[pd.DataFrame, TextTable
     note = (
         "Share of pairs of one prompt's videos that the process reward orders as the training reward does; 0.5 is "
         "chance. On the policy's own unguided rollouts, at noise level σ (1 is noise, 0 the video). Student's 95 % "
-        "intervals over seeds; each stands for itself."
+        "intervals over seeds; each stands for itself. Where a prompt's videos have become more alike, a process "
+        f"reward that has not changed orders fewer of their pairs rightly. {_ONE_START}"
     )
     columns = ("method", "noise level σ", "base policy", "end of training", "change")
     return frame, TextTable("Pairwise accuracy of the process reward", columns, rows, note)

@@ -13,6 +13,9 @@ from analysis.records import Run
 from analysis.statistics import Interval
 from analysis.tables.text_table import TextTable
 
+LEAST_NATS = 10.0
+"""Nearer to the base model than this, a gain for each nat is noise over nearly nothing."""
+
 
 def hacking_frame(found: Sequence[Course]) -> pd.DataFrame:
     """One row a method, tidy."""
@@ -82,6 +85,6 @@ def _with_interval(value: Interval, plus: bool = True) -> str:
 
 
 def _per_nats(entry: Course) -> str:
-    if not entry.kl.n or not entry.kl.mean > 0:
+    if not entry.kl.n or not entry.kl.mean >= LEAST_NATS:
         return text.NONE
     return text.signed(100 * entry.gain.mean / entry.kl.mean)

@@ -25,11 +25,13 @@ class SweepTracker(Mirror):
         every: seconds between copies.
     """
 
-    _remedy = "the same command sends the rest"
-
     def __init__(self, plan: Plan, output: Path, every: float = 5.0) -> None:
         super().__init__(output, every)
         self.plan = plan
+
+    @property
+    def _remedy(self) -> str:
+        return "the same command sends the rest"
 
     def _parent_tags(self) -> dict[str, str]:
         return {**self._tags(), "study": self.plan.study}

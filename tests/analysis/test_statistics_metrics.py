@@ -115,3 +115,10 @@ def test_what_is_no_curve_is_refused(cost: np.ndarray, values: np.ndarray, messa
         cost_to_target(cost, values, 0.5)
     with pytest.raises(ValueError, match=message):
         area_under_curve(cost, values)
+
+
+def test_equal_but_for_rounding_is_a_tie() -> None:
+    """Means of the same float32 rewards, summed in another order."""
+    x = np.array([0.7, 0.7 + 1.24e-9])
+    assert probability_of_improvement(x, x[::-1]) == 0.5
+    assert probability_of_improvement(x + 1e-5, x) == 1.0

@@ -127,6 +127,7 @@ def test_a_process_reward_that_costs_more_than_the_budget(bench: Bench, world: P
     result = bench(*given, budget=16)
     assert result.code == 2
     assert "800 of 16 videos" in result.err
+    assert not result.folder.exists()  # told before anything is trained or written
 
 
 def test_a_process_reward_of_unknown_cost_cannot_be_charged(bench: Bench) -> None:

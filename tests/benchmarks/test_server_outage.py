@@ -150,7 +150,8 @@ def test_a_server_that_stops_during_a_run(
         (line,) = result.err.splitlines()
         assert line.startswith("warning: MLflow: ")
         assert re.search("[12] of 2 runs were not sent whole", line)
-        assert line.endswith("are complete, and the same command with --resume sends the rest")
+        resume = f"python -m benchmarks.run --resume --output {result.folder}"
+        assert line.endswith(f"are complete, and `{resume}` sends the rest")
         server.start()
         assert tracked.resume().err == ""
     else:

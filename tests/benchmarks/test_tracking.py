@@ -355,7 +355,8 @@ def test_a_store_out_of_reach_stops_nothing(
     assert result.code == 0
     (line,) = result.err.splitlines()
     assert line.startswith("warning: MLflow: ")
-    assert line.endswith("are complete, and the same command with --resume sends the rest")
+    resume = f"python -m benchmarks.run --resume --output {result.folder}"
+    assert line.endswith(f"are complete, and `{resume}` sends the rest")
     assert set(result.runs()["status"]) == {"finished"}
 
 
@@ -371,7 +372,8 @@ def test_a_store_that_never_answers_is_not_waited_for(
     assert result.code == 0
     (line,) = result.err.splitlines()
     assert line.startswith("warning: MLflow: the tracking store does not answer")
-    assert line.endswith("are complete, and the same command with --resume sends the rest")
+    resume = f"python -m benchmarks.run --resume --output {result.folder}"
+    assert line.endswith(f"are complete, and `{resume}` sends the rest")
     assert set(result.runs()["status"]) == {"finished"}
 
 
