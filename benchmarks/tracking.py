@@ -17,7 +17,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,20 @@ _METRICS, _PARAMS = 1000, 100
 
 @dataclass
 class Child:
-    """What has been sent of one (method, seed)."""
+    """What has been sent of one (method, seed).
+
+    Attributes:
+        run_id: its run in the store.
+        iterations, evaluations: the last ones that were sent.
+        ended: whether all of it was.
+        started: when its run was made, in milliseconds; its metrics' times count from there.
+    """
 
     run_id: str
     iterations: int = -1
     evaluations: int = -1
     ended: bool = False
+    started: int = field(default_factory=lambda: int(time.time() * 1000))
 
 
 def spending(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -158,12 +166,19 @@ class Mirror(ABC):
         try:
             if not self._parent:
                 self._connect()
-            action()
-            replace_text(self.output / STATE_FILE, self._state() + "\n")
+                self._remember()
+            try:
+                action()
+            finally:
+                self._remember()  # what was sent before a failure is not sent again by a later call
             self._problem = ""
         except Exception as error:  # noqa: BLE001 - whatever a store raises, tracking must not end a run
             text = re.sub(r"://[^/@\s]+@", "://", " ".join(str(error).split()))  # without a URI's password
             self._problem = f"{type(error).__name__}: {text[:300]}"
+
+    def _remember(self) -> None:
+        """Writes down which runs the store has and what was sent."""
+        replace_text(self.output / STATE_FILE, self._state() + "\n")
 
     def _connect(self) -> None:
         """Opens the store and the benchmark's runs in it: those of an earlier call, or new ones."""
@@ -249,31 +264,42 @@ class Mirror(ABC):
         iterations = read_rows(folder, "iterations")
         evaluations = read_rows(folder, "evaluations")
         spent = spending(read_rows(folder, "ledger"))
+        clock = iterations[iterations["metric"] == "seconds"].set_index("iteration")["value"]
+        iterations, evaluations, spent = (
+            # A store takes equal metrics of one time for one: so it is the time of training, and not of sending.
+            rows.assign(time=rows["iteration"].map(clock).fillna(0.0))
+            for rows in (iterations, evaluations, spent)
+        )
         if not complete:
             newest = iterations["iteration"].max() if len(iterations) else 0
             iterations = iterations[iterations["iteration"] < newest]
             evaluations = evaluations[evaluations["iteration"] < newest]
         iterations = iterations[iterations["iteration"] > child.iterations]
         if len(iterations):
-            self._metrics(child.run_id, f"{prefix}train/" + iterations["metric"], iterations)
+            self._metrics(child, f"{prefix}train/" + iterations["metric"], iterations)
             new = spent[spent["iteration"].isin(iterations["iteration"])]
-            self._metrics(child.run_id, f"{prefix}cost/" + new["quantity"], new)
+            self._metrics(child, f"{prefix}cost/" + new["quantity"], new)
             child.iterations = int(iterations["iteration"].max())
         evaluations = evaluations[evaluations["iteration"] > child.evaluations]
         if len(evaluations):
-            means = evaluations.groupby(["iteration", "split", "reward"])["value"].mean().reset_index()
-            self._metrics(child.run_id, f"{prefix}eval/" + means["split"] + "/" + means["reward"], means)
+            means = (
+                evaluations.groupby(["iteration", "time", "split", "reward"])["value"].mean().reset_index()
+            )
+            self._metrics(child, f"{prefix}eval/" + means["split"] + "/" + means["reward"], means)
             keys, rows = by_gflops(means, spent)
-            self._metrics(child.run_id, prefix + keys, rows)
+            self._metrics(child, prefix + keys, rows)
             child.evaluations = int(evaluations["iteration"].max())
 
-    def _metrics(self, run_id: str, keys: Iterable[str], rows: pd.DataFrame) -> None:
+    def _metrics(self, child: Child, keys: Iterable[str], rows: pd.DataFrame) -> None:
+        """Logs rows; what is sent again, since its arrival was not confirmed, is in the store once."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        run_id = child.run_id
         metrics = [
-            Metric(key, float(value), now, int(step))
-            for key, value, step in zip(keys, rows["value"], rows["iteration"], strict=True)
+            Metric(key, float(value), child.started + round(1000 * seconds), int(step))
+            for key, value, seconds, step in zip(
+                keys, rows["value"], rows["time"], rows["iteration"], strict=True
+            )
         ]
         for start in range(0, len(metrics), _METRICS):
             self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS])

@@ -46,6 +46,8 @@ def open_storage(url: str) -> BaseStorage:
         if isinstance(error, SettingsError):
             raise
         text = masked(" ".join(str(error).split()))[:300]
+        if isinstance(error, ImportError):
+            text += " (for PostgreSQL: pip install '.[postgres]')"
         raise SettingsError(
             f"--storage {masked(url)!r} cannot be opened: {type(error).__name__}: {text}"
         ) from error

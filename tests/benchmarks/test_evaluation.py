@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from benchmarks import evaluation
 from benchmarks.diagnostics import diagnose
@@ -170,6 +172,18 @@ def test_evaluation_leaves_training_as_it_was(bench: Bench) -> None:
     assert_same_state(rare, often, "euphonium")
 
 
+@pytest.fixture
+def precision_apart() -> Iterator[None]:
+    """accelerate allows one precision a process, so its record of what other tests use is put aside."""
+    state = AcceleratorState._shared_state
+    kept = dict(state)
+    state.clear()
+    yield
+    state.clear()
+    state.update(kept)
+
+
+@pytest.mark.usefixtures("session", "precision_apart")
 @pytest.mark.parametrize("weights", ["lora", "full"])
 def test_base_and_policy_are_evaluated_in_one_precision(world: Path, tmp_path: Path, weights: str) -> None:
     """A policy that has learnt nothing is the base model, in bfloat16 as well, and at no distance from it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -404,9 +405,12 @@ def test_a_combination_that_does_not_fit_is_an_error_of_its_trial(swept: Swept) 
 
 def test_messages_name_the_remedy(swept: Swept, tmp_path: Path) -> None:
     (tmp_path / "no.db").write_text("this is no database, and longer than the header of one would be" * 20)
+    # Without its driver, which is an extra, PostgreSQL cannot even be asked.
+    driver = importlib.util.find_spec("psycopg") or importlib.util.find_spec("psycopg2")
+    refused = "cannot be opened: OperationalError" if driver else "pip install '.[postgres]'"
     for storage, message in (
         (f"sqlite:///{tmp_path}/no.db", "cannot be opened: DatabaseError"),
-        ("postgresql://me:secret@127.0.0.1:9/x", "cannot be opened: OperationalError"),
+        ("postgresql://me:secret@127.0.0.1:9/x", refused),
         ("sweep.txt", "give sqlite:///FILE.db, FILE.log for a journal, or a server's URL"),
         ("oracle12://x/y", "cannot be opened"),
     ):
