@@ -31,6 +31,7 @@ from analysis.statistics import (
     Interval,
     area_under_curve,
     cost_to_target,
+    mean_cost_to_target,
     mean_interval,
     speed_up,
     welch_difference,
@@ -251,7 +252,7 @@ def _speeds(arrays: Mapping[str, Curves], baseline: str, unit: str, start: float
     entries = []
     for share in SHARES:
         target = start + (share - _JUST_BELOW) * (end - start)
-        baseline_cost = _mean_cost(own, target)
+        baseline_cost = mean_cost_to_target(own.cost, own.values, target)
         for name in others:
             curves = arrays[name]
             if curves.values[:, 0].mean() >= target:
@@ -260,7 +261,7 @@ def _speeds(arrays: Mapping[str, Curves], baseline: str, unit: str, start: float
                 curves.cost, curves.values, own.cost, own.values, target, rng, comparisons=len(others)
             )
             reached = int(np.isfinite(cost_to_target(curves.cost, curves.values, target)).sum())
-            cost = _mean_cost(curves, target)
+            cost = mean_cost_to_target(curves.cost, curves.values, target)
             behind = share == 1.0 and _behind(curves, own, len(others))
             seeds = len(curves.seeds)
             entries.append(
@@ -281,15 +282,6 @@ def _behind(curves: Curves, baseline: Curves, comparisons: int) -> bool:
     ]
     gap = welch_difference(ends[0], ends[1], 1 - 0.05 / comparisons)
     return gap.excludes_zero and gap.mean < 0
-
-
-def _mean_cost(curves: Curves, target: float) -> float:
-    """Cost at which the mean curve reaches the target, as `speed_up` sees it: against one that spends 1."""
-    yardstick = np.array([[curves.values[:, 0].min() - 1.0, target]])
-    ratio = speed_up(
-        curves.cost, curves.values, np.array([0.0, 1.0]), yardstick, target, np.random.default_rng(0)
-    ).value
-    return 1 / ratio if ratio > 0 else math.inf
 
 
 def _areas(arrays: Mapping[str, Curves], baseline: str, unit: str) -> list[Area]:

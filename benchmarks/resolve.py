@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from benchmarks.presets import PRESETS, Preset
 from benchmarks.settings import RunSettings, SettingsError
 from methods.catalog import CATALOG, method_named
-from methods.method import Method, differing
+from methods.method import Method
 from methods.naming import changed, closest, explain
 from rewards.suites import suite_named
 
@@ -22,28 +22,40 @@ EVERY = "all"
 _REQUIRED = {name for name, field in Method.model_fields.items() if field.is_required()}
 
 
+def read_fields(path: Path, kind: str, model: type[BaseModel], holding: str) -> dict[str, Any]:
+    """A YAML file with fields of a model, whose values are not looked at yet.
+
+    Args:
+        path: the file.
+        kind: what to call it in errors.
+        model: which fields there are.
+        holding: what its mapping holds ("of settings"), for the error where it is none.
+
+    Raises:
+        SettingsError: the file is missing, is no YAML mapping, or has an unknown field.
+    """
+    named = f"{kind} {str(path)!r}"
+    if not path.is_file():
+        raise SettingsError(f"{named} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{named} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{named} holds no mapping {holding}")
+    for name in content:
+        if name not in model.model_fields:
+            raise SettingsError(f"{named}: unknown field {name!r}; {closest(str(name), model.model_fields)}")
+    return content
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A YAML file with fields of `RunSettings`; the `settings.yaml` of an earlier run is one.
 
     Raises:
         SettingsError: the file is missing, is no YAML mapping, or has an unknown field.
     """
-    if not path.is_file():
-        raise SettingsError(f"config file {str(path)!r} does not exist")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"config file {str(path)!r} is no YAML: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"config file {str(path)!r} holds no mapping of settings")
-    for name in content:
-        if name not in RunSettings.model_fields:
-            raise SettingsError(
-                f"config file {str(path)!r}: unknown field {name!r}; "
-                f"{closest(str(name), RunSettings.model_fields)}"
-            )
+    content = read_fields(path, "config file", RunSettings, "of settings")
     if isinstance(content.get("suite"), dict):
         content["suite"] = content["suite"].get("name")  # as a run's own settings.yaml has it
     return content
@@ -211,14 +223,6 @@ def resolve(
         raise SettingsError(explain(error)) from error
     except ValueError as error:
         raise SettingsError(str(error)) from error
-
-
-def method_table(settings: RunSettings) -> dict[str, dict[str, Any]]:
-    """The fields in which the run's methods differ: field -> method -> value."""
-    table = differing(list(settings.method_settings.values()))
-    return {
-        field: dict(zip(settings.method_settings, values, strict=True)) for field, values in table.items()
-    }
 
 
 def catalogue() -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from benchmarks.resolve import nested
+from benchmarks.resolve import nested, read_fields
 from benchmarks.settings import SettingsError
 from methods.method import Method, difference, flatten
 from methods.naming import changed, closest, explain
@@ -116,21 +116,7 @@ def read_ablation(path: Path) -> Ablation:
     Raises:
         SettingsError: it is missing, or says nothing that could be run.
     """
-    if not path.is_file():
-        raise SettingsError(f"ablation file {str(path)!r} does not exist")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"ablation file {str(path)!r} is no YAML: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"ablation file {str(path)!r} holds no mapping with factors or grid")
-    for name in content:
-        if name not in Ablation.model_fields:
-            raise SettingsError(
-                f"ablation file {str(path)!r}: unknown field {name!r}; {closest(str(name), Ablation.model_fields)}"
-            )
+    content = read_fields(path, "ablation file", Ablation, "with factors or grid")
     try:
         return Ablation.model_validate(content)
     except ValidationError as error:

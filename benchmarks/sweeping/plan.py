@@ -15,7 +15,7 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 
-from benchmarks.resolve import resolve
+from benchmarks.resolve import nested, resolve
 from benchmarks.settings import RunSettings, SettingsError
 from benchmarks.sweeping.space import Parameter
 from methods.method import Method, flatten
@@ -203,7 +203,7 @@ _LOCAL = {"model", "outcome_model", "process_reward", "preset", "micro_batch", "
 
 def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Dotted names of what differs between two descriptions of a sweep; what may differ is left out."""
-    one, other = _flat(first), _flat(second)
+    one, other = nested(first), nested(second)
     names = dict.fromkeys(itertools.chain(one, other))
     return [
         name
@@ -213,16 +213,6 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
 
 
 _ABSENT = object()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def trial_flags(

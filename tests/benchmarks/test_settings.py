@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from benchmarks.presets import PRESETS
-from benchmarks.resolve import method_table, parse_assignment, read_config, resolve
+from benchmarks.resolve import parse_assignment, read_config, resolve
 from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError, parse_geometry
 from methods.catalog import CATALOG
-from methods.method import Method, difference, flatten
+from methods.method import Method, difference, differing, flatten
 from rewards.suites import suite_named
 from tests.world import world_settings
 
@@ -143,7 +143,9 @@ def test_settings_cannot_change(world: Path) -> None:
 
 
 def test_the_method_table_holds_what_differs(world: Path) -> None:
-    table = method_table(world_settings(world, ["euphonium", "dance_grpo"]))
+    methods = world_settings(world, ["euphonium", "dance_grpo"]).method_settings
+    found = differing(list(methods.values()))
+    table = {field: dict(zip(methods, values, strict=True)) for field, values in found.items()}
     assert "process.credit" in table
     assert "group_size" not in table
     one = flatten(world_settings(world, ["dance_grpo"]).method_settings["dance_grpo"])
