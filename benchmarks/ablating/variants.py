@@ -28,11 +28,24 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Multiple(_Settings):
+    """A number that follows the base: `{times: 0.5}`, or `{times: 0.5, of: {sampler.noise.level: 2}}`.
+
+    Attributes:
+        times: the factor.
+        of: field of the base -> its power; their product is multiplied. The changed field itself if none is named.
+    """
+
+    times: float
+    of: dict[str, float] = {}
+
+
 class Variant(_Settings):
     """One variant: written as its changes alone where it is compared with the base.
 
     Attributes:
-        change: dotted field -> value; of a part only the fields that are named, and null takes a part away.
+        change: dotted field -> value; of a part only the fields that are named, and null takes a part away. A
+            `Multiple` in place of a number.
         against: "factor-variant" that it is compared with; the base unless it is said.
     """
 
@@ -154,7 +167,7 @@ def make_arms(ablation: Ablation, base: Method, only: Sequence[str] = ()) -> tup
                 f"{name}: against is {variant.against!r}; {closest(variant.against, [BASE, *names])}"
             )
         full = f"{base.name}.{name}"
-        method = _changed(base, variant.change, full)
+        method = _changed(base, _resolved(variant.change, base, name), full)
         if not difference(base, method):
             same.append(name)
         else:
@@ -189,6 +202,47 @@ def _label(value: Any) -> str:
     """A value as part of a name, which also names a folder."""
     text = f"{value:g}" if isinstance(value, float) else str(value).lower()
     return re.sub(r"[^\w.+-]+", "_", text)
+
+
+def _resolved(change: Mapping[str, Any], base: Method, name: str, part: str = "") -> dict[str, Any]:
+    """Changes with numbers where they named multiples."""
+    resolved: dict[str, Any] = {}
+    for field, value in change.items():
+        where = f"{part}{field}"
+        if not isinstance(value, Mapping):
+            resolved[field] = value
+        elif "times" in value:
+            resolved[field] = _number(value, where, base, name)
+        else:
+            resolved[field] = _resolved(value, base, name, f"{where}.")
+    return resolved
+
+
+def _number(value: Mapping[str, Any], field: str, base: Method, name: str) -> float:
+    """A multiple of the base's own settings, to four digits: it is a setting that people read.
+
+    Raises:
+        SettingsError: it is no multiple, or the base has no such number.
+    """
+    unknown = next((key for key in value if key not in Multiple.model_fields), None)
+    if unknown is not None:
+        raise SettingsError(
+            f"{name}: {field}: unknown field {unknown!r}; {closest(unknown, Multiple.model_fields)}"
+        )
+    try:
+        multiple = Multiple.model_validate(value)
+    except ValidationError as error:
+        raise SettingsError(f"{name}: {field}: {explain(error)}") from error
+    flat, number = flatten(base), multiple.times
+    for source, power in (multiple.of or {field: 1.0}).items():
+        own = flat.get(source)
+        if isinstance(own, bool) or not isinstance(own, int | float):
+            raise SettingsError(
+                f"{name}: {field} is to be {multiple.times:g} times {source}, which is {shown(own)} in"
+                f" {base.name}; give a number"
+            )
+        number *= own**power
+    return float(f"{number:.4g}")
 
 
 def _changed(base: Method, change: Mapping[str, Any], name: str) -> Method:

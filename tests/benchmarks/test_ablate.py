@@ -20,6 +20,7 @@ from benchmarks.resolve import nested, resolve
 from benchmarks.settings import SettingsError
 from benchmarks.task import Training
 from methods.method import Method, difference, flatten
+from methods.naming import changed
 from rewards.suites import REWARDS
 from samplers import Sampler
 from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt
@@ -39,7 +40,7 @@ def test_shipped_variants_differ_from_the_base_in_what_they_name_and_nothing_els
     base = base_method(ablation.base)
     arms, same = make_arms(ablation, base)
     named = {
-        f"{factor}-{name}": nested(variant.change)
+        f"{factor}-{name}": variant.change
         for factor, entry in ablation.factors.items()
         for name, variant in entry.variants.items()
     }
@@ -77,19 +78,46 @@ def shifts(method: Method) -> tuple[float, float]:
     return variance, shift
 
 
-def test_shipped_strengths_are_rescaled_as_they_say() -> None:
-    """Equal noise and equal shift in all, for what only spends them elsewhere."""
+@pytest.mark.parametrize(
+    ("level", "strength"), [(1.0, 12.0), (0.63, 41.5)], ids=["preset", "tuned otherwise"]
+)
+def test_shipped_strengths_are_rescaled_as_they_say(level: float, strength: float) -> None:
+    """Equal noise and equal shift in all, for what only spends them elsewhere, whatever the base's own are."""
     (path,) = [path for path in SHIPPED if path.stem == "euphonium"]
-    base = base_method()
+    fields = {"sampler.noise.level": level, "sampler.guidance.strength": strength}
+    base = changed(base_method(), nested(fields), "")
     arms = {f"{arm.factor}-{arm.variant}": arm.method for arm in make_arms(read_ablation(path), base)[0]}
     variance, shift = shifts(base)
-    assert (variance, shift) == pytest.approx((1.0, 6.0))
+    assert (variance, shift) == pytest.approx((level**2, strength * level**2 / 2))
     for name in ("noise-flow_grpo", "strength-absolute"):
         assert shifts(arms[name]) == pytest.approx((variance, shift), rel=0.02)
     early, late = (shifts(arms[f"guidance_window-{name}"])[1] for name in ("early", "late"))
     assert early + late == pytest.approx(shift)  # the two halves of the base's
-    # 12 at the raw gradient's mean length of 0.52, as the records of untrained policies have it.
-    assert shifts(arms["gradient-normalised"])[1] == pytest.approx(0.52 * shift, rel=0.02)
+    # The raw gradient's mean length is 0.52, as the records of untrained policies have it.
+    assert shifts(arms["gradient-normalised"])[1] == pytest.approx(0.52 * shift, rel=1e-3)
+    assert shifts(arms["guidance-third"])[1] == pytest.approx(shift / 3, rel=1e-3)
+
+
+def test_a_multiple_follows_the_base(ablated: Ablated) -> None:
+    """Of the changed field, of others with powers, and within a part; to four digits."""
+    content = {
+        "factors": {
+            "f": {
+                "variants": {
+                    "own": {"sampler.noise.level": {"times": 0.3333}},
+                    "others": {
+                        "clip_range": {"times": 2, "of": {"optimiser.learning_rate": 1, "group_size": -2}}
+                    },
+                    "nested": {"optimiser": {"learning_rate": {"times": 3}}},
+                }
+            }
+        }
+    }
+    given = ("--set", "euphonium.sampler.noise.level=0.7", "--set", "euphonium.optimiser.learning_rate=0.004")
+    arms = [flatten(arm.method) for arm in dry(ablated, content, *given)[2]]
+    assert arms[0]["sampler.noise.level"] == 0.2333
+    assert arms[1]["clip_range"] == pytest.approx(2 * 0.004 / 2**2)
+    assert arms[2]["optimiser.learning_rate"] == pytest.approx(0.012)
 
 
 class Ablated:
@@ -278,6 +306,13 @@ def variant(**fields: Any) -> dict[str, Any]:
             (),
             "euphonium.f-v: unknown field 'levle' in 'sampler.noise'; did you mean",
         ),
+        (
+            variant(kl_weight={"times": 2, "of": {"sampler.guidance.scale": 1}}),
+            (),
+            "f-v: kl_weight is to be 2 times sampler.guidance.scale, which is none in euphonium; give a number",
+        ),
+        (variant(clip_range={"times": "x"}), (), "f-v: clip_range: times is 'x'"),
+        (variant(clip_range={"times": 1, "off": {}}), (), "f-v: clip_range: unknown field 'off'"),
         (variant(group_size=1), (), "euphonium.f-v: group_size is 1: Input should be greater"),
         (variant(outcome_weight=0, process=None), (), "no reward is left to learn from"),
         (
