@@ -26,7 +26,9 @@ import pandas as pd
 from benchmarks.ledger import CHARGED
 from benchmarks.records import BASE, read_rows, read_status, replace_text, resume_command, run_folder
 from benchmarks.settings import RunSettings
+from benchmarks.views import View, benchmark_views
 from methods.method import flatten
+from rewards.suites import suite_named
 
 EXPERIMENT = "video-alignment-bench"
 #: Which MLflow runs belong to the benchmark, and what has been copied: a resumed benchmark goes on with them.
@@ -109,6 +111,10 @@ class Mirror(ABC):
     @abstractmethod
     def _begin(self) -> None:
         """Fills the parent `_draft`: children, parameters; called again after a failure, what is still missing."""
+
+    @abstractmethod
+    def _views(self) -> Sequence[View]:
+        """How MLflow's page is to show the runs."""
 
     @abstractmethod
     def _sync_all(self) -> None:
@@ -233,6 +239,10 @@ class Mirror(ABC):
             if found
             else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         )
+        there = found.tags if found else {}
+        for name, value in (view.tag() for view in self._views()):
+            if name not in there:  # else somebody may have changed it
+                self._client.set_experiment_tag(self._experiment, name, value)
         if not self._draft:
             self._draft = self._client.create_run(
                 self._experiment, run_name=self.output.name, tags=self._parent_tags()
@@ -340,6 +350,9 @@ class Tracker(Mirror):
         self._params(self._draft, {name: value for name, value in shared.items() if name not in apart})
         self._inputs("training", self.settings.prompts.train)
         self._inputs("evaluation", self.settings.prompts.held_out)
+
+    def _views(self) -> Sequence[View]:
+        return benchmark_views(suite_named(self.settings.suite))
 
     def _tags(self, phase: str) -> dict[str, str]:
         return {"phase": phase, "suite": self.settings.suite, "preset": self.settings.preset}

@@ -11,6 +11,8 @@ from benchmarks.sweeping.plan import Plan
 from benchmarks.sweeping.results import SWEEP_FILE, TRIALS_FILE, TUNED_FILE
 from benchmarks.sweeping.trial import Sheet, read_sheets
 from benchmarks.tracking import Child, Mirror
+from benchmarks.views import View, sweep_view
+from rewards.suites import suite_named
 
 #: State of a trial -> MLflow's status of its run.
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
@@ -34,10 +36,15 @@ class SweepTracker(Mirror):
         return "the same command sends the rest"
 
     def _parent_tags(self) -> dict[str, str]:
-        return {**self._tags(), "study": self.plan.study}
+        return self._tags()
+
+    def _views(self) -> list[View]:
+        spaces = [[parameter.name for parameter in self.plan.spaces[method]] for method in self.plan.methods]
+        return [sweep_view(self.plan.study, suite_named(self.plan.base.suite).headline, spaces)]
 
     def _tags(self) -> dict[str, str]:
-        return {"phase": "sweep", "suite": self.plan.base.suite, "preset": self.plan.base.preset}
+        base = self.plan.base
+        return {"phase": "sweep", "study": self.plan.study, "suite": base.suite, "preset": base.preset}
 
     def _begin(self) -> None:
         described = self.plan.described()

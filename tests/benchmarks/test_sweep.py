@@ -31,6 +31,7 @@ from benchmarks.tracking import EXPERIMENT
 from methods.method import flatten
 from rewards.suites import REWARDS
 from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt
+from tests.benchmarks.saved_views import runs_of, saved_views
 from tests.world import world_flags
 
 
@@ -219,6 +220,11 @@ def _check_tracking(result: Result, table: pd.DataFrame) -> None:
             (2, round(row["reward"], 5)),
         ]
         assert "train/loss" in child.data.metrics
+    ((key, view),) = saved_views(experiment).items()
+    assert key == f"{parent.data.tags['study']}-trials"
+    assert {run.info.run_id for run in runs_of(client, experiment, view)} == {
+        child.info.run_id for child in children.values()
+    }
     assert {"tuned.yaml", "trials.csv", "figures"} <= {
         entry.path for entry in client.list_artifacts(parent.info.run_id)
     }

@@ -19,7 +19,9 @@ from benchmarks.records import BASE, Recorder, Status
 from benchmarks.settings import RunSettings
 from benchmarks.task import Training
 from benchmarks.tracking import EXPERIMENT, STATE_FILE, Tracker, by_gflops, spending
+from benchmarks.views import TAG
 from tests.benchmarks.harness import Bench, Result, interrupt
+from tests.benchmarks.saved_views import runs_of, saved_views
 from tests.world import world_settings
 
 REFUSED = "http://127.0.0.1:9"
@@ -147,6 +149,41 @@ def test_prompts_are_inputs_and_models_are_artifacts(whole: Result) -> None:
     }
     child = children_in(client)["dance_grpo", 0]
     assert artifacts(client, child, "model") == {"model/weights.safetensors"}
+
+
+def test_views_are_saved_of_the_runs_that_there_are(whole: Result) -> None:
+    """Every method and seed is shown, and all columns and charts have something to show."""
+    client = store_in(whole.folder)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    views = saved_views(experiment)
+    assert views.keys() == {"shapes-final", "shapes-curves"}
+    trained = {run.info.run_id for (method, _), run in children_in(client).items() if method != BASE}
+    for view in views.values():
+        assert {run.info.run_id for run in runs_of(client, experiment, view)} == trained
+    first, *_, last = runs_of(client, experiment, views["shapes-final"])
+    assert (first.data.tags["method"], last.data.tags["method"]) == ("dance_grpo", "euphonium")
+    assert [chart["metricKey"] for chart in views["shapes-curves"]["compareRunCharts"]] == [
+        "eval_by_gflops/held_out/accuracy",
+        "eval/held_out/accuracy",
+        "train/diagnostic/kl_to_base",
+    ]
+
+
+def test_a_view_that_somebody_changed_stays(
+    settings: RunSettings, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = store_in(tmp_path / "store")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    experiment = client.create_experiment(EXPERIMENT)
+    client.set_experiment_tag(experiment, f"{TAG}shapes-curves", "mine")
+    recorded(output, "euphonium", "finished", 2, 2)
+    tracker = Tracker(settings, output, settings.runs())
+    tracker.start()
+    assert tracker.finish() == ""
+    tags = client.get_experiment(experiment).tags
+    assert tags[f"{TAG}shapes-curves"] == "mine"
+    assert f"{TAG}shapes-final" in tags
 
 
 def test_artifacts(whole: Result) -> None:
