@@ -176,8 +176,7 @@ def _console() -> Console:
 def _print_plan(settings: RunSettings, base: Method, arms: list[Arm], same: list[str]) -> None:
     """The variants, and what they are compared with."""
     console = _console()
-    budget = f"{settings.budget:g} {settings.budget_unit}"
-    title = f"{base.name} and {len(arms)} variants, {settings.seeds} seeds, {budget} each"
+    title = f"{base.name} and {len(arms)} variants, {settings.seeds} seeds, {settings.budget_text} each"
     table = Table(title=title, title_justify="left")
     for column in ("variant", "differs from the base in", "compared with"):
         table.add_column(column, overflow="fold")

@@ -200,7 +200,7 @@ class Benchmark:
 
         self.console.print(
             f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
-            f"{self.settings.budget:g} {self.settings.budget_unit} each, {self.workers} side by side; "
+            f"{self.settings.budget_text} each, {self.workers} side by side; "
             f"results in {self.output}",
             highlight=False,
             markup=False,

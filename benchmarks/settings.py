@@ -17,6 +17,8 @@ VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
 SETTINGS_FILE = "settings.yaml"
 #: Names that no method of one's own can have: the untrained model's, and every method's in `--set`.
 RESERVED = ("base", "all")
+#: Units of budgets whose names for people differ from those in settings.
+_UNIT_NAMES = {"tflops": "TFLOP", "nfe": "NFE"}
 
 
 class SettingsError(ValueError):
@@ -166,6 +168,11 @@ class RunSettings(_Settings):
                 "training prompts"
             )
         return self
+
+    @property
+    def budget_text(self) -> str:
+        """The budget of each (method, seed) for people: "30 iterations", "1.5 TFLOP"."""
+        return f"{self.budget:g} {_UNIT_NAMES.get(self.budget_unit, self.budget_unit)}"
 
     @property
     def seed_range(self) -> range:

@@ -105,8 +105,8 @@ class Sweep:
     def _say_what(self) -> None:
         plan = self.plan
         self._say(
-            f"{plan.trials} trials of each of {', '.join(plan.methods)}: at most {plan.base.budget:g} "
-            f"{plan.base.budget_unit} each, {len(plan.seeds)} seed(s) from {plan.seeds[0]}, {self.workers} side by "
+            f"{plan.trials} trials of each of {', '.join(plan.methods)}: at most "
+            f"{plan.base.budget_text} each, {len(plan.seeds)} seed(s) from {plan.seeds[0]}, {self.workers} side by "
             f"side; study {plan.study} in {masked(plan.storage)}, records in {self.output}"
         )
         for method, space in plan.spaces.items():

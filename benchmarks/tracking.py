@@ -344,8 +344,7 @@ class Tracker(Mirror):
         for (method, seed), child in self._children.items():
             if method != BASE:
                 self._params(child.run_id, {**flatten(self.settings.method_settings[method]), "seed": seed})
-        budget = f"{self.settings.budget:g} {self.settings.budget_unit}"
-        shared = {**flatten(self.settings), "budget": budget}
+        shared = {**flatten(self.settings), "budget": self.settings.budget_text}
         apart = {"method_settings", "prompts.train", "prompts.held_out", "command", "budget_unit"}
         self._params(self._draft, {name: value for name, value in shared.items() if name not in apart})
         self._inputs("training", self.settings.prompts.train)

@@ -147,6 +147,11 @@ class Plan:
         return self.base.seed_range
 
     @property
+    def seeds_text(self) -> str:
+        """ "seed 100", or "seeds 100, 101"."""
+        return f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+
+    @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
         """Of the objectives, as Optuna has them."""
         return [OBJECTIVES[name][1] for name in self.objectives]

@@ -70,11 +70,10 @@ def _negative(trial: FrozenTrial) -> float:
 
 def _footer(plan: Plan) -> str:
     base, trials = plan.base, max(map(plan.trials_of, plan.methods))
-    seeds = ", ".join(map(str, plan.seeds))
     return (
-        f"Study {plan.study}: {trials} trials a method, {base.budget:g} {base.budget_unit} each, training seeds "
-        f"{seeds}; judged on {len(base.prompts.held_out)} training prompts that the trials do not train on. A trial's "
-        "reward is noisy; the best of many is flattered by it."
+        f"Study {plan.study}: {trials} trials a method, {base.budget_text} each, training {plan.seeds_text}; judged on "
+        f"{len(base.prompts.held_out)} training prompts that the trials do not train on. A trial's reward is noisy; "
+        "the best of many is flattered by it."
     )
 
 
@@ -141,12 +140,12 @@ def _importance(plan: Plan, importances: Mapping[str, Mapping[str, float]]) -> F
     axes = drawn.subplots()
     tidy(axes)
     height = 0.8 / len(importances)
-    for place, (method, shares) in enumerate(importances.items()):
-        at = [row + (place - (len(importances) - 1) / 2) * height for row in range(len(names))]
-        values = [shares.get(name, 0.0) for name in names]
-        axes.barh(at, values, height=0.9 * height, color=styles[method].colour)
-        for row, value in zip(at, values, strict=True):
-            axes.text(value + 0.01, row, f"{value:.2f}", va="center", fontsize=8, color=INK)
+    for row, name in enumerate(names):
+        having = [method for method, shares in importances.items() if name in shares]
+        for place, method in enumerate(having):
+            at, value = row + (place - (len(having) - 1) / 2) * height, importances[method][name]
+            axes.barh(at, value, height=0.9 * height, color=styles[method].colour)
+            axes.text(value + 0.01, at, f"{value:.2f}", va="center", fontsize=8, color=INK)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.08)

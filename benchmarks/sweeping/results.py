@@ -108,13 +108,13 @@ def tuned_settings(plan: Plan, studies: Mapping[str, Study]) -> dict[str, Any]:
 
 def _header(plan: Plan, studies: Mapping[str, Study], base: float | None) -> str:
     """What the tuned settings rest on, as comments."""
-    seeds, prompts = ", ".join(map(str, plan.seeds)), plan.base.prompts
+    seeds, prompts = plan.seeds_text, plan.base.prompts
     lines = [
         f"The best trial of each method in the sweep {plan.study!r}. Take it with: python -m benchmarks.run --config "
         f"{TUNED_FILE}",
         f"Made by: {masked(plan.command)}" if plan.command else "",
-        f"Storage {masked(plan.storage)}; each trial used at most {plan.base.budget:g} {plan.base.budget_unit}, with "
-        f"training seeds {seeds}; trained on {len(prompts.train)} and judged on {len(prompts.held_out)} of the training"
+        f"Storage {masked(plan.storage)}; each trial used at most {plan.base.budget_text}, with "
+        f"training {seeds}; trained on {len(prompts.train)} and judged on {len(prompts.held_out)} of the training"
         " prompts; no trial saw the held-out ones.",
         "A best trial is the best of many noisy ones: expect less of it on other seeds.",
     ]
@@ -139,7 +139,7 @@ def _line(plan: Plan, study: Study, method: str) -> str:
     first = next((trial for trial in trials if trial.system_attrs.get("fixed_params")), None)
     own = f"; its own settings {first.values[0]:.4g}" if first is not None and first.values else ""
     return (
-        f"{method}: trial {best.number}, best of {len(trials)} ({counts}; {spent:.3g} TFLOPs in all): {scores}{own}; "
+        f"{method}: trial {best.number}, best of {len(trials)} ({counts}; {spent:.3g} TFLOP in all): {scores}{own}; "
         f"{shown_values(best.params)}"
     )
 

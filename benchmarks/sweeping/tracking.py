@@ -58,7 +58,7 @@ class SweepTracker(Mirror):
             "methods": ",".join(self.plan.methods),
             "trials": self.plan.trials,
             "seeds": ",".join(map(str, self.plan.seeds)),
-            "budget": f"{base.budget:g} {base.budget_unit}",
+            "budget": base.budget_text,
         }
         self._params(self._draft, values)
 

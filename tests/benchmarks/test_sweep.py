@@ -157,7 +157,7 @@ def test_a_whole_sweep(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     header = (result.folder / "tuned.yaml").read_text().split("preset:")[0]
     for part in (
         "sweep 's'",
-        "training seeds 100",
+        "training seed 100",
         "trained on 6",
         "judged on 3",
         "2 iterations",
