@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ablating.variants import (
-    ABLATION_FILE,
     Arm,
     described,
     make_arms,
@@ -35,6 +34,7 @@ from benchmarks.commandline import (
     known_names,
     settings_flags,
 )
+from benchmarks.records import ABLATION_FILE
 from benchmarks.resolve import read_config, resolve
 from benchmarks.run import Benchmark, output_folder, resumed_settings
 from benchmarks.settings import RunSettings, SettingsError
@@ -121,7 +121,7 @@ def main(given_arguments: list[str] | None = None) -> int:
     typed = sys.argv[1:] if given_arguments is None else given_arguments
     command = shlex.join(["python", "-m", "benchmarks.ablate", *typed])
     given = arguments().parse_args(given_arguments)
-    return exit_code(lambda: _run(given, command), "the records so far are kept, go on with --resume")
+    return exit_code(lambda: _run(given, command), "nothing was written")
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
@@ -135,7 +135,12 @@ def _run(given: argparse.Namespace, command: str) -> int:
         _print_plan(settings, base, arms, same)
         if given.dry_run:
             return 0
-    return _Ablation(settings, output_folder(given), given.workers, given.resume, base, arms).run()
+    output = output_folder(given)
+    again = shlex.join(["python", "-m", "benchmarks.ablate", "--resume", "--output", str(output)])
+    return exit_code(
+        _Ablation(settings, output, given.workers, given.resume, base, arms).run,
+        f"the records so far are kept, go on with `{again}`",
+    )
 
 
 class _Ablation(Benchmark):

@@ -48,9 +48,14 @@ def run_folder(output: Path, method: str, seed: int) -> Path:
     return output / "runs" / (BASE if method == BASE else f"{method}-seed{seed}")
 
 
+#: Of an ablation's folder: what is compared with what.
+ABLATION_FILE = "ablation.yaml"
+
+
 def resume_command(output: Path) -> str:
-    """The command line that goes on with a benchmark."""
-    return shlex.join(["python", "-m", "benchmarks.run", "--resume", "--output", str(output)])
+    """The command line that goes on with a benchmark or an ablation."""
+    module = "ablate" if (output / ABLATION_FILE).is_file() else "run"
+    return shlex.join(["python", "-m", f"benchmarks.{module}", "--resume", "--output", str(output)])
 
 
 def replace_text(path: Path, text: str) -> None:

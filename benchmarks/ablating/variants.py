@@ -17,8 +17,6 @@ from benchmarks.settings import SettingsError
 from methods.method import Method, difference, flatten
 from methods.naming import changed, closest, explain
 
-#: Of a run's folder: what its ablation compares.
-ABLATION_FILE = "ablation.yaml"
 #: What `against` calls the method that nothing is changed in.
 BASE = "base"
 GRID = "grid"

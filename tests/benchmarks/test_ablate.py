@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks import ablate
 from benchmarks.ablating.variants import make_arms, read_ablation, shown_difference
+from benchmarks.records import resume_command
 from benchmarks.resolve import nested, resolve
 from benchmarks.settings import SettingsError
 from benchmarks.task import Training
@@ -184,7 +185,11 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
     given = ("--seeds", 2, "--budget", 2)
     with monkeypatch.context() as patch:
         interrupt(patch, Training, "_iterate", 9)
-        assert ablated.run(FILE, *given).code == 130
+        stopped = ablated.run(FILE, *given)
+    assert stopped.code == 130
+    command = f"python -m benchmarks.ablate --resume --output {stopped.folder}"
+    assert f"go on with `{command}`" in stopped.err
+    assert resume_command(stopped.folder) == command
     result = ablated("--resume")
     assert result.code == 0, result.err
     table = pd.read_csv(
