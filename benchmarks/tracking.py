@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from benchmarks.views import View, benchmark_views
 from methods.method import flatten
 from rewards.suites import suite_named
 
+logger = logging.getLogger(__name__)
+
 EXPERIMENT = "video-alignment-bench"
 #: Which MLflow runs belong to the benchmark, and what has been copied: a resumed benchmark goes on with them.
 STATE_FILE = "tracking.json"
@@ -37,6 +39,8 @@ STATE_FILE = "tracking.json"
 PATIENCE = 60.0
 #: Bytes: trained weights up to this size become an artifact of their run; larger ones stay in the run's folder.
 LARGEST_MODEL = 500_000_000
+#: What a store answers that will not do a thing, however often it is asked.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
 #: MLflow takes at most this many metrics, and this many parameters, in one call.
 _METRICS, _PARAMS = 1000, 100
 
@@ -239,16 +243,32 @@ class Mirror(ABC):
             if found
             else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         )
-        there = found.tags if found else {}
-        for name, value in (view.tag() for view in self._views()):
-            if name not in there:  # else somebody may have changed it
-                self._client.set_experiment_tag(self._experiment, name, value)
+        self._save_views(found.tags if found else {})
         if not self._draft:
             self._draft = self._client.create_run(
                 self._experiment, run_name=self.output.name, tags=self._parent_tags()
             ).info.run_id
         self._begin()
         self._parent = self._draft
+
+    def _save_views(self, there: Mapping[str, str]) -> None:
+        """Saves how MLflow's page is to show the runs; a store that keeps no views has the runs all the same.
+
+        Args:
+            there: the experiment's tags. A view among them stays: somebody may have changed it.
+        """
+        from mlflow.exceptions import MlflowException
+
+        for name, value in (view.tag() for view in self._views()):
+            if name in there:
+                continue
+            try:
+                self._client.set_experiment_tag(self._experiment, name, value)
+            except MlflowException as error:
+                if error.error_code not in _REFUSALS:
+                    raise
+                logger.info("the tracking store keeps no saved views: %s", error)
+                return
 
     def _create_child(self, name: str, tags: dict[str, str]) -> str:
         """Creates one run below the parent; returns its id."""

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from benchmarks.ledger import CHARGED
 from benchmarks.records import BASE, Recorder, Status
@@ -184,6 +186,21 @@ def test_a_view_that_somebody_changed_stays(
     tags = client.get_experiment(experiment).tags
     assert tags[f"{TAG}shapes-curves"] == "mine"
     assert f"{TAG}shapes-final" in tags
+
+
+def test_a_store_that_keeps_no_views_gets_the_runs(
+    settings: RunSettings, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("not yours", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    recorded(output, "euphonium", "finished", 2, 2)
+    tracker = Tracker(settings, output, settings.runs())
+    tracker.start()
+    assert tracker.finish() == ""
+    client = store_in(output)
+    assert history(client, children_in(client)["euphonium", 0], "train/loss") == [(1, 0.1), (2, 0.2)]
 
 
 def test_artifacts(whole: Result) -> None:
