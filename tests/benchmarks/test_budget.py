@@ -53,7 +53,8 @@ def test_a_method_stops_at_the_last_iteration_that_fits(
         assert amount - each < total <= amount * (1 + 1e-9)
     if unit != "videos":
         assert len(set(done.values())) > 1  # else this shows nothing
-    assert f"{amount:g} {unit} each" in result.out
+    name = {"tflops": "TFLOP", "nfe": "NFE"}.get(unit, unit)
+    assert f"{amount:g} {name} each" in result.out
 
 
 def test_seconds(bench: Bench) -> None:
