@@ -34,7 +34,7 @@ from benchmarks.commandline import (
     known_names,
     settings_flags,
 )
-from benchmarks.records import ABLATION_FILE
+from benchmarks.records import ABLATION_FILE, resume_command
 from benchmarks.resolve import read_config, resolve
 from benchmarks.run import Benchmark, output_folder, resumed_settings
 from benchmarks.settings import RunSettings, SettingsError
@@ -136,10 +136,9 @@ def _run(given: argparse.Namespace, command: str) -> int:
         if given.dry_run:
             return 0
     output = output_folder(given)
-    again = shlex.join(["python", "-m", "benchmarks.ablate", "--resume", "--output", str(output)])
     return exit_code(
         _Ablation(settings, output, given.workers, given.resume, base, arms).run,
-        f"the records so far are kept, go on with `{again}`",
+        f"the records so far are kept, go on with `{resume_command(output, 'ablate')}`",
     )
 
 

@@ -52,9 +52,14 @@ def run_folder(output: Path, method: str, seed: int) -> Path:
 ABLATION_FILE = "ablation.yaml"
 
 
-def resume_command(output: Path) -> str:
-    """The command line that goes on with a benchmark or an ablation."""
-    module = "ablate" if (output / ABLATION_FILE).is_file() else "run"
+def resume_command(output: Path, module: str | None = None) -> str:
+    """The command line that goes on with a benchmark or an ablation.
+
+    Args:
+        output: its folder.
+        module: "run" or "ablate"; None for what the folder holds.
+    """
+    module = module or ("ablate" if (output / ABLATION_FILE).is_file() else "run")
     return shlex.join(["python", "-m", f"benchmarks.{module}", "--resume", "--output", str(output)])
 
 

@@ -12,7 +12,7 @@ import json
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rewards.suites import Suite
@@ -42,7 +42,7 @@ class View:
     columns: Sequence[str]
     order_by: str
     ascending: bool = False
-    charts: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    charts: Sequence[dict[str, Any]] = ()
     group_by: str | None = None
 
     def state(self) -> dict[str, Any]:
@@ -130,7 +130,6 @@ def curve(metric: str) -> dict[str, Any]:
     """A metric against its step."""
     return {
         "type": "LINE",
-        "displayName": "",
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "lineSmoothness": 0,
@@ -150,13 +149,13 @@ def curve(metric: str) -> dict[str, Any]:
 def scatter(parameter: str, metric: str) -> dict[str, Any]:
     """A metric's last value against a parameter, one point a run."""
     axes = {"xaxis": {"key": parameter, "type": "PARAM"}, "yaxis": {"key": metric, "type": "METRIC"}}
-    return {"type": "SCATTER", "displayName": "", **axes}
+    return {"type": "SCATTER", **axes}
 
 
 def parallel(parameters: Sequence[str], metric: str) -> dict[str, Any]:
     """Parallel coordinates: one line a run, coloured by the metric's last value."""
     chosen = {"selectedParams": list(parameters), "selectedMetrics": [metric]}
-    return {"type": "PARALLEL", "displayName": "", **chosen, "showAllRuns": False}
+    return {"type": "PARALLEL", **chosen, "showAllRuns": False}
 
 
 def _quoted(column: str) -> str:
@@ -165,7 +164,12 @@ def _quoted(column: str) -> str:
     return f"{kind}.`{name}`"
 
 
-_CHART: dict[str, Any] = {"runsCountToCompare": 100, "deleted": False, "isGenerated": False}
+_CHART: dict[str, Any] = {
+    "displayName": "",
+    "runsCountToCompare": 100,
+    "deleted": False,
+    "isGenerated": False,
+}
 _SECTION: dict[str, Any] = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
 #: The rest of the page's state. What was reordered stays so: else MLflow's own charts come first.
 _PAGE: dict[str, Any] = {
