@@ -5,19 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from methods.update import Learner
+from methods.refreshing import Refresher
+from methods.weights import TrainedWeights
 
 
 class CheckpointError(ValueError):
     """A checkpoint that does not belong to this run."""
 
 
-def save(folder: Path, learner: Learner, identity: dict[str, Any], iteration: int) -> None:
+class Learner(Protocol):
+    """What is saved of whatever is trained: `methods.update.Learner`, `methods.best_of_n.FineTuner`."""
+
+    weights: TrainedWeights
+    optimiser: torch.optim.Optimizer
+
+
+def save(
+    folder: Path,
+    learner: Learner,
+    identity: dict[str, Any],
+    iteration: int,
+    refresher: Refresher | None = None,
+) -> None:
     """Writes a checkpoint beside the last one and then takes its place.
 
     All randomness is derived from the seed and the iteration (`methods.seeding`), so weights, optimiser and
@@ -28,12 +42,16 @@ def save(folder: Path, learner: Learner, identity: dict[str, Any], iteration: in
         learner: what is trained.
         identity: what the run is (method, seed); checked on loading.
         iteration: iterations done.
+        refresher: the process reward that is trained beside the policy, if one is.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(learner.weights.state_dict(), temporary / "weights.safetensors")
     torch.save(learner.optimiser.state_dict(), temporary / "optimiser.pt")
+    if refresher is not None:
+        save_file(refresher.model.state_dict(), temporary / "process_reward.safetensors")
+        torch.save(refresher.optimiser.state_dict(), temporary / "process_optimiser.pt")
     (temporary / "state.json").write_text(json.dumps({**identity, "iteration": iteration}) + "\n")
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -43,7 +61,7 @@ def save(folder: Path, learner: Learner, identity: dict[str, Any], iteration: in
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path, learner: Learner, identity: dict[str, Any]) -> int:
+def load(folder: Path, learner: Learner, identity: dict[str, Any], refresher: Refresher | None = None) -> int:
     """Restores a checkpoint.
 
     Returns:
@@ -61,6 +79,9 @@ def load(folder: Path, learner: Learner, identity: dict[str, Any]) -> int:
         state = json.loads((folder / "state.json").read_text())
         weights = load_file(folder / "weights.safetensors")
         optimiser = torch.load(folder / "optimiser.pt", weights_only=True)
+        if refresher is not None:
+            process = load_file(folder / "process_reward.safetensors")
+            process_optimiser = torch.load(folder / "process_optimiser.pt", weights_only=True)
     except Exception as error:  # damaged bytes can make the readers raise anything
         raise CheckpointError(
             f"checkpoint {str(folder)!r} cannot be read ({type(error).__name__}: {error}); delete it to train this "
@@ -72,6 +93,9 @@ def load(folder: Path, learner: Learner, identity: dict[str, Any]) -> int:
     try:
         learner.weights.load_state_dict(weights)
         learner.optimiser.load_state_dict(optimiser)
-    except ValueError as error:
+        if refresher is not None:
+            refresher.model.load_state_dict(process)
+            refresher.optimiser.load_state_dict(process_optimiser)
+    except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {str(folder)!r}: {error}") from error
     return int(state["iteration"])

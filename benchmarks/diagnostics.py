@@ -13,7 +13,6 @@ from torch import Tensor
 
 from benchmarks.evaluation import evenly_spaced
 from benchmarks.settings import RunSettings
-from methods.guiding import guiding_reward
 from methods.method import Method
 from methods.seeding import generator
 from methods.update import Learner
@@ -121,15 +120,7 @@ class Rollouts:
         window = generator(self.settings.evaluation.seed, "diagnostic window")
         reward: Reward | None = self.process_reward
         if guided:
-            reward = guiding_reward(
-                method,
-                self.process_reward,
-                self.suite.training,
-                self.suite.suite.training,
-                policy.decode,
-                self._generators("directions"),
-                iteration=0,
-            )
+            reward = self.learner.rewards.of_rollouts(method, self._generators("directions"), iteration=0)
         return (
             Sampler(settings)
             .at_iteration(0, window)
@@ -167,6 +158,8 @@ def _of_rollouts(rollouts: Rollouts) -> dict[str, float]:
         weights = rollouts.suite.suite.training
         score = torch.stack([weight * rewards[name] for name, weight in weights.items()]).sum(dim=0)
         figures |= _accuracy_by_level(unguided, score, rollouts.learner.method)
+        assert unguided.process_rewards is not None  # the rollout had a reward
+        figures["process_reward"] = unguided.process_rewards[-1].mean().item()
     return figures
 
 

@@ -73,7 +73,7 @@ class Display:
             self._bars.update(task, visible=False)
             self._say(f"{progress.method} seed {progress.seed}: {progress.iteration} iterations done")
         else:
-            reward = f"reward {progress.reward:.3f}"
+            reward = "" if progress.reward is None else f"reward {progress.reward:.3f}"
             self._bars.update(task, completed=progress.share, reward=reward, count=count)
 
     def _task(self, progress: Progress) -> TaskID:

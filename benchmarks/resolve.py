@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from benchmarks.presets import PRESETS, Preset
 from benchmarks.settings import RunSettings, SettingsError
+from methods import earlier
 from methods.catalog import CATALOG, method_named
 from methods.method import Method
 from methods.naming import changed, closest, explain
@@ -122,6 +123,8 @@ def _method(
     """
     configured = dict(configured)
     whole = configured.keys() >= _REQUIRED  # as a run's own settings.yaml has it
+    if whole:
+        configured = earlier.translated(configured)
     base = configured.pop("base", name)
     method = _as_written(name, configured) if whole else method_named(base)
     ordered: list[tuple[str, Any]] = []

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from benchmarks.ledger import Meter
 from benchmarks.settings import RunSettings, SettingsError
+from methods.method import Method
 from methods.seeding import generator
 from rewards.cost import Cost
 from rewards.process import LatentProcessReward
@@ -64,15 +65,16 @@ class Session:
         policy.pipeline.to(self.accelerator.device)
         return policy
 
-    def process_reward(self, policy: PipelinePolicy) -> LatentProcessReward:
-        """The process reward, checked against the base model.
+    def process_reward(self, policy: PipelinePolicy, method: Method) -> LatentProcessReward:
+        """A method's process reward, checked against the base model.
 
         Raises:
             ProvenanceError: it was made for another model or latent space, or is damaged.
         """
         expected = Provenance.of(policy.pipeline)
-        with _loading("process reward", self.settings.process_reward, ProvenanceError):
-            loaded = LatentProcessReward.load(self.settings.process_reward, expected)
+        folder = method.process_model or self.settings.process_reward
+        with _loading("process reward", folder, ProvenanceError):
+            loaded = LatentProcessReward.load(folder, expected)
         return loaded.to(self.accelerator.device)
 
     def meter(self) -> Meter:
@@ -101,8 +103,9 @@ def check(settings: RunSettings) -> None:
     check_methods(settings)
     session = Session.open(settings)
     policy = session.policy()
-    if any(method.needs_process_reward for method in settings.method_settings.values()):
-        paid_before(settings, session.process_reward(policy))
+    for method in settings.method_settings.values():
+        if method.needs_process_reward:
+            paid_before(settings, session.process_reward(policy, method))
 
 
 def paid_before(settings: RunSettings, process_reward: LatentProcessReward | None) -> Cost | None:
@@ -116,7 +119,7 @@ def paid_before(settings: RunSettings, process_reward: LatentProcessReward | Non
     cost = process_reward.cost
     if cost is None:
         raise SettingsError(
-            f"charge_prm: {str(settings.process_reward)!r} does not say what its training cost; train it with this "
+            "charge_prm: the process reward's config.json does not say what its training cost; train it with this "
             "version of rewards.train_prm, or leave charge_prm out"
         )
     used = cost.model_dump()[settings.budget_unit]

@@ -66,6 +66,8 @@ class Evaluation(_Settings):
 
     Attributes:
         every: iterations between evaluations; the last iteration is always evaluated.
+        early_every, early_until: iterations between evaluations up to iteration `early_until`, where fast methods cross
+            slow ones' rewards; these come without diagnostics.
         train_prompts: how many training prompts, evenly spaced through their list.
         samples_per_prompt: videos of each training or held-out prompt.
         num_steps, shift: of the ODE sampler.
@@ -76,6 +78,8 @@ class Evaluation(_Settings):
     """
 
     every: int = Field(default=10, ge=1)
+    early_every: int = Field(default=2, ge=1)
+    early_until: int = Field(default=0, ge=0)
     train_prompts: int = Field(default=12, ge=1)
     samples_per_prompt: int = Field(default=12, ge=2)
     num_steps: int = Field(default=8, ge=1)
@@ -83,6 +87,14 @@ class Evaluation(_Settings):
     seed: int = 20_260_101
     batch: int = Field(default=144, ge=1)
     diagnostic_prompts: int = Field(default=4, ge=0)
+
+    def due(self, done: int) -> bool:
+        """Whether the policy is evaluated after `done` iterations, though it is not the end."""
+        return done % self.every == 0 or (done <= self.early_until and done % self.early_every == 0)
+
+    def diagnosed(self, done: int) -> bool:
+        """Whether diagnostics come with the evaluation after `done` iterations, though it is not the end."""
+        return self.diagnostic_prompts > 0 and done % self.every == 0
 
 
 class RunSettings(_Settings):

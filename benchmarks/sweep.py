@@ -1,7 +1,8 @@
 """Tunes methods: each gets the same number of trials and the same budget a trial: `python -m benchmarks.sweep --help`.
 
 Trials train with tuning seeds on some of the training prompts and are judged by the suite's headline reward on the
-others. Neither the seeds nor the held-out prompts that results use are seen. The same command given again goes on with
+others. Neither the seeds nor the held-out prompts that results use are seen. A final, if one is asked for, trains the
+best trials of each method again on further tuning seeds, which alone choose. The same command given again goes on with
 what is there, and repeats trials whose process was killed.
 """
 
@@ -13,7 +14,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -22,18 +23,23 @@ from benchmarks.commandline import exit_code
 from benchmarks.locking import alone
 from benchmarks.records import replace_text
 from benchmarks.settings import SettingsError
+from benchmarks.sweeping.choosing import are_over, best_trial, finalists_of, trials_of
+from benchmarks.sweeping.final import FINALS_FOLDER, Final
 from benchmarks.sweeping.options import arguments, make_plan, place
 from benchmarks.sweeping.plan import Plan, quiet
 from benchmarks.sweeping.results import (
+    FINALS_FILE,
     SWEEP_FILE,
     TRIALS_FILE,
     TUNED_FILE,
-    best_trial,
-    trials_of,
     write_results,
 )
 from benchmarks.sweeping.space import caution
 from benchmarks.sweeping.storage import masked, open_storage, open_study, recover, turn
+
+if TYPE_CHECKING:
+    from benchmarks.sweeping.tracking import SweepTracker
+    from benchmarks.workers import Failure
 
 
 def main(given_arguments: list[str] | None = None) -> int:
@@ -70,6 +76,7 @@ class Sweep:
         self.plan, self.output, self.retry_running = plan, output, retry_running
         self.total = sum(map(plan.trials_of, plan.methods))
         self.workers = workers if workers is not None else self._default_workers()
+        self.final: Final | None = None
         self.console = Console(width=None if sys.stdout.isatty() else 140)
 
     def _default_workers(self) -> int:
@@ -109,6 +116,8 @@ class Sweep:
             f"{plan.base.budget_text} each, {len(plan.seeds)} seed(s) from {plan.seeds[0]}, {self.workers} side by "
             f"side; study {plan.study} in {masked(plan.storage)}, records in {self.output}"
         )
+        if plan.finalists:
+            self._say(f"then a final among the best {plan.finalists} of each, with {plan.final_seeds_text}")
         for method, space in plan.spaces.items():
             self._say(f"  {method}: {', '.join(parameter.text for parameter in space)}")
             for parameter in space:
@@ -135,6 +144,8 @@ class Sweep:
             "study": self.plan.study,
             "storage": masked(self.plan.storage),
             "trials": self.plan.trials,
+            "finalists": self.plan.finalists,
+            "final_seeds": list(self.plan.final_seed_range),
             **self.plan.described(),
         }
         try:
@@ -154,8 +165,11 @@ class Sweep:
         tracker = SweepTracker(self.plan, self.output)
         tracker.start()
         stop: Stop | None = None
+        failures: list[Failure] = []
         try:
             stop = self._trials()
+            if stop is None:
+                failures = self._train_final(tracker)
         except KeyboardInterrupt:
             self._gather()
             tracker.finish(patience=5.0)
@@ -164,6 +178,10 @@ class Sweep:
         problem = tracker.finish()
         if problem:
             sys.stderr.write(f"warning: {problem}\n")
+        for failure in failures:
+            sys.stderr.write(f"error: {failure.run}: {failure.line}\n")
+        if failures:
+            return 2 if all(failure.expected for failure in failures) else 1
         if stop is not None:
             sys.stderr.write(f"error: {stop.line}\n")
             (self.output / "error.txt").write_text(stop.detail, encoding="utf-8")
@@ -187,30 +205,61 @@ class Sweep:
                 return run_here(self.plan, self.output, display.show)
             return Pool(self.plan, self.output, workers, display.show, display.say).run()
 
-    def _gather(self) -> bool:
-        """Writes table, tuned settings and figures; returns whether each method has a complete trial."""
+    def _train_final(self, tracker: SweepTracker) -> list[Failure]:
+        """Runs what is left of the final, if one is asked for; returns the runs that failed."""
+        plan = self.plan
+        if not plan.finalists:
+            return []
+        if not all(are_over(plan, study, method) for method, study in self.studies.items()):
+            self._say("the final begins when all trials are over")
+            return []
+        finalists = [
+            entry for method, study in self.studies.items() for entry in finalists_of(plan, study, method)
+        ]
+        if not finalists:
+            return []
+        tracker.finalists = finalists
+        self.final = Final(plan, finalists, self.output, self.workers)
+        for method in plan.methods:
+            numbers = [str(entry.trial.number) for entry in finalists if entry.method == method]
+            self._say(f"final of {method}: trials {', '.join(numbers)} with {plan.final_seeds_text}")
+        return self.final.train()
+
+    def _base(self) -> float | None:
+        """The base model's reward on the judged prompts, as trials or final recorded it."""
         from benchmarks.records import BASE, run_folder
-        from benchmarks.sweeping.plots import write_figures
         from benchmarks.sweeping.trial import headline_values
         from rewards.suites import suite_named
 
-        values = headline_values(
-            run_folder(self.output / "base", BASE, 0), suite_named(self.plan.base.suite).headline
-        )
-        base = values.get(0)
-        table, lines = write_results(self.plan, self.studies, self.output, base)
+        headline = suite_named(self.plan.base.suite).headline
+        for folder in (self.output / "base", self.output / FINALS_FOLDER):
+            values = headline_values(run_folder(folder, BASE, 0), headline)
+            if values:
+                return values[0]
+        return None
+
+    def _gather(self) -> bool:
+        """Writes tables, tuned settings and figures; returns whether each method has a trial that stands for it."""
+        from benchmarks.sweeping.plots import write_figures
+
+        base, verdicts = self._base(), self.final.verdicts() if self.final else {}
+        table, lines = write_results(self.plan, self.studies, verdicts, self.output, base)
         figures = write_figures(self.plan, self.studies, self.output, base)
         for line in lines:
             self._say(line)
         running = int(table["state"].isin(["running", "waiting"]).sum()) if len(table) else 0
         if running:
             self._say(f"{running} trials are not over; the same command gathers them when they are")
+        if not self.plan.finalists and (self.output / FINALS_FILE).is_file():
+            sys.stderr.write(
+                f"warning: {FINALS_FILE} is of an earlier final, and {TUNED_FILE} has the best trials of the search; "
+                "give --finalists to let the final choose\n"
+            )
         best = [best_trial(self.plan, study, method) for method, study in self.studies.items()]
         if any(trial is not None for trial in best):
-            self._say(
-                f"{TRIALS_FILE}, {TUNED_FILE} and {len(figures)} files in figures/ are in {self.output}"
-            )
-        return all(trial is not None for trial in best)
+            files = ", ".join([TRIALS_FILE, *([FINALS_FILE] if verdicts else []), TUNED_FILE])
+            self._say(f"{files} and {len(figures)} files in figures/ are in {self.output}")
+        return all(trial is not None for trial in best) and all(entry.winner for entry in verdicts.values())
 
 
 if __name__ == "__main__":

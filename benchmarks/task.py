@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,12 @@ from benchmarks.records import BASE, Recorder
 from benchmarks.session import Session, paid_before
 from benchmarks.settings import RunSettings, SettingsError
 from methods.experience import Draw, Experience, collect
+from methods.guiding import Rewards
 from methods.method import Method
+from methods.pairs import reward_terms
+from methods.refreshing import Refresher
 from methods.seeding import derived_seed, generator
-from methods.update import Learner, reward_terms
+from methods.update import Learner
 from methods.weights import TrainedWeights
 from samplers import Sampler
 
@@ -110,9 +113,10 @@ class Training:
         self.budget = Budget.of(session.settings)
         self.policy = session.policy()
         self.process_reward = (
-            session.process_reward(self.policy) if self.method.needs_process_reward else None
+            session.process_reward(self.policy, self.method) if self.method.needs_process_reward else None
         )
         self.learner = self._learner()
+        self.refresher = self._refresher()
         self.meter = session.meter()
         self.ledger = Ledger(paid=paid_before(session.settings, self.process_reward))
         self._apart: Usage = {}  # evaluation within the iteration that is under way
@@ -125,7 +129,7 @@ class Training:
             self.policy,
             self.settings.weights,
             derived_seed(self.seed, "weights"),
-            reference=method.kl_weight > 0 or self.settings.evaluation.diagnostic_prompts > 0,
+            reference=method.needs_base or self.settings.evaluation.diagnostic_prompts > 0,
         )
         optimiser = torch.optim.AdamW(
             weights.parameters, lr=method.optimiser.learning_rate, weight_decay=method.optimiser.weight_decay
@@ -133,10 +137,38 @@ class Training:
         network, optimiser = accelerator.prepare(self.policy.transformer, optimiser)
         # Rollouts and evaluation need no gradient, and not every process evaluates: they use the plain module.
         self.policy.transformer = accelerator.unwrap_model(network)
-        terms = reward_terms(method, self.session.suite.suite.training)
+        suite = self.session.suite
+        terms = reward_terms(method, suite.suite.training)
+        rewards = Rewards(suite.training, suite.suite.training, self.process_reward, self.policy.decode)
         return Learner(
-            self.policy, network, weights, method, terms, optimiser, accelerator, self.settings.micro_batch
+            self.policy,
+            network,
+            weights,
+            method,
+            terms,
+            rewards,
+            optimiser,
+            accelerator,
+            self.settings.micro_batch,
         )
+
+    def _refresher(self) -> Refresher | None:
+        """What trains the process reward on, where the method says so.
+
+        Raises:
+            SettingsError: there are several processes, each of which would train one of its own.
+        """
+        settings = self.method.process_refresh
+        if settings is None:
+            return None
+        if self.session.accelerator.num_processes > 1:
+            raise SettingsError(
+                f"{self.method.name}: process_refresh runs in one process; there are "
+                f"{self.session.accelerator.num_processes}"
+            )
+        assert self.process_reward is not None  # a method that refreshes one needs one
+        weights = self.session.suite.suite.training
+        return Refresher(self.process_reward, settings, weights, self.method.sampler.shift)
 
     def run(self, report: Report, after_evaluation: AfterEvaluation | None = None) -> None:
         """Trains until the budget is used, from the last checkpoint if there is one.
@@ -149,7 +181,7 @@ class Training:
         Raises:
             SettingsError: the budget does not pay one iteration.
         """
-        done = checkpoint.load(self._checkpoint, self.learner, self._identity)
+        done = checkpoint.load(self._checkpoint, self.learner, self._identity, self.refresher)
         self._begin(done)
         while self.budget.has_room(self.ledger):
             metrics = self._timed_iteration(self.ledger.iterations)
@@ -240,18 +272,18 @@ class Training:
             sampler,
             self.method,
             self._draw(iteration),
-            self.session.suite.training,
-            self.session.suite.suite.training,
-            self.process_reward,
+            self.learner.rewards,
             self.meter,
         )
         metrics = _reward_figures(experience)
-        if self._diagnoses and (iteration + 1) % self.settings.evaluation.every == 0:
+        if self.settings.evaluation.diagnosed(iteration + 1):
             metrics |= self._gradient_shares(experience, sampler, iteration)
         shuffle = generator(self.seed, "shuffle", iteration)
-        key = (tuple(experience.steps.shape), self.method.updates_per_rollout, self.method.kl_weight > 0)
-        with self.meter("update", key, **self._update_counts(experience)):
-            metrics |= self.learner.update(experience, sampler, iteration, shuffle)
+        with self.meter("update", self._update_key(experience), **self._update_counts(experience)):
+            metrics |= self.learner.update(experience, sampler, iteration, shuffle, self.meter)
+        if self.refresher is not None:
+            choice = generator(self.seed, "refresh", iteration)
+            metrics |= self.refresher.refresh(experience, choice, self.meter)
         values = torch.tensor(
             list(metrics.values()), dtype=torch.float64, device=self.session.accelerator.device
         )
@@ -262,10 +294,22 @@ class Training:
     def _diagnoses(self) -> bool:
         return self.settings.evaluation.diagnostic_prompts > 0
 
+    def _update_key(self, experience: Experience) -> Hashable:
+        """What the operations of an update depend on, beside the model and its trained weights."""
+        method = self.method
+        guidance = method.target_guidance(0)
+        clean = guidance is not None and guidance.at == "x0_hat" and not method.reuses_gradient
+        return (
+            tuple(experience.steps.shape),
+            method.updates_per_rollout,
+            method.distilled_through,
+            method.gradient_source if clean else None,
+        )
+
     def _update_counts(self, experience: Experience) -> dict[str, float]:
-        """Optimiser steps and network evaluations of an update; a KL to the base model evaluates it as well."""
+        """Optimiser steps and network evaluations of an update; a target may evaluate a network as well."""
         forward = experience.steps.numel() * experience.condition.branches
-        evaluations = forward * (2 if self.method.kl_weight > 0 else 1)
+        evaluations = forward * (1 + (self.method.distilled_through is not None))
         return {"updates": self.method.updates_per_rollout, "nfe": evaluations}
 
     def _gradient_shares(self, experience: Experience, sampler: Sampler, iteration: int) -> dict[str, float]:
@@ -288,16 +332,17 @@ class Training:
 
     def _evaluate_and_save(self, done: int, last: bool) -> bool:
         """Evaluation and checkpoint where due, by the main process; the others wait. Returns whether it evaluated."""
-        due = last or done % self.settings.evaluation.every == 0
+        due = last or self.settings.evaluation.due(done)
         if self._main and due:
             started = time.perf_counter()
             with self.meter(EVALUATION, "policy", **evaluation_counts(self.settings)):
                 result = evaluate(self.policy, self.session.suite, self.settings, done)
             self._record(result, done, last)
-            self.recorder.usage(done, self._diagnose(done))
+            diagnosed = last or self.settings.evaluation.diagnosed(done)
+            self.recorder.usage(done, self._diagnose(done) if diagnosed else self._evaluation_usage())
             self.recorder.status.evaluation_seconds += time.perf_counter() - started
         if self._main and (last or done % self.settings.checkpoint_every == 0):
-            checkpoint.save(self._checkpoint, self.learner, self._identity, done)
+            checkpoint.save(self._checkpoint, self.learner, self._identity, done, self.refresher)
             self.recorder.save_status()
         self.session.accelerator.wait_for_everyone()
         return due
@@ -308,6 +353,10 @@ class Training:
             with self.meter(EVALUATION, f"diagnostics of {self.method.name}"):
                 figures = diagnose(self.learner, self.session.suite, self.settings, self.process_reward)
             self.recorder.iteration(done, figures)
+        return self._evaluation_usage()
+
+    def _evaluation_usage(self) -> Usage:
+        """What evaluation used since it was last asked."""
         usage, self._apart = merged(self._apart, self.meter.take()), {}
         return usage
 

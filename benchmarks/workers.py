@@ -212,12 +212,15 @@ def _run_in_worker(method: str, seed: int) -> None:
 def _run_one(
     session: Session, output: Path, method: str, seed: int, report: Callable[[Progress], None]
 ) -> None:
+    from benchmarks.finetuning import FineTuning, FineTuningSettings
     from benchmarks.task import Training, evaluate_base
 
     (run_folder(output, method, seed) / ERROR_FILE).unlink(missing_ok=True)
     try:
         if method == BASE:
             evaluate_base(session, output, report)
+        elif isinstance(session.settings, FineTuningSettings):
+            FineTuning(session, session.settings, output, seed).run(report)
         else:
             Training(session, output, method, seed).run(report)
     finally:

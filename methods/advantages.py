@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.method import AdvantageSettings
+from methods.parts import AdvantageSettings
 
 
 def group_advantages(rewards: Tensor, group_size: int, settings: AdvantageSettings) -> Tensor:

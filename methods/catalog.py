@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from methods.method import AdvantageSettings, Distillation, Method, Optimiser, ProcessLoss
+from methods.method import Method
 from methods.naming import closest
+from methods.parts import AdvantageSettings, Distillation, Optimiser, ProcessLoss
 from samplers import Guidance, Noise, SamplerSettings
 
 FLOW_GRPO = Method(
@@ -15,7 +16,7 @@ FLOW_GRPO = Method(
     train_fraction=0.99,
     advantage=AdvantageSettings(std="batch", unbiased=False, eps=1e-4),
     clip_range=1e-4,
-    kl_weight=0.01,
+    distillation=Distillation(weight=0.01, strength=0.0),
     updates_per_rollout=2,
     optimiser=Optimiser(learning_rate=3e-4),
 )
@@ -48,19 +49,25 @@ EUPHONIUM_PUBLISHED = Method(
     optimiser=Optimiser(learning_rate=1e-6),
 )
 
-EUPHONIUM = EUPHONIUM_PUBLISHED.model_copy(
+EUPHONIUM = FLOW_GRPO.model_copy(
     update={
         "name": "euphonium",
-        "reference": "Euphonium, arXiv 2602.04928, with the paper's distillation made explicit and decaying",
-        "guidance_decay": 0.93,
-        "process": ProcessLoss(weight=1.0, credit="next_state"),
-        "distillation": Distillation(weight=1.0, decay=0.93),
+        "reference": "Euphonium, arXiv 2602.04928: the guided base model distilled (docs/theory.md); Flow-GRPO's SDE",
+        "distillation": Distillation(weight=1.0, strength=16.0),
+    }
+)
+
+EUPHONIUM_DANCE = DANCE_GRPO.model_copy(
+    update={
+        "name": "euphonium_dance",
+        "reference": "Euphonium, arXiv 2602.04928: the guided base model distilled (docs/theory.md); DanceGRPO's SDE",
+        "distillation": Distillation(weight=1.0, strength=16.0),
     }
 )
 
 #: Name -> method, with its published settings.
 CATALOG: dict[str, Method] = {
-    method.name: method for method in (EUPHONIUM, EUPHONIUM_PUBLISHED, FLOW_GRPO, DANCE_GRPO)
+    method.name: method for method in (EUPHONIUM, EUPHONIUM_DANCE, EUPHONIUM_PUBLISHED, FLOW_GRPO, DANCE_GRPO)
 }
 
 

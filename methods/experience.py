@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from methods.guiding import guiding_reward
-from methods.metering import Meter, MeteredOutcome, MeteredProcess, metered_decode, unmetered
+from methods.guiding import Rewards
+from methods.metering import Meter, unmetered
 from methods.method import Method
 from methods.seeding import generator
-from rewards.base import OutcomeReward, ProcessReward, scored
+from rewards.base import scored
 from samplers import Sampler, Trajectory
 from samplers.pipeline import Condition, PipelinePolicy
-
-
-@dataclass(frozen=True)
-class Experience:
-    """B rollouts, the members of a group side by side, as an update reads them.
-
-    Attributes:
-        trajectory: states and log-probabilities under the policy that drew them.
-        velocities: (N, B, ...) that policy's velocity at every step, kept only where distillation needs it.
-        condition: the encoded prompts.
-        videos: (B, F, 3, H, W) in [0, 1].
-        rewards: outcome reward -> (B,).
-        steps: (B, K) the steps that train each sample.
-    """
-
-    trajectory: Trajectory
-    velocities: Tensor | None
-    condition: Condition
-    videos: Tensor
-    rewards: dict[str, Tensor]
-    steps: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,15 +34,55 @@ class Draw:
     prompts: Sequence[str]
     first_group: int = 0
 
+    def members(self, group_size: int) -> list[tuple[int, int]]:
+        """(group, member) of every sample, the members of a group side by side."""
+        groups = range(self.first_group, self.first_group + len(self.prompts))
+        return [(group, member) for group in groups for member in range(group_size)]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """B rollouts, the members of a group side by side, as an update reads them.
+
+    Attributes:
+        draw: which samples they are.
+        trajectory: states and log-probabilities under the policy that drew them.
+        velocities: (N, B, ...) that policy's velocity at every step, kept only where distillation is anchored there.
+        condition: the encoded prompts.
+        videos: (B, F, 3, H, W) in [0, 1].
+        rewards: outcome reward -> (B,).
+        steps: (B, K) the steps that train each sample.
+    """
+
+    draw: Draw
+    trajectory: Trajectory
+    velocities: Tensor | None
+    condition: Condition
+    videos: Tensor
+    rewards: dict[str, Tensor]
+    steps: Tensor
+
+    def generators(self, purpose: str, samples: Tensor, steps: Tensor) -> list[torch.Generator]:
+        """A generator for each (sample, step), which depends on nothing else of the batch.
+
+        Args:
+            purpose: what is drawn.
+            samples: (n,) positions among the B rollouts.
+            steps: (n,) steps.
+        """
+        members = self.draw.members(len(self.steps) // len(self.draw.prompts))
+        return [
+            generator(self.draw.seed, purpose, self.draw.iteration, *members[sample], step)
+            for sample, step in zip(samples.tolist(), steps.tolist(), strict=True)
+        ]
+
 
 def collect(
     policy: PipelinePolicy,
     sampler: Sampler,
     method: Method,
     draw: Draw,
-    rewards: Mapping[str, OutcomeReward],
-    weights: Mapping[str, float],
-    process_reward: ProcessReward | None,
+    rewards: Rewards,
     meter: Meter = unmetered,
 ) -> Experience:
     """Draws `method.group_size` videos for each prompt, all in one batch, and scores them.
@@ -73,41 +92,32 @@ def collect(
         sampler: the method's, at this iteration.
         method: whose settings say how rollouts are drawn.
         draw: which samples.
-        rewards: the suite's training rewards.
-        weights: of each of them, where their sum guides.
-        process_reward: needed where `method.needs_process_reward`.
+        rewards: the run's.
         meter: counts the work.
 
     Raises:
         RewardError: an outcome reward failed; names prompt, reward and iteration.
         NonFiniteError: the policy or the process reward gave NaN or infinity; names the step.
     """
-    members = [(draw.first_group + g, m) for g in range(len(draw.prompts)) for m in range(method.group_size)]
+    members = draw.members(method.group_size)
     prompts = [prompt for prompt in draw.prompts for _ in range(method.group_size)]
     condition = policy.encode(prompts)
     velocities: list[Tensor] = []
 
     def velocity(x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         result = policy.velocity(x, sigma, condition)
-        if method.distillation is not None:
+        if method.distillation is not None and method.distillation.anchor == "policy":
             velocities.append(result.detach())
         return result
 
     noise = policy.initial_noise(_initial_generators(draw, members, method.same_initial_noise))
-    decode = metered_decode(policy.decode, meter)
-    outcomes = {name: MeteredOutcome(name, reward, meter) for name, reward in rewards.items()}
-    guide = guiding_reward(
-        method,
-        None if process_reward is None else MeteredProcess(process_reward, meter),
-        outcomes,
-        weights,
-        decode,
-        [generator(draw.seed, "directions", draw.iteration, *member) for member in members],
-        draw.iteration + 1,
-    )
+    rewards = rewards.metered(meter)
+    directions = [generator(draw.seed, "directions", draw.iteration, *member) for member in members]
+    guide = rewards.of_rollouts(method, directions, draw.iteration + 1)
     evaluations = len(members) * sampler.num_steps * condition.branches
     guidance = sampler.settings.guidance
-    key = (tuple(noise.shape), sampler.guided_steps, None if guidance is None else guidance.at)
+    where = None if guidance is None else (guidance.at, method.gradient_source)
+    key = (tuple(noise.shape), sampler.guided_steps, where)
     with meter("rollout", key, videos=len(members), nfe=evaluations):
         trajectory = sampler.rollout(
             velocity,
@@ -117,13 +127,14 @@ def collect(
             reward=guide,
             score_states=method.process is not None,
         )
-    videos = decode(trajectory.final)
+    videos = rewards.decode(trajectory.final)
     values = {
-        name: scored(name, outcome, videos, prompts, draw.iteration + 1) for name, outcome in outcomes.items()
+        name: scored(name, outcome, videos, prompts, draw.iteration + 1)
+        for name, outcome in rewards.outcomes.items()
     }
     steps = torch.stack([_steps(sampler, method, draw, member) for member in members])
     kept = torch.stack(velocities) if velocities else None
-    return Experience(trajectory, kept, condition, videos, values, steps)
+    return Experience(draw, trajectory, kept, condition, videos, values, steps)
 
 
 def _initial_generators(draw: Draw, members: list[tuple[int, int]], same: bool) -> list[torch.Generator]:

@@ -2,91 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from samplers import SamplerSettings
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class AdvantageSettings(_Settings):
-    """Group-relative advantage, A = (r - mean of the group) / (std + eps), then clipped.
-
-    Attributes:
-        std: over each "group", or over the whole "batch" (Flow-GRPO's global std).
-        unbiased: divide by n - 1 (DanceGRPO, Euphonium) or by n (Flow-GRPO).
-        eps: added to the std.
-        clip: largest absolute advantage.
-    """
-
-    std: Literal["group", "batch"] = "group"
-    unbiased: bool = True
-    eps: float = Field(default=1e-8, ge=0)
-    clip: float = Field(default=5.0, gt=0)
+from methods import earlier
+from methods.parts import (
+    AdvantageSettings,
+    Distillation,
+    Optimiser,
+    OutcomeGuidance,
+    ProcessLoss,
+    ProcessRefresh,
+    Settings,
+)
+from samplers import Guidance, SamplerSettings
 
 
-class ProcessLoss(_Settings):
-    """The process term of Euphonium's dual reward (arXiv 2602.04928).
-
-    Attributes:
-        weight: of this term beside the outcome terms.
-        credit: state at which step i's process reward is read: `state` x_i (the published code), `next_state`
-            x_{i+1}, or their `difference`.
-    """
-
-    weight: float = Field(default=1.0, gt=0)
-    credit: Literal["state", "next_state", "difference"] = "state"
-
-
-class Distillation(_Settings):
-    """Explicit distillation of the guidance: KL from the guided transition to the policy's own, in closed form.
-
-    Attributes:
-        weight: of the KL, averaged over elements and over the guided steps that are trained.
-        decay: factor on the weight per iteration; 1 keeps it.
-    """
-
-    weight: float = Field(gt=0)
-    decay: float = Field(default=1.0, gt=0, le=1)
-
-
-class OutcomeGuidance(_Settings):
-    """Guidance by the outcome rewards that train, their gradient estimated (SPSA, rewards/gradients.py).
-
-    The estimate's norm grows with the number of latent elements N, as sqrt(1 + (N - 1) / directions): tune the
-    guidance's strength for it, or set `sampler.guidance.normalisation`.
-
-    Attributes:
-        directions: random directions of one estimate; each costs two decodings and reward calls a sample.
-        radius: how far the latent is moved along each, in latent units.
-    """
-
-    directions: int = Field(default=8, ge=1)
-    radius: float = Field(default=0.1, gt=0)
-
-
-class Optimiser(_Settings):
-    """AdamW with a limit on the gradient's norm."""
-
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-
-
-class Method(_Settings):
+class Method(Settings):
     """Everything that defines an alignment method.
 
     Attributes:
         name: its name in tables.
         reference: paper and code that the settings come from.
         sampler: how training rollouts are drawn and scored.
-        guidance_decay: factor on the guidance's strength per iteration; 1 keeps it.
-        outcome_guidance: guide by the outcome rewards, or None to guide by the process reward.
+        guidance_decay: factor on the strength of the rollouts' guidance per iteration; 1 keeps it.
+        outcome_guidance: guide (rollouts and the distillation's target) by the outcome rewards, or None to guide by the
+            process reward.
         group_size: videos a prompt, compared with one another.
         same_initial_noise: whether a group starts from one noise, so that only the SDE's noise differs.
         train_fraction: share of the eligible steps that is trained, drawn anew for each sample.
@@ -96,12 +40,18 @@ class Method(_Settings):
         outcome_weight: factor on the suite's weights of the outcome rewards in the loss; 0 leaves their terms out, and
             the process term alone reinforces. They are scored and recorded all the same.
         process: the process term of the dual reward, or None.
-        distillation: explicit distillation of the guidance, or None for what scoring with the unguided mean
-            distils implicitly.
-        kl_weight: of the KL to the base model, in closed form, averaged over elements.
+        process_model: folder of the process reward that this method uses; None for the run's.
+        process_refresh: training of the process reward on the policy's own videos, or None to leave it as it was made.
+        distillation: KL to a reference, guided or not, or None for what scoring with the unguided mean distils
+            implicitly.
         updates_per_rollout: optimiser steps per batch of rollouts, each on its own share of the samples.
         optimiser: AdamW's settings.
     """
+
+    #: Fields of earlier versions -> what says the same now.
+    replaced: ClassVar[Mapping[str, str]] = {
+        "kl_weight": "a KL to the base model is distillation: {weight: W, strength: 0}",
+    }
 
     name: str
     reference: str
@@ -116,26 +66,50 @@ class Method(_Settings):
     clip_range: float = Field(default=1e-4, gt=0)
     outcome_weight: float = Field(default=1.0, ge=0)
     process: ProcessLoss | None = None
+    process_model: Path | None = None
+    process_refresh: ProcessRefresh | None = None
     distillation: Distillation | None = None
-    kl_weight: float = Field(default=0.0, ge=0)
     updates_per_rollout: int = Field(default=1, ge=1)
     optimiser: Optimiser
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_settings(cls, values: Any) -> Any:
+        return earlier.translated(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
-    def _distillation_needs_guidance(self) -> Method:
-        if self.distillation is not None and self.sampler.guidance is None:
-            raise ValueError("distillation is set, but sampler.guidance is not: there is nothing to distil")
+    def _distillation_has_a_target(self) -> Method:
         if self.guidance_decay != 1.0 and self.sampler.guidance is None:
             raise ValueError(f"guidance_decay is {self.guidance_decay}, but sampler.guidance is not set")
+        distillation = self.distillation
+        if distillation is None:
+            return self
+        if distillation.anchor == "policy" and not distillation.strength and self.sampler.guidance is None:
+            raise ValueError(
+                "distillation.anchor is 'policy', and neither sampler.guidance nor distillation.strength is set: there "
+                "is nothing to distil; give a strength, or anchor 'base' for a KL to the base model"
+            )
+        guidance = self.target_guidance(0)
+        if guidance is not None and guidance.normalisation == "batch" and not self.reuses_gradient:
+            raise ValueError(
+                "sampler.guidance.normalisation is 'batch', and the distillation's gradient is taken in micro-batches: "
+                "set it to 'sample' or 'none'"
+            )
         return self
 
     @model_validator(mode="after")
     def _something_reinforces(self) -> Method:
-        if self.outcome_weight == 0 and self.process is None:
+        if self.outcome_weight == 0 and self.process is None and not self.distils_guidance:
             raise ValueError(
-                "outcome_weight is 0 and process is not set: no reward is left to learn from; give outcome_weight > 0 "
-                "or process.weight"
+                "outcome_weight is 0, process is not set and no guidance is distilled: no reward is left to learn "
+                "from; give outcome_weight > 0, process.weight or distillation.strength"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _refresh_has_a_process_reward(self) -> Method:
+        if self.process_refresh is not None and not self.needs_process_reward:
+            raise ValueError("process_refresh is set, and nothing in this method uses a process reward")
         return self
 
     @model_validator(mode="after")
@@ -161,9 +135,47 @@ class Method(_Settings):
         return guidance is not None and bool(guidance.strength or guidance.scale)
 
     @property
+    def distils_guidance(self) -> bool:
+        """Whether a reward's gradient moves the distillation's target."""
+        return self.target_guidance(0) is not None
+
+    @property
     def needs_process_reward(self) -> bool:
         """Whether training this method calls a process reward model."""
-        return self.process is not None or (self.guided and self.outcome_guidance is None)
+        led = self.guided or self.distils_guidance
+        return self.process is not None or (led and self.outcome_guidance is None)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether an update evaluates the base model."""
+        return self.distillation is not None and self.distillation.anchor == "base"
+
+    @property
+    def gradient_source(self) -> str | None:
+        """What is differentiated for guidance, and how: "process", "spsa" or "autograd"; None without guidance."""
+        if not (self.guided or self.distils_guidance):
+            return None
+        return "process" if self.outcome_guidance is None else self.outcome_guidance.estimator
+
+    @property
+    def distilled_through(self) -> str | None:
+        """The network that an update evaluates for its targets: "base", or "policy"; None for none."""
+        guidance = self.target_guidance(0)
+        if self.needs_base:
+            return "base"
+        clean = guidance is not None and guidance.at == "x0_hat"
+        return "policy" if clean and not self.reuses_gradient else None
+
+    @property
+    def reuses_gradient(self) -> bool:
+        """Whether the gradients that guided the rollouts serve the distillation's target as well.
+
+        They do where both are the gradient at the same point: at x0_hat, through the same network.
+        """
+        if self.distillation is None or not (self.guided and self.distils_guidance):
+            return False
+        assert self.sampler.guidance is not None  # the rollouts are guided
+        return self.sampler.guidance.at == "state" or self.distillation.anchor == "policy"
 
     def sampler_at(self, iteration: int) -> SamplerSettings:
         """The sampler's settings at an iteration (from 0), the guidance decayed."""
@@ -176,9 +188,19 @@ class Method(_Settings):
         assert value is not None  # Guidance has exactly one of the two
         return self.sampler.replace(guidance=guidance.model_copy(update={field: value * factor}))
 
+    def target_guidance(self, iteration: int) -> Guidance | None:
+        """How a reward's gradient moves the distillation's target at an iteration (from 0); None if it does not."""
+        if self.distillation is None:
+            return None
+        guidance, strength = self.sampler_at(iteration).guidance, self.distillation.strength
+        if strength is not None:
+            shape = Guidance(strength=strength) if guidance is None else guidance
+            guidance = shape.model_copy(update={"strength": strength, "scale": None})
+        return guidance if guidance is not None and (guidance.strength or guidance.scale) else None
+
     def distillation_weight(self, iteration: int) -> float:
-        """The weight of the distillation loss at an iteration (from 0); 0 without one."""
-        if self.distillation is None or not self.guided:
+        """The weight of the distillation loss at an iteration (from 0); 0 where there is nothing to distil."""
+        if self.distillation is None or not (self.needs_base or self.distils_guidance):
             return 0.0
         return self.distillation.weight * self.distillation.decay**iteration
 

@@ -69,7 +69,10 @@ def field_type(kind: type[BaseModel], name: str, owner: str) -> Any:
             raise ValueError(f"{owner}: field {'.'.join(walked)!r} has no parts, so there is no {name!r}")
         if part not in at.model_fields:
             where = f" in {'.'.join(walked)!r}" if walked else ""
-            raise ValueError(f"{owner}: unknown field {part!r}{where}; {closest(part, at.model_fields)}")
+            replaced = getattr(at, "replaced", {}).get(part)
+            raise ValueError(
+                f"{owner}: unknown field {part!r}{where}; {replaced or closest(part, at.model_fields)}"
+            )
         walked.append(part)
         annotation = at.model_fields[part].annotation
         at = _settings_class(annotation)

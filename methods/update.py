@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,128 +10,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from methods.advantages import group_advantages
+from methods.distilling import Distiller, Target
 from methods.experience import Experience
+from methods.guiding import Rewards
 from methods.losses import clipped_loss, correlation
+from methods.metering import Meter, unmetered
 from methods.method import Method
+from methods.pairs import Pairs, Terms, make_pairs
 from methods.weights import TrainedWeights
 from samplers import Sampler
-from samplers.pipeline import Condition, PipelinePolicy
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """n transitions to train on: each a sample at one of its steps.
-
-    Attributes:
-        step: (n,) the step.
-        x, x_next: (n, ...) the states before and after it.
-        log_prob: (n,) under the policy that drew it.
-        gradient: (n, ...) the reward gradient that guided it, 0 where none did; None for unguided methods.
-        velocity: (n, ...) of the policy that drew it; None without distillation.
-        condition: the n encoded prompts.
-        advantages: (terms, n) one row for each reward term.
-    """
-
-    step: Tensor
-    x: Tensor
-    x_next: Tensor
-    log_prob: Tensor
-    gradient: Tensor | None
-    velocity: Tensor | None
-    condition: Condition
-    advantages: Tensor
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    def rows(self, rows: Tensor) -> Pairs:
-        """The pairs at `rows`."""
-        return Pairs(
-            self.step[rows],
-            self.x[rows],
-            self.x_next[rows],
-            self.log_prob[rows],
-            None if self.gradient is None else self.gradient[rows],
-            None if self.velocity is None else self.velocity[rows],
-            self.condition.select(rows.tolist()),
-            self.advantages[:, rows],
-        )
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the reward terms are called, and their weights, in the order of `Pairs.advantages`."""
-
-    names: tuple[str, ...]
-    weights: tuple[float, ...]
-
-
-def reward_terms(method: Method, outcome_weights: Mapping[str, float]) -> Terms:
-    """One term for each outcome reward, and one for the process reward where the method has it."""
-    names = list(outcome_weights)
-    weights = [method.outcome_weight * weight for weight in outcome_weights.values()]
-    if method.process is not None:
-        names, weights = [*names, "process"], [*weights, method.process.weight]
-    return Terms(tuple(names), tuple(weights))
-
-
-def make_pairs(
-    experience: Experience, method: Method, terms: Terms, accelerator: Accelerator | None = None
-) -> tuple[Pairs, Tensor]:
-    """Flattens the trained (sample, step) pairs, sample by sample, and computes their advantages.
-
-    Args:
-        experience: this process's rollouts.
-        method: whose settings say what is compared with what.
-        terms: the reward terms.
-        accelerator: the processes that share the batch; None for this one alone.
-
-    Returns:
-        The pairs, and the (n,) sample that each belongs to.
-    """
-    steps = experience.steps
-    trajectory = experience.trajectory
-    sample = torch.arange(len(steps)).repeat_interleave(steps.shape[1])
-    step = steps.flatten()
-    rows = []
-    for name in terms.names:
-        if name == "process":
-            assert method.process is not None
-            credit = trajectory.process_credit(method.process.credit)
-            rows.append(_advantages(credit, method, accelerator)[step, sample])
-        else:
-            rows.append(_advantages(experience.rewards[name], method, accelerator)[sample])
-    pairs = Pairs(
-        step=step,
-        x=trajectory.states[step, sample],
-        x_next=trajectory.states[step + 1, sample],
-        log_prob=trajectory.log_probs[step, sample],
-        gradient=_gradients(experience)[step, sample] if trajectory.reward_gradients else None,
-        velocity=None if experience.velocities is None else experience.velocities[step, sample],
-        condition=experience.condition.select(sample.tolist()),
-        advantages=torch.stack(rows),
-    )
-    return pairs, sample
-
-
-def _advantages(rewards: Tensor, method: Method, accelerator: Accelerator | None) -> Tensor:
-    """Advantages (..., B) of this process's samples; a std over the batch is one over all processes' samples."""
-    if accelerator is None or accelerator.num_processes == 1 or method.advantage.std == "group":
-        return group_advantages(rewards, method.group_size, method.advantage)
-    count = rewards.shape[-1]
-    everyone = accelerator.gather(rewards.movedim(-1, 0).contiguous()).movedim(0, -1)
-    advantages = group_advantages(everyone, method.group_size, method.advantage)
-    return advantages.narrow(-1, count * accelerator.process_index, count)
-
-
-def _gradients(experience: Experience) -> Tensor:
-    """(N, B, ...) the gradient that guided each step, 0 where none did."""
-    trajectory = experience.trajectory
-    dense = torch.zeros((trajectory.num_steps, *trajectory.final.shape), device=trajectory.final.device)
-    for step, gradient in trajectory.reward_gradients.items():
-        dense[step] = gradient
-    return dense
+from samplers.pipeline import PipelinePolicy
 
 
 @dataclass
@@ -144,6 +32,7 @@ class Learner:
         weights: its trained part.
         method: the method's settings.
         terms: the reward terms.
+        rewards: one of them may guide what is distilled.
         optimiser: prepared by accelerate.
         accelerator: devices, precision, processes.
         micro_batch: pairs in one forward and backward pass; results do not depend on it.
@@ -154,12 +43,18 @@ class Learner:
     weights: TrainedWeights
     method: Method
     terms: Terms
+    rewards: Rewards
     optimiser: torch.optim.Optimizer
     accelerator: Accelerator
     micro_batch: int = 512
 
     def update(
-        self, experience: Experience, sampler: Sampler, iteration: int, shuffle: torch.Generator
+        self,
+        experience: Experience,
+        sampler: Sampler,
+        iteration: int,
+        shuffle: torch.Generator,
+        meter: Meter = unmetered,
     ) -> dict[str, float]:
         """Trains on one batch of rollouts.
 
@@ -168,6 +63,7 @@ class Learner:
             sampler: scores the pairs again.
             iteration: from 0; sets the decaying weights.
             shuffle: splits the samples among the updates.
+            meter: counts the rewards' work.
 
         Returns:
             Diagnostics, averaged over the pairs: losses, ratio, share clipped, gradient norm before clipping.
@@ -175,13 +71,13 @@ class Learner:
         Raises:
             FloatingPointError: loss or gradient is not finite; the optimiser has not stepped on it.
         """
-        pairs, sample = make_pairs(experience, self.method, self.terms, self.accelerator)
-        count = len(experience.steps)
+        pairs = make_pairs(experience, self.method, self.terms, self.accelerator)
+        rewards, count = self.rewards.metered(meter), len(experience.steps)
         share = torch.randperm(count, generator=shuffle) % self.method.updates_per_rollout
         totals: dict[str, float] = {}
         norms = []
         for number in range(self.method.updates_per_rollout):
-            rows = torch.nonzero(share[sample] == number).flatten()
+            rows = torch.nonzero(share[pairs.sample] == number).flatten()
             if not len(rows):
                 raise ValueError(
                     f"{self.method.name}: updates_per_rollout is {self.method.updates_per_rollout}, "
@@ -189,8 +85,10 @@ class Learner:
                 )
             self.optimiser.zero_grad(set_to_none=True)
             for part in rows.split(self.micro_batch):
+                some = pairs.rows(part)
+                target = self._target(some, experience, sampler, iteration, rewards)
                 with self._wrapped():
-                    loss, figures = self._loss(pairs.rows(part), sampler, iteration)
+                    loss, figures = self._loss(some, target, sampler, iteration)
                     self.accelerator.backward(loss * (len(part) / len(rows)))
                 for name, value in figures.items():
                     totals[name] = totals.get(name, 0.0) + value * len(part) / len(pairs)
@@ -238,10 +136,11 @@ class Learner:
             Part ("outcome", "process", "kl", "distillation") -> norm of that part's own gradient, over the sum of
             the parts' norms. A KL to the base model has no gradient before the policy leaves it.
         """
-        pairs, _ = make_pairs(experience, self.method, self.terms, self.accelerator)
-        rows = torch.randperm(len(pairs), generator=choice)[:most]
+        pairs = make_pairs(experience, self.method, self.terms, self.accelerator)
+        some = pairs.rows(torch.randperm(len(pairs), generator=choice)[:most])
+        target = self._target(some, experience, sampler, iteration, self.rewards)
         with torch.enable_grad():
-            parts, _ = self._parts(pairs.rows(rows), sampler, iteration)
+            parts, _ = self._parts(some, target, sampler, iteration)
         norms = {}
         for number, (name, part) in enumerate(parts.items()):
             gradients = torch.autograd.grad(
@@ -251,9 +150,20 @@ class Learner:
         total = sum(norms.values())
         return {name: norm / total if total > 0 else 0.0 for name, norm in norms.items()}
 
-    def _loss(self, pairs: Pairs, sampler: Sampler, iteration: int) -> tuple[Tensor, dict[str, float]]:
+    def _target(
+        self, pairs: Pairs, experience: Experience, sampler: Sampler, iteration: int, rewards: Rewards
+    ) -> Target | None:
+        """What the pairs are drawn to; the directions of an estimated gradient are each pair's own."""
+        distiller = Distiller(self.policy, self.weights, self.method, self.accelerator)
+        estimated = self.method.outcome_guidance is not None
+        generators = experience.generators("target directions", pairs.sample, pairs.step) if estimated else []
+        return distiller.targets(pairs, sampler, iteration, rewards, generators)
+
+    def _loss(
+        self, pairs: Pairs, target: Target | None, sampler: Sampler, iteration: int
+    ) -> tuple[Tensor, dict[str, float]]:
         """The method's loss on some pairs, averaged over them, and figures about it."""
-        parts, figures = self._parts(pairs, sampler, iteration)
+        parts, figures = self._parts(pairs, target, sampler, iteration)
         loss = torch.stack(list(parts.values())).sum()
         figures["loss"] = loss.item()
         if not torch.isfinite(loss):
@@ -261,7 +171,7 @@ class Learner:
         return loss, figures
 
     def _parts(
-        self, pairs: Pairs, sampler: Sampler, iteration: int
+        self, pairs: Pairs, target: Target | None, sampler: Sampler, iteration: int
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The parts that the loss is the sum of, each averaged over the pairs and weighted; and figures."""
         sigma = sampler.sigmas[pairs.step].to(pairs.x.device, torch.float32)
@@ -277,15 +187,19 @@ class Learner:
             "clip_fraction": (deviation > self.method.clip_range).float().mean().item(),
             "policy_loss": sum(part.item() for part in parts.values()),
         }
-        if self.method.kl_weight > 0:
-            kl = self._kl_to_base(pairs, sampler, sigma, velocity)
-            figures["kl_to_base"] = kl.item()
-            parts["kl"] = self.method.kl_weight * kl
-        distillation = self.method.distillation_weight(iteration)
-        if distillation > 0 and pairs.gradient is not None:
-            kl = self._kl_to_guided(pairs, sampler, velocity)
-            figures["kl_to_guided"] = kl.item()
-            parts["distillation"] = distillation * kl
+        if target is None:
+            return parts, figures
+        distance = (sampler.kl_divergence(velocity, target.velocity, pairs.step) * target.counts).mean()
+        weight = self.method.distillation_weight(iteration)
+        if target.velocity is target.base:
+            parts["kl"] = weight * distance
+        else:
+            parts["distillation"] = weight * distance
+            figures["kl_to_guided"] = distance.item()
+        if target.base is not None:
+            figures["kl_to_base"] = (
+                sampler.kl_divergence(velocity.detach(), target.base, pairs.step).mean().item()
+            )
         return parts, figures
 
     def _policy_losses(self, log_ratio: Tensor, advantages: Tensor) -> dict[str, Tensor]:
@@ -299,20 +213,6 @@ class Learner:
         if self.method.process is not None:
             parts["process"] = (weights * losses)[process].sum()
         return parts
-
-    def _kl_to_base(self, pairs: Pairs, sampler: Sampler, sigma: Tensor, velocity: Tensor) -> Tensor:
-        """Mean over pairs of the KL to the base model's transition, computed in the policy's own precision."""
-        with torch.no_grad(), self.accelerator.autocast(), self.weights.reference():
-            reference = self.policy.velocity(pairs.x, sigma, pairs.condition)
-        return sampler.kl_divergence(velocity, reference, pairs.step).mean()
-
-    def _kl_to_guided(self, pairs: Pairs, sampler: Sampler, velocity: Tensor) -> Tensor:
-        """Mean over pairs of the KL to the guided transition of the policy that drew them; 0 at unguided steps."""
-        assert pairs.velocity is not None
-        assert pairs.gradient is not None
-        guided = torch.as_tensor(sampler.guided(pairs.step)).to(velocity.device)
-        target = sampler.distillation_target(pairs.velocity, pairs.gradient, pairs.step)
-        return (sampler.kl_divergence(velocity, target, pairs.step) * guided).mean()
 
 
 def _guidance_figures(pairs: Pairs, terms: Terms) -> dict[str, float]:

@@ -100,8 +100,7 @@ class CaptionMatch:
     def __init__(self, model: VideoWordModel) -> None:
         self.model = model
 
-    @torch.no_grad()
     def __call__(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(B, F, 3, H, W) videos in [0, 1] and B prompts to (B,) scores."""
+        """(B, F, 3, H, W) videos in [0, 1] and B prompts to (B,) scores, differentiable in the videos."""
         weights = self.model.asserted(prompts).to(videos.device)
         return (self.model(videos).sigmoid() * weights).sum(dim=1)

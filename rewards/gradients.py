@@ -1,18 +1,18 @@
-"""Gradients of rewards that offer none: zeroth-order estimates through a decoder.
+"""Gradients of pixel rewards in the latent, through a decoder: exact ones by autograd, and zeroth-order estimates.
 
 Autograd of a differentiable process reward needs nothing from here: samplers take the reward itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from rewards.base import OutcomeReward, scored
+from rewards.base import OutcomeReward, RewardError, scored
 
 
 class Prompted(Protocol):
@@ -21,6 +21,68 @@ class Prompted(Protocol):
     @property
     def prompts(self) -> Sequence[str]:
         """The B texts."""
+
+
+@dataclass
+class DecodedReward:
+    """A weighted sum of differentiable pixel rewards, with its exact gradient in the latent.
+
+    Use it with guidance at `x0_hat`: it knows clean latents only.
+
+    Attributes:
+        rewards: name -> reward of videos, differentiable in them.
+        weights: name -> weight in the sum; the same names.
+        decode: (B, ...) latents to (B, F, 3, H, W) videos in [0, 1], differentiable.
+        iteration: training iteration, for errors.
+    """
+
+    rewards: Mapping[str, OutcomeReward]
+    weights: Mapping[str, float]
+    decode: Callable[[Tensor], Tensor]
+    iteration: int = 0
+
+    def gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> Tensor:
+        """Gradient at clean latents, shaped like x; raises as `value_and_gradient` does."""
+        return self.value_and_gradient(x, sigma, condition)[1]
+
+    def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> tuple[Tensor, Tensor]:
+        """Values (B,) of clean latents (B, ...) and their gradient, shaped like x.
+
+        Raises:
+            ValueError: sigma (B,) is not 0, or a reward has no gradient in the latent.
+            RewardError: a reward failed, or its gradient is not finite.
+        """
+        _check_clean(self.rewards, sigma)
+        total, values = torch.zeros_like(_wide(x)), torch.zeros(len(x), device=x.device)
+        with torch.enable_grad():
+            leaf = _wide(x).detach().requires_grad_(True)
+            videos = self.decode(leaf)
+            for position, name in enumerate(self.rewards):
+                value, checked = self._answer(name, videos, condition.prompts)
+                values += self.weights[name] * checked
+                if not value.requires_grad:
+                    raise ValueError(
+                        f"reward {name!r} has no gradient in the video; set outcome_guidance.estimator to 'spsa'"
+                    )
+                last = position == len(self.rewards) - 1
+                (slope,) = torch.autograd.grad(value.sum(), leaf, retain_graph=not last)
+                if not torch.isfinite(slope).all():
+                    raise RewardError(
+                        f"the gradient of reward {name!r} is not finite at iteration {self.iteration}"
+                    )
+                total += self.weights[name] * slope
+        return values, total
+
+    def _answer(self, name: str, videos: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """A reward's answer (B,) as it gave it, with its graph; and checked, without."""
+        answers: list[Tensor] = []
+
+        def asked(videos: Tensor, prompts: Sequence[str]) -> Tensor:
+            answers.append(self.rewards[name](videos, prompts))
+            return answers[-1]
+
+        checked = scored(name, asked, videos, prompts, self.iteration)
+        return answers[-1], checked
 
 
 @dataclass
@@ -75,13 +137,13 @@ class ZerothOrderReward:
             ValueError: sigma (B,) is not 0: a noised latent decodes to nothing that these rewards could judge.
             RewardError: a reward failed.
         """
-        self._check_clean(sigma)
+        _check_clean(self.rewards, sigma)
         with torch.no_grad():
             return self._value(_wide(x), condition)
 
     def gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> Tensor:
         """Estimated gradient at clean latents, shaped like x, float32 at least; raises as a call does."""
-        self._check_clean(sigma)
+        _check_clean(self.rewards, sigma)
         if len(self.generators) != len(x):
             raise ValueError(
                 f"{len(self.generators)} generators for a batch of {len(x)}: give one for each sample"
@@ -116,12 +178,13 @@ class ZerothOrderReward:
         ]
         return torch.stack(values).sum(dim=0)
 
-    def _check_clean(self, sigma: Tensor) -> None:
-        if bool((sigma != 0).any()):
-            raise ValueError(
-                f"rewards {sorted(self.rewards)} know clean latents only, and were asked at sigma "
-                f"{sigma.max().item():g}: set guidance.at to 'x0_hat'"
-            )
+
+def _check_clean(names: Iterable[str], sigma: Tensor) -> None:
+    if bool((sigma != 0).any()):
+        raise ValueError(
+            f"rewards {sorted(names)} know clean latents only, and were asked at sigma "
+            f"{sigma.max().item():g}: set guidance.at to 'x0_hat'"
+        )
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class PrmTraining(BaseModel):
         blocks: how many of the transformer's first blocks form the trunk.
         schedule: optimisation; a batch counts pairs.
         shift: noise levels are drawn uniformly and shifted by this factor, as sampling visits them.
-        held_back: share of each prompt's samples kept for measuring.
+        held_back: share of each prompt's samples kept for measuring, where no other data is given for that.
         seed: of initialisation, noise and batches.
     """
 
@@ -61,25 +61,52 @@ def _noised(clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     return (1 - level) * clean + level * noise
 
 
+def noised_values(
+    model: nn.Module, clean: Tensor, embeds: Tensor, shift: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Values of n pairs of samples, both members noised to one random level, each with noise of its own.
+
+    Args:
+        model: a process reward.
+        clean: (2n, ...) clean latents, the pairs' first members before their second ones.
+        embeds: (2n, L, D) their prompts' embeddings.
+        shift: of the noise levels, drawn uniformly and shifted by this factor.
+        generator: of levels and noise, on the CPU.
+
+    Returns:
+        (n,) values of the first members, (n,) of the second ones.
+    """
+    uniform = torch.rand(len(clean) // 2, generator=generator)
+    sigma = (shift * uniform / (1 + (shift - 1) * uniform)).to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    both = torch.cat([sigma, sigma])
+    first, second = model(_noised(clean, both, noise), both, _Embeds(embeds)).chunk(2)
+    return first, second
+
+
+def bradley_terry_loss(first: Tensor, second: Tensor, difference: Tensor) -> Tensor:
+    """Mean of -log sigmoid(value of the preferred sample - value of the other).
+
+    Args:
+        first, second: (n,) values of the pairs' members.
+        difference: (n,) score of the first less that of the second. A tie prefers neither: its loss is the constant
+            log 2.
+    """
+    return F.softplus(-(first - second) * difference.sign()).mean()
+
+
 def preference_loss(
     model: nn.Module, data: PreferenceData, settings: PrmTraining, generator: torch.Generator
 ) -> Tensor:
-    """The loss of one batch of pairs; both members of a pair are noised to the same level, with their own noise."""
-    count = settings.schedule.batch
-    first, second = data.pairs(count, generator)
-    uniform = torch.rand(count, generator=generator)
-    sigma = settings.shift * uniform / (1 + (settings.shift - 1) * uniform)
+    """The loss of one batch of pairs."""
+    first, second = data.pairs(settings.schedule.batch, generator)
     rows = torch.cat([first, second])
-    clean = data.latents[rows]
-    noise = torch.randn(clean.shape, generator=generator)
-    both = torch.cat([sigma, sigma])
-    values = model(_noised(clean, both, noise), both, _Embeds(data.embeds[data.prompt[rows]]))
+    better, worse = noised_values(
+        model, data.latents[rows], data.embeds[data.prompt[rows]], settings.shift, generator
+    )
     if settings.loss == "binary":
-        return F.binary_cross_entropy_with_logits(values, _above_median(data)[rows])
-    better, worse = values.chunk(2)
-    difference = data.scores[first] - data.scores[second]
-    # A tie prefers neither: its sign is 0 and its loss the constant log 2.
-    return F.softplus(-(better - worse) * difference.sign()).mean()
+        return F.binary_cross_entropy_with_logits(torch.cat([better, worse]), _above_median(data)[rows])
+    return bradley_terry_loss(better, worse, data.scores[first] - data.scores[second])
 
 
 def _above_median(data: PreferenceData) -> Tensor:
@@ -120,25 +147,37 @@ def _centred(values: Tensor, data: PreferenceData) -> Tensor:
 
 
 def train_prm(
-    transformer: nn.Module, data: PreferenceData, settings: PrmTraining
+    transformer: nn.Module,
+    data: PreferenceData,
+    settings: PrmTraining,
+    validation: PreferenceData | None = None,
 ) -> tuple[LatentProcessReward, dict[str, dict[str, float]]]:
     """Trains a process reward from the base model's first blocks.
 
+    Args:
+        transformer: the base model's.
+        data: samples to train on.
+        settings: of the training.
+        validation: samples to measure with; None holds some of `data` back.
+
     Returns:
-        The model, frozen, and its accuracy by noise level on samples held back.
+        The model, frozen, and its accuracy by noise level on samples that it was not trained on.
 
     Raises:
         ValueError: a prompt has too few samples for a pair to train on and one to measure with.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    training, validation = data.split(settings.held_back, generator)
-    for part, name in ((training, "training"), (validation, "held-back")):
-        counts = torch.bincount(part.prompt, minlength=len(data.prompts))
+    training, measured = (
+        data.split(settings.held_back, generator) if validation is None else (data, validation)
+    )
+    for part, name in ((training, "training"), (measured, "held-back")):
+        counts = torch.bincount(part.prompt, minlength=len(part.prompts))
         short = int(counts.argmin())
         if counts[short] < 2:
             raise ValueError(
-                f"prompt {data.prompts[short]!r} has {int(counts[short])} {name} samples and needs 2; held_back is "
-                f"{settings.held_back:g}: make preference data with more samples per prompt"
+                f"prompt {part.prompts[short]!r} has {int(counts[short])} {name} samples and needs 2; held_back is "
+                f"{settings.held_back:g}: make preference data with more samples per prompt, or give others to measure "
+                "with"
             )
     torch.manual_seed(settings.seed)  # for the new layers' initialisation, which takes no generator
     model = LatentProcessReward(cut_transformer(transformer, settings.blocks))
@@ -153,7 +192,7 @@ def train_prm(
     used = Cost(tflops=tflops, seconds=time.perf_counter() - started)
     model.cost = None if data.cost is None else data.cost + used
     model.requires_grad_(False).eval()
-    return model, accuracy_by_level(model, validation, generator)
+    return model, accuracy_by_level(model, measured, generator)
 
 
 def _step_tflops(model: nn.Module, data: PreferenceData, settings: PrmTraining) -> float:
@@ -183,6 +222,11 @@ def _arguments() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         help="preference data, written by `python -m benchmarks.preferences`",
+    )
+    parser.add_argument(
+        "--validation",
+        type=Path,
+        help="preference data to measure with (a tenth of each prompt's samples in --data, which then do not train)",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write the process reward to")
     parser.add_argument(
@@ -215,13 +259,23 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{given.output} is a file; choose another --output")
         if (given.output / "config.json").exists():
             raise ValueError(f"{given.output} already holds a process reward; choose another --output")
-        schedule = Schedule(steps=given.steps, batch=given.batch, learning_rate=given.lr, weight_decay=0.01)
+        schedule = Schedule(
+            steps=given.steps,
+            batch=given.batch,
+            learning_rate=given.lr,
+            # A short training would otherwise end before it has warmed up.
+            warmup=max(1, min(Schedule.model_fields["warmup"].default, given.steps // 10)),
+            weight_decay=0.01,
+        )
         settings = PrmTraining(loss=given.loss, blocks=given.blocks, schedule=schedule, seed=given.seed)
         data = PreferenceData.load(given.data)
         pipeline = DiffusionPipeline.from_pretrained(str(given.model), local_files_only=True)
         provenance = Provenance.of(pipeline)
         provenance.require(data.provenance, f"the preference data at {str(given.data)!r}")
-        model, measured = train_prm(pipeline.transformer, data, settings)
+        validation = None if given.validation is None else PreferenceData.load(given.validation)
+        if validation is not None:
+            provenance.require(validation.provenance, f"the preference data at {str(given.validation)!r}")
+        model, measured = train_prm(pipeline.transformer, data, settings, validation)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {_one_line(error)}\n")
         return 2

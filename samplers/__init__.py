@@ -22,7 +22,7 @@ from samplers.noise import Noise, diffusion_coefficient
 from samplers.policy import GaussianPolicy, Policy
 from samplers.presets import PRESETS, build
 from samplers.randomness import draw_noise
-from samplers.rollout import clean_estimate
+from samplers.rollout import clean_estimate, reward_at_clean
 from samplers.sampler import Sampler
 from samplers.schedules import explicit_sigmas, scheduler_sigmas, sigma_schedule
 from samplers.settings import SamplerSettings
@@ -49,6 +49,7 @@ __all__ = [
     "diffusion_coefficient",
     "draw_noise",
     "explicit_sigmas",
+    "reward_at_clean",
     "reward_value",
     "reward_value_and_gradient",
     "scheduler_sigmas",

@@ -166,9 +166,11 @@ class PipelinePolicy:
             self.device
         )
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, F', H', W') normalised latents to (B, F, 3, H, W) videos in [0, 1], float32."""
+        """(B, C, F', H', W') normalised latents to (B, F, 3, H, W) videos in [0, 1], float32.
+
+        Differentiable in the latents; the decoder's weights are frozen, so latents without a gradient build no graph.
+        """
         vae = self.pipeline.vae
         mean, std = (
             torch.tensor(values, device=latents.device, dtype=torch.float32).view(1, -1, 1, 1, 1)

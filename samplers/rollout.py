@@ -77,7 +77,7 @@ class Rollout:
         clean = guidance is not None and guidance.at == "x0_hat"
         sigma = self._sigma(index, x)
         if guided and clean and self.reward is not None:
-            seen = self._through_clean(x, sigma, self.reward)
+            seen = Evaluation(*reward_at_clean(self.velocity_of, x, sigma, self.condition, self.reward))
         else:
             velocity = self.velocity_of(x, sigma, self.condition)
             check_like("the policy's velocity", velocity, x)
@@ -93,23 +93,6 @@ class Rollout:
         if seen.gradient is None or guidance is None:
             return seen
         return Evaluation(seen.velocity, seen.values, shape_gradient(seen.gradient, guidance))
-
-    def _through_clean(self, x: torch.Tensor, sigma: torch.Tensor, reward: Reward) -> Evaluation:
-        """The reward at x0_hat and its exact gradient at x, the Jacobian of the network included."""
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_(True)
-            velocity = self.velocity_of(leaf, sigma, self.condition)
-            check_like("the policy's velocity", velocity, x)
-            if not velocity.requires_grad:
-                # Without this the gradient would silently lack the network's part.
-                raise ValueError(
-                    "guidance at x0_hat needs the gradient of the velocity, which has none: remove "
-                    "torch.no_grad() or .detach() inside the policy, or guide at 'state'"
-                )
-            clean = clean_estimate(leaf, velocity, sigma)
-        values, at_clean = reward_value_and_gradient(reward, clean.detach(), sigma * 0, self.condition)
-        (gradient,) = torch.autograd.grad(clean, leaf, at_clean.to(clean.dtype))
-        return Evaluation(velocity.detach(), values, gradient)
 
     def _score(
         self, transition: Transition, x_next: torch.Tensor, seen: Evaluation, index: int
@@ -147,3 +130,37 @@ def clean_estimate(x: torch.Tensor, velocity: torch.Tensor, sigma: torch.Tensor)
         sigma: t of each sample, (B,).
     """
     return torch.addcmul(wide(x), velocity, -wide(sigma).reshape(-1, *[1] * (x.ndim - 1)))
+
+
+def reward_at_clean(
+    velocity_of: VelocityFunction, x: torch.Tensor, sigma: torch.Tensor, condition: Any, reward: Reward
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The reward at x0_hat and its exact gradient at x, the Jacobian of the network included.
+
+    Args:
+        velocity_of: the network.
+        x: states (B, ...).
+        sigma: t of each sample, (B,).
+        condition: handed to network and reward untouched.
+        reward: asked at x0_hat and time 0.
+
+    Returns:
+        velocity (B, ...), values (B,) and gradient (B, ...), all detached.
+
+    Raises:
+        ValueError: the velocity has no gradient with respect to x.
+    """
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_(True)
+        velocity = velocity_of(leaf, sigma, condition)
+        check_like("the policy's velocity", velocity, x)
+        if not velocity.requires_grad:
+            # Without this the gradient would silently lack the network's part.
+            raise ValueError(
+                "guidance at x0_hat needs the gradient of the velocity, which has none: remove "
+                "torch.no_grad() or .detach() inside the policy, or guide at 'state'"
+            )
+        clean = clean_estimate(leaf, velocity, sigma)
+    values, at_clean = reward_value_and_gradient(reward, clean.detach(), sigma * 0, condition)
+    (gradient,) = torch.autograd.grad(clean, leaf, at_clean.to(clean.dtype))
+    return velocity.detach(), values, gradient

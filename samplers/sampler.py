@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from samplers.checks import check_like, check_state
-from samplers.guidance import Reward
+from samplers.guidance import Guidance, Reward
 from samplers.kernels import Coefficients, step_coefficients
 from samplers.noise import step_std
 from samplers.policy import Policy, VelocityFunction, velocity_function
@@ -49,6 +49,7 @@ class Sampler:
         self.num_steps = settings.num_steps
         # A random window has no steps until at_iteration draws them; until then every use is refused.
         self._undrawn = window_steps is None and settings.window.kind == "random"
+        self._given_steps = window_steps
         if self._undrawn:
             window_steps = (False,) * self.num_steps
         elif window_steps is None:
@@ -75,6 +76,10 @@ class Sampler:
             generator: on the CPU; ``random`` windows need one.
         """
         return Sampler(self.settings, self.settings.window.steps(self.num_steps, iteration, generator))
+
+    def guided_by(self, guidance: Guidance | None) -> Sampler:
+        """This sampler, its stochastic steps included, under another guidance."""
+        return Sampler(self.settings.replace(guidance=guidance), self._given_steps)
 
     def stochastic(self, index: Index) -> bool | torch.Tensor:
         """Whether step ``index`` has noise, hence a density: bool, or bool (B,) on the CPU for a tensor."""

@@ -91,7 +91,13 @@ def world_flags(folder: Path) -> dict[str, object]:
         "budget_unit": "iterations",
         "prompts_per_iteration": 2,
         "weights": {"kind": "lora", "rank": 2, "alpha": 4},
-        "evaluation": {"every": 1, "train_prompts": 2, "samples_per_prompt": 2, "num_steps": 4},
+        "evaluation": {
+            "every": 1,
+            "early_until": 0,
+            "train_prompts": 2,
+            "samples_per_prompt": 2,
+            "num_steps": 4,
+        },
     }
 
 

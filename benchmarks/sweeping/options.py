@@ -32,6 +32,8 @@ from methods.naming import closest
 
 #: Trials of each method unless it is said, by preset.
 TRIALS, SMOKE_TRIALS = 40, 4
+#: Seeds of a final, unless it is said.
+FINAL_SEEDS = 3
 
 
 def _epilog() -> str:
@@ -102,6 +104,18 @@ def arguments(description: str) -> argparse.ArgumentParser:
         metavar="A[,B]",
         help=f"{_choices({name: what for name, (what, _) in OBJECTIVES.items()})} (reward)",
     )
+    add(
+        "--finalists",
+        type=int,
+        metavar="N",
+        help="end with a final among the best N trials of each method, 2 or more, on seeds of its own (no final)",
+    )
+    add(
+        "--final-seeds",
+        type=int,
+        metavar="N",
+        help=f"seeds of the final, those after the trials' own; their mean chooses ({FINAL_SEEDS})",
+    )
     add("--every", type=int, metavar="N", help="iterations between evaluations (the preset's)")
     add_settings(
         parser,
@@ -170,6 +184,22 @@ def _positive(given: argparse.Namespace) -> None:
             raise SettingsError(f"--{name} is {value}; give at least 1")
 
 
+def _final(given: argparse.Namespace) -> tuple[int, int]:
+    """Finalists of each method, and the seeds that they train with; 0 and 0 for no final."""
+    finalists, seeds = given.finalists, given.final_seeds
+    if not finalists and seeds is not None:
+        raise SettingsError(
+            f"--final-seeds is {seeds} and there is no final; give --finalists as well, or leave --final-seeds out"
+        )
+    if not finalists:
+        return 0, 0
+    if finalists < 2:
+        raise SettingsError(f"--finalists is {finalists}; give at least 2, or leave it out for no final")
+    if seeds is not None and seeds < 1:
+        raise SettingsError(f"--final-seeds is {seeds}; give at least 1")
+    return finalists, FINAL_SEEDS if seeds is None else seeds
+
+
 def make_plan(given: argparse.Namespace, study: str, storage: str, command: str) -> Plan:
     """The sweep that a command line asks for.
 
@@ -194,6 +224,7 @@ def make_plan(given: argparse.Namespace, study: str, storage: str, command: str)
         )
     seeds = 1 if given.seeds is None else given.seeds
     first = FIRST_SEED if given.first_seed is None else given.first_seed
+    finalists, final_seeds = _final(given)
     plan = Plan(
         study=study,
         storage=storage,
@@ -209,8 +240,16 @@ def make_plan(given: argparse.Namespace, study: str, storage: str, command: str)
         flags=trial_flags(run, flags, seeds, first, given.every, "kl" in objectives),
         assignments=tuple(given.set),
         command=command,
+        finalists=finalists,
+        final_seeds=final_seeds,
     )
     _check_ends(plan)
+    for method in plan.methods:
+        if finalists > plan.trials_of(method):
+            raise SettingsError(
+                f"--finalists is {finalists} and {method} has {plan.trials_of(method)} trials; give fewer finalists, "
+                "or more trials"
+            )
     return plan
 
 

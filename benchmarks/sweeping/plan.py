@@ -14,6 +14,7 @@ from typing import Any, Literal
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from pydantic import ValidationError
 
 from benchmarks.resolve import nested, resolve
 from benchmarks.settings import RunSettings, SettingsError
@@ -47,6 +48,8 @@ WILCOXON_SEEDS = 4
 #: Prompts that are trained on and evaluated beside the judged ones, to see both.
 TRAIN_PROMPTS = 4
 FIRST_SEED = 100
+#: Fields of a run that a sweep's description has in other places, or not at all.
+_APART = {"command", "methods", "method_settings", "prompts"}
 
 
 def split_prompts(train: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,6 +86,8 @@ class Plan:
         search_seed: of the search's own draws.
         preset, config, flags, assignments: where a trial's settings come from, as `resolve` takes them.
         command: the command line.
+        finalists: trials of each method that the final trains again; 0 for no final.
+        final_seeds: on how many further seeds.
     """
 
     study: str
@@ -99,6 +104,8 @@ class Plan:
     flags: Mapping[str, Any]
     assignments: tuple[str, ...]
     command: str = ""
+    finalists: int = 0
+    final_seeds: int = 0
 
     def settings(self, method: str, values: Mapping[str, Any]) -> RunSettings:
         """A trial's run: the method with some fields set, through the path that `benchmarks.run` takes.
@@ -149,7 +156,17 @@ class Plan:
     @property
     def seeds_text(self) -> str:
         """ "seed 100", or "seeds 100, 101"."""
-        return f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+        return _seeds_text(self.seeds)
+
+    @property
+    def final_seed_range(self) -> range:
+        """The training seeds of the final: those right after the trials' own."""
+        return range(self.seeds.stop, self.seeds.stop + self.final_seeds)
+
+    @property
+    def final_seeds_text(self) -> str:
+        """ "seeds 101, 102, 103"."""
+        return _seeds_text(self.final_seed_range)
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
@@ -180,7 +197,7 @@ class Plan:
         Args:
             method: the one whose study it is; None for all.
         """
-        run = self.base.model_dump(mode="json", exclude={"command", "methods", "method_settings", "prompts"})
+        run = self.base.model_dump(mode="json", exclude=_APART)
         return {
             "objectives": list(self.objectives),
             "search": self.search,
@@ -202,19 +219,51 @@ class Plan:
         }
 
 
+def _seeds_text(seeds: range) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
 #: Settings that may differ between the machines that share a study: where things lie, and what changes no result.
 _LOCAL = {"model", "outcome_model", "process_reward", "preset", "micro_batch", "checkpoint_every"}
 
 
 def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Dotted names of what differs between two descriptions of a sweep; what may differ is left out."""
-    one, other = nested(first), nested(second)
+    """Dotted names of what differs between two descriptions of a sweep; what may differ is left out.
+
+    Args:
+        first: what a study holds; of any version that today's settings can read.
+        second: what is to be done.
+    """
+    one, other = nested(_as_of_today(first)), nested(second)
     names = dict.fromkeys(itertools.chain(one, other))
     return [
-        name
-        for name in names
-        if one.get(name, _ABSENT) != other.get(name, _ABSENT) and name.removeprefix("run.") not in _LOCAL
+        name for name in names if one.get(name, _ABSENT) != other.get(name, _ABSENT) and not _may_differ(name)
     ]
+
+
+def _may_differ(name: str) -> bool:
+    part, _, field = name.partition(".")
+    return (part == "run" and field in _LOCAL) or (part == "methods" and field.endswith(".reference"))
+
+
+def _as_of_today(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A description of an earlier version in today's fields; those that it lacks have their defaults.
+
+    One that today's settings cannot read is left as it is, and differs.
+    """
+    prompts = described["prompts"]
+    whole = {
+        **described["run"],
+        "methods": list(described["methods"]),
+        "method_settings": described["methods"],
+        "prompts": {"train": prompts["trained_on"], "held_out": prompts["judged"]},
+    }
+    try:
+        run = RunSettings.model_validate(whole)
+    except ValidationError:
+        return described
+    methods = {name: method.model_dump(mode="json") for name, method in run.method_settings.items()}
+    return {**described, "methods": methods, "run": run.model_dump(mode="json", exclude=_APART)}
 
 
 _ABSENT = object()
@@ -244,6 +293,7 @@ def trial_flags(
         "train_prompts": min(TRAIN_PROMPTS, base.evaluation.train_prompts),
         "diagnostic_prompts": base.evaluation.diagnostic_prompts if kl else 0,
         "every": every or base.evaluation.every,
+        "early_until": 0,  # trials compare at tenths of the budget, and need no denser beginning
     }
     return {
         **flags,

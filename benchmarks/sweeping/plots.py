@@ -21,8 +21,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.style import FAINT, INK, figure, looks, save, surround, tidy
+from benchmarks.sweeping.choosing import best_trial, trials_of
 from benchmarks.sweeping.plan import Plan
-from benchmarks.sweeping.results import best_trial, trials_of
 from benchmarks.sweeping.space import Parameter
 
 #: Importances of fewer complete trials than these are noise.

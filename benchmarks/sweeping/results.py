@@ -1,4 +1,4 @@
-"""What a sweep found: all trials as a table, and each method's best one as settings that `benchmarks.run` takes."""
+"""What a sweep found: all trials as a table, and each method's chosen one as settings that `benchmarks.run` takes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.records import replace_text
 from benchmarks.resolve import resolve
+from benchmarks.sweeping.choosing import best_trial, fields_of, trials_of
 from benchmarks.sweeping.display import shown_values
+from benchmarks.sweeping.final import Verdict, finals_table
 from benchmarks.sweeping.plan import Plan
-from benchmarks.sweeping.storage import ERROR, counted, history, masked
+from benchmarks.sweeping.storage import ERROR, history, masked
 
-TRIALS_FILE, TUNED_FILE, SWEEP_FILE = "trials.csv", "tuned.yaml", "sweep.yaml"
+TRIALS_FILE, FINALS_FILE = "trials.csv", "finals.csv"
+TUNED_FILE, SWEEP_FILE = "tuned.yaml", "sweep.yaml"
 
 #: Fields of a run that a tuned method rests on, beside its own: they go into the tuned settings where a preset differs.
 _RUN_FIELDS = (
@@ -35,17 +38,6 @@ _RUN_FIELDS = (
     "budget_unit",
     "charge_prm",
 )
-
-
-def trials_of(plan: Plan, study: Study, method: str) -> list[FrozenTrial]:
-    """The trials that count, in the order of their numbers, and no more than the sweep asks for."""
-    return [trial for trial in study.get_trials(deepcopy=False) if counted(trial)][: plan.trials_of(method)]
-
-
-def best_trial(plan: Plan, study: Study, method: str) -> FrozenTrial | None:
-    """The complete trial with the largest reward."""
-    complete = [trial for trial in trials_of(plan, study, method) if trial.state == TrialState.COMPLETE]
-    return max(complete, key=lambda trial: trial.values[0], default=None)
 
 
 def trials_table(plan: Plan, studies: Mapping[str, Study]) -> pd.DataFrame:
@@ -80,18 +72,23 @@ def _state(trial: FrozenTrial) -> str:
     return trial.state.name.lower()
 
 
-def fields_of(plan: Plan, method: str, trial: FrozenTrial) -> dict[str, Any]:
-    """Dotted field -> value that a trial had."""
-    return {parameter.field: trial.params[parameter.name] for parameter in plan.spaces[method]}
+def chosen_trial(
+    plan: Plan, study: Study, method: str, verdicts: Mapping[str, Verdict]
+) -> FrozenTrial | None:
+    """The trial that stands for a method: the final's winner, and without one the search's best."""
+    winner = verdicts[method].winner if method in verdicts else None
+    return best_trial(plan, study, method) if winner is None else winner.trial
 
 
-def tuned_settings(plan: Plan, studies: Mapping[str, Study]) -> dict[str, Any]:
-    """Each method's best trial as a configuration of `benchmarks.run`; methods with no complete trial are left out."""
+def tuned_settings(
+    plan: Plan, studies: Mapping[str, Study], verdicts: Mapping[str, Verdict]
+) -> dict[str, Any]:
+    """Each method's chosen trial as a configuration of `benchmarks.run`; methods without one are left out."""
     methods = {}
     for method, study in studies.items():
-        best = best_trial(plan, study, method)
-        if best is not None:
-            settings = plan.settings(method, fields_of(plan, method, best))
+        chosen = chosen_trial(plan, study, method, verdicts)
+        if chosen is not None:
+            settings = plan.settings(method, fields_of(plan, method, chosen))
             methods[method] = settings.method_settings[method].model_dump(mode="json")
     own = plan.base.model_dump(mode="json")
     usual = resolve(plan.preset, {}, {}, [], "").model_dump(mode="json")
@@ -106,16 +103,20 @@ def tuned_settings(plan: Plan, studies: Mapping[str, Study]) -> dict[str, Any]:
     }
 
 
-def _header(plan: Plan, studies: Mapping[str, Study], base: float | None) -> str:
+def _header(
+    plan: Plan, studies: Mapping[str, Study], verdicts: Mapping[str, Verdict], base: float | None
+) -> str:
     """What the tuned settings rest on, as comments."""
     seeds, prompts = plan.seeds_text, plan.base.prompts
+    won = any(verdict.winner for verdict in verdicts.values())
     lines = [
-        f"The best trial of each method in the sweep {plan.study!r}. Take it with: python -m benchmarks.run --config "
-        f"{TUNED_FILE}",
+        f"The {'winner of the final' if won else 'best trial'} of each method in the sweep {plan.study!r}. Take it "
+        f"with: python -m benchmarks.run --config {TUNED_FILE}",
         f"Made by: {masked(plan.command)}" if plan.command else "",
         f"Storage {masked(plan.storage)}; each trial used at most {plan.base.budget_text}, with "
         f"training {seeds}; trained on {len(prompts.train)} and judged on {len(prompts.held_out)} of the training"
         " prompts; no trial saw the held-out ones.",
+        *_final_lines(plan, verdicts),
         "A best trial is the best of many noisy ones: expect less of it on other seeds.",
     ]
     lines += [_line(plan, study, method) for method, study in studies.items()]
@@ -123,6 +124,17 @@ def _header(plan: Plan, studies: Mapping[str, Study], base: float | None) -> str
         lines.append(f"The base model scores {base:.3f} there.")
     wrapped = [part for line in lines if line for part in textwrap.wrap(line, 110)]
     return "".join(f"# {line}\n" for line in wrapped)
+
+
+def _final_lines(plan: Plan, verdicts: Mapping[str, Verdict]) -> list[str]:
+    """What the final says, a line a method."""
+    if not verdicts:
+        return []
+    rule = (
+        f"The final trained the best {plan.finalists} trials of each method again, with {plan.final_seeds_text}; the "
+        "mean over these alone chooses. Where a final has no winner, the best trial of the search stands here."
+    )
+    return [rule, *(verdict.line(method, plan.final_seeds_text) for method, verdict in verdicts.items())]
 
 
 def _line(plan: Plan, study: Study, method: str) -> str:
@@ -145,13 +157,32 @@ def _line(plan: Plan, study: Study, method: str) -> str:
 
 
 def write_results(
-    plan: Plan, studies: Mapping[str, Study], output: Path, base: float | None
+    plan: Plan,
+    studies: Mapping[str, Study],
+    verdicts: Mapping[str, Verdict],
+    output: Path,
+    base: float | None,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Writes `trials.csv` and `tuned.yaml`; returns the table, and the best trials in a line each."""
+    """Writes `trials.csv`, `tuned.yaml` and, of a final, `finals.csv`.
+
+    Args:
+        plan, studies: the sweep.
+        verdicts: the final's, by method; none without a final.
+        output: the sweep's folder.
+        base: the base model's reward.
+
+    Returns:
+        The table of trials; best trials and winners, in a line each.
+    """
     table = trials_table(plan, studies)
     table.to_csv(output / TRIALS_FILE, index=False)
-    tuned = tuned_settings(plan, studies)
+    if verdicts:
+        finals_table(plan, verdicts).to_csv(output / FINALS_FILE, index=False)
+    tuned = tuned_settings(plan, studies, verdicts)
     if tuned["methods"]:
         text = yaml.safe_dump(tuned, sort_keys=False, allow_unicode=True, width=110)
-        replace_text(output / TUNED_FILE, _header(plan, studies, base) + text)
-    return table, [_line(plan, study, method) for method, study in studies.items()]
+        replace_text(output / TUNED_FILE, _header(plan, studies, verdicts, base) + text)
+    lines = [_line(plan, study, method) for method, study in studies.items()]
+    return table, lines + [
+        verdict.line(method, plan.final_seeds_text) for method, verdict in verdicts.items()
+    ]

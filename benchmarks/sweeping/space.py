@@ -49,21 +49,23 @@ class Short:
 
 
 SHORT: Mapping[str, Short] = {
-    "guidance": Short("sampler.guidance.strength", "guidance strength, 1 / beta", 0.5, 64.0, log=True),
+    "target": Short("distillation.strength", "guidance strength of what is distilled", 2.0, 64.0, log=True),
+    "guidance": Short("sampler.guidance.strength", "guidance strength of the rollouts", 0.5, 64.0, log=True),
     "guidance_window": Short("sampler.guidance.start", "first guided step", 0, None),
     "guidance_decay": Short("guidance_decay", "factor on the guidance an iteration", 0.8, 1.0),
     "noise": Short("sampler.noise.level", "noise level of the rollouts", 0.2, 1.3),
     "learning_rate": Short("optimiser.learning_rate", "learning rate", 1e-4, 3e-3, log=True),
     "clip": Short("clip_range", "clip range of the ratio", 1e-5, 1e-2, log=True),
     "process_weight": Short("process.weight", "weight of the process term", 0.03, 3.0, log=True),
-    "distillation": Short("distillation.weight", "weight of the distillation", 0.01, 3.0, log=True),
-    "kl": Short("kl_weight", "weight of the KL to the base model", 1e-3, 0.3, log=True),
+    "distillation": Short(
+        "distillation.weight", "weight of the KL to what is distilled", 0.01, 3.0, log=True
+    ),
     "group_size": Short("group_size", "videos a prompt", choices=(4, 8, 12, 16)),
 }
 #: Learning rates where all weights are trained.
 _FULL_LEARNING_RATE = (1e-6, 1e-4)
 #: What is tuned unless `--params` says otherwise; of a method what it has.
-DEFAULT_PARAMS = ("guidance", "noise", "learning_rate")
+DEFAULT_PARAMS = ("target", "guidance", "noise", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,9 @@ def _parts(text: str) -> list[str]:
 def _parameter(text: str, method: Method, full_weights: bool) -> Parameter:
     name, equals, given = (part.strip() for part in text.partition("="))
     field = SHORT[name].field if name in SHORT else name
-    known = field_names(Method)
-    if field not in known or field in ("name", "reference"):
-        near = closest(name, [*SHORT, *known])
+    known = [field for field in field_names(Method) if field not in ("name", "reference")]
+    if field not in known:
+        near = closest(name, {*SHORT, *known})
         raise SettingsError(
             f"--params names {name!r}, which is neither a short name nor a method's field; {near}"
         )
@@ -266,6 +268,8 @@ def lacking(parameter: Parameter, method: Method) -> str:
     if guidance is not None and parameter.field in sizes and flat[parameter.field] is None:
         other = "scale" if guidance.strength is None else "strength"
         return f"{method.name} is guided by sampler.guidance.{other}"
+    if parameter.field == "distillation.strength" and not method.distils_guidance:
+        return f"{method.name} distils no guidance"
     if parameter.field == "guidance_decay" and guidance is None:
         return f"{method.name} has no sampler.guidance"
     if parameter.field == "sampler.noise.level" and method.sampler.noise.kind in ("zero", "memoryless"):

@@ -1,14 +1,17 @@
-"""A sweep in MLflow: a parent run, and a child for each trial whose records lie in the sweep's folder."""
+"""A sweep in MLflow: a parent run, and a child for each trial and each run of the final that lie in its folder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.records import run_folder
 from benchmarks.settings import SETTINGS_FILE
+from benchmarks.sweeping.choosing import Finalist
+from benchmarks.sweeping.final import FINALS_FOLDER, run_state
 from benchmarks.sweeping.plan import Plan
-from benchmarks.sweeping.results import SWEEP_FILE, TRIALS_FILE, TUNED_FILE
+from benchmarks.sweeping.results import FINALS_FILE, SWEEP_FILE, TRIALS_FILE, TUNED_FILE
 from benchmarks.sweeping.trial import Sheet, read_sheets
 from benchmarks.tracking import Child, Mirror
 from benchmarks.views import View, sweep_view
@@ -16,6 +19,8 @@ from rewards.suites import suite_named
 
 #: State of a trial -> MLflow's status of its run.
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+#: The same for a run of the final.
+_FINAL_STATUS = {"finished": "FINISHED", "diverged": "FAILED"}
 
 
 class SweepTracker(Mirror):
@@ -30,6 +35,8 @@ class SweepTracker(Mirror):
     def __init__(self, plan: Plan, output: Path, every: float = 5.0) -> None:
         super().__init__(output, every)
         self.plan = plan
+        #: Whose runs in the final are copied; the sweep says so when it knows.
+        self.finalists: Sequence[Finalist] = ()
 
     @property
     def _remedy(self) -> str:
@@ -80,6 +87,34 @@ class SweepTracker(Mirror):
                 self._end(run_id, sheet)
             for child in children.values():
                 child.ended = ended
+        for finalist in self.finalists:
+            for seed in self.plan.final_seed_range:
+                self._sync_final(finalist, seed, closing)
+
+    def _sync_final(self, finalist: Finalist, seed: int, closing: bool) -> None:
+        """Copies what is new of one finalist's run with one seed of the final."""
+        folder = run_folder(self.output / FINALS_FOLDER, finalist.name, seed)
+        state, key = (
+            run_state(folder),
+            (finalist.name, seed),
+        )  # before the rows: a finished run has all of its own
+        if state == "waiting" or (key in self._children and self._children[key].ended):
+            return
+        ended = state in _FINAL_STATUS
+        if key not in self._children:
+            named = {"method": finalist.method, "trial": str(finalist.trial.number), "seed": str(seed)}
+            run_id = self._create_child(
+                f"{finalist.method} trial {finalist.trial.number} final seed {seed}",
+                {**self._tags(), "phase": "final", "state": state, **named},
+            )
+            self._params(run_id, {**finalist.trial.params, **named})
+            self._children[key] = Child(run_id)
+        child = self._children[key]
+        self._copy(child, folder, ended or closing)
+        if ended or closing:
+            self._client.set_tag(child.run_id, "state", state)
+            self._client.set_terminated(child.run_id, _FINAL_STATUS.get(state, "KILLED"))
+        child.ended = ended
 
     def _of(self, folder: Path, sheet: Sheet) -> dict[int, Child]:
         """A trial's child for each seed, all of one MLflow run, made when the trial is first seen."""
@@ -101,10 +136,10 @@ class SweepTracker(Mirror):
 
     def _close(self) -> None:
         self._sync(closing=True)
-        for name in (SWEEP_FILE, TRIALS_FILE, TUNED_FILE, SETTINGS_FILE):
+        for name in (SWEEP_FILE, TRIALS_FILE, FINALS_FILE, TUNED_FILE, SETTINGS_FILE):
             if (self.output / name).is_file():
                 self._client.log_artifact(self._parent, str(self.output / name))
         if (self.output / "figures").is_dir():
             self._client.log_artifacts(self._parent, str(self.output / "figures"), "figures")
-        states = {sheet.state for _, sheet in read_sheets(self.output)}
-        self._client.set_terminated(self._parent, "FINISHED" if states <= set(_STATUS) else "KILLED")
+        whole = all(child.ended for child in self._children.values())
+        self._client.set_terminated(self._parent, "FINISHED" if whole else "KILLED")

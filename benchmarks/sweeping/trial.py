@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -231,7 +231,7 @@ class TrialRun:
             for run in settings.runs():  # nothing goes on from there
                 shutil.rmtree(run_folder(self.folder, *run) / "checkpoint", ignore_errors=True)
         reward = float(np.mean(self._finals)) if self._finals and not scores else self.sheet.reward
-        cost = self._cost(settings)
+        cost = cost_of(self.folder, settings.runs())
         for name, amount in cost.items():
             self.trial.set_user_attr(name, amount)
         self.trial.set_user_attr("folder", str(self.folder))
@@ -239,16 +239,22 @@ class TrialRun:
         share = 1.0 if state == "complete" else self.sheet.share
         self._tell(state=state, scores=scores, error=" ".join(error.split()), reward=reward, share=share)
 
-    def _cost(self, settings: RunSettings) -> dict[str, float]:
-        """What training used, over all seeds."""
-        ledgers = []
-        for run in settings.runs():
-            ledger = Ledger()
-            for usage in Recorder(self.folder, *run).usages():
-                ledger.add(usage)
-            ledgers.append(ledger)
-        units = ("tflops", "seconds", "iterations")
-        return {unit: sum(ledger.used(unit) for ledger in ledgers) for unit in units}
+
+def cost_of(output: Path, runs: Iterable[tuple[str, int]]) -> dict[str, float]:
+    """What the training of some runs used: unit -> amount, over all of them.
+
+    Args:
+        output: the folder that their records lie below.
+        runs: each (method, seed).
+    """
+    ledgers = []
+    for run in runs:
+        ledger = Ledger()
+        for usage in Recorder(output, *run).usages():
+            ledger.add(usage)
+        ledgers.append(ledger)
+    units = ("tflops", "seconds", "iterations")
+    return {unit: sum(ledger.used(unit) for ledger in ledgers) for unit in units}
 
 
 def headline_values(folder: Path, headline: str) -> dict[int, float]:

@@ -32,7 +32,9 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         bench = Bench(world, tmp_path_factory.mktemp("whole"))
         changed = ("--set", "euphonium.clip_range=0.002", "--set", "all.train_fraction=0.8")
-        result = bench("--methods", "euphonium,dance_grpo", *changed, seeds=2)
+        # Guided rollouts and a process term beside the guided target: records hold all that a method can have.
+        parts = ("--set", "euphonium.sampler.guidance.strength=4", "--set", "euphonium.process.weight=0.5")
+        result = bench("--methods", "euphonium,dance_grpo", *changed, *parts, seeds=2)
     assert result.code == 0, result.err
     return result
 

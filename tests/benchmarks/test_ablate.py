@@ -17,13 +17,12 @@ from torch import Tensor
 from benchmarks import ablate
 from benchmarks.ablating.variants import make_arms, read_ablation, shown_difference
 from benchmarks.records import resume_command
-from benchmarks.resolve import nested, resolve
+from benchmarks.resolve import resolve
 from benchmarks.settings import SettingsError
 from benchmarks.task import Training
 from methods.method import Method, difference, flatten
 from methods.naming import changed
 from rewards.suites import REWARDS
-from samplers import Sampler
 from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt
 from tests.world import world_flags
 
@@ -45,58 +44,45 @@ def test_shipped_variants_differ_from_the_base_in_what_they_name_and_nothing_els
         for factor, entry in ablation.factors.items()
         for name, variant in entry.variants.items()
     }
-    assert len(arms) > 15
+    assert len(arms) > 12
+    absent = [field for field, value in flatten(base).items() if value is None]
     names = [arm.name for arm in arms]
     assert len({arm.method.model_dump_json(exclude={"name"}) for arm in arms}) == len(arms)
     for arm in arms:
         fields = named.get(f"{arm.factor}-{arm.variant}") or {ablation.factors[arm.factor].field: ...}
         found = difference(base, arm.method)
-        strangers = [
-            name for name in found if not any(f"{name}.".startswith(f"{field}.") for field in fields)
-        ]
         # What makes a part anew has the part's defaults beside what is named.
-        assert all(name.startswith("outcome_guidance.") for name in strangers), (arm.name, strangers)
+        made = [part for part in absent if any(f"{field}.".startswith(f"{part}.") for field in fields)]
+        strangers = [
+            name
+            for name in found
+            if not any(f"{name}.".startswith(f"{field}.") for field in (*fields, *made))
+        ]
+        assert not strangers, (arm.name, strangers)
         assert found
         assert arm.against in (base.name, *names)
-    assert same == ["guidance_window-all"]
+    assert not same
 
 
-def shifts(method: Method) -> tuple[float, float]:
-    """Sums over the steps of the noise's variance, and of how far a unit gradient moves the mean."""
-    sampler, guidance = Sampler(method.sampler), method.sampler.guidance
-    assert guidance is not None
-    steps = (sampler.sigmas[:-1] - sampler.sigmas[1:]).tolist()
-    guided = guidance.steps(sampler.num_steps)
-    variance, shift = 0.0, 0.0
-    for index, step in enumerate(steps):
-        t = float(sampler.sigmas[index])
-        level = method.sampler.noise.level
-        bounded = max(1 - t, 1 - float(sampler.sigmas[1]))
-        g2 = level**2 * (1.0 if method.sampler.noise.kind == "constant" else t / bounded)
-        variance += g2 * step
-        if guided[index]:
-            shift += step * (guidance.scale if guidance.scale is not None else guidance.strength * g2 / 2)
-    return variance, shift
+@pytest.mark.parametrize("strength", [16.0, 41.5], ids=["catalogue", "tuned otherwise"])
+def test_shipped_strengths_are_rescaled_as_they_say(strength: float) -> None:
+    """Sources of a gradient are compared at one place and one length, and move the target as far as the base's does.
 
-
-@pytest.mark.parametrize(
-    ("level", "strength"), [(1.0, 12.0), (0.63, 41.5)], ids=["preset", "tuned otherwise"]
-)
-def test_shipped_strengths_are_rescaled_as_they_say(level: float, strength: float) -> None:
-    """Equal noise and equal shift in all, for what only spends them elsewhere, whatever the base's own are."""
+    The raw gradient's mean length is 0.52, as the records of untrained policies have it; a normalised one's is 1.
+    """
     (path,) = [path for path in SHIPPED if path.stem == "euphonium"]
-    fields = {"sampler.noise.level": level, "sampler.guidance.strength": strength}
-    base = changed(base_method(), nested(fields), "")
-    arms = {f"{arm.factor}-{arm.variant}": arm.method for arm in make_arms(read_ablation(path), base)[0]}
-    variance, shift = shifts(base)
-    assert (variance, shift) == pytest.approx((level**2, strength * level**2 / 2))
-    for name in ("noise-flow_grpo", "strength-absolute"):
-        assert shifts(arms[name]) == pytest.approx((variance, shift), rel=0.02)
-    early, late = (shifts(arms[f"guidance_window-{name}"])[1] for name in ("early", "late"))
-    assert early + late == pytest.approx(shift)  # the two halves of the base's
-    # The raw gradient's mean length is 0.52, as the records of untrained policies have it.
-    assert shifts(arms["gradient-normalised"])[1] == pytest.approx(0.52 * shift, rel=1e-3)
-    assert shifts(arms["guidance-third"])[1] == pytest.approx(shift / 3, rel=1e-3)
+    base = changed(base_method(), {"distillation.strength": strength}, "")
+    arms = {arm.variant: arm.method for arm in make_arms(read_ablation(path), base)[0]}
+    sources = {}
+    for name in ("process_reward", "outcome_exact", "outcome_estimated"):
+        method = arms[name]
+        assert not method.guided
+        guidance = method.target_guidance(0)
+        assert guidance is not None
+        assert (guidance.at, guidance.normalisation) == ("x0_hat", "sample")
+        assert guidance.strength == pytest.approx(0.52 * strength, rel=1e-3)
+        sources[name] = method.gradient_source
+    assert sources == {"process_reward": "process", "outcome_exact": "autograd", "outcome_estimated": "spsa"}
 
 
 def test_a_multiple_follows_the_base(ablated: Ablated) -> None:
@@ -114,7 +100,7 @@ def test_a_multiple_follows_the_base(ablated: Ablated) -> None:
             }
         }
     }
-    given = ("--set", "euphonium.sampler.noise.level=0.7", "--set", "euphonium.optimiser.learning_rate=0.004")
+    given = ("--set", f"{BASE}.sampler.noise.level=0.7", "--set", f"{BASE}.optimiser.learning_rate=0.004")
     arms = [flatten(arm.method) for arm in dry(ablated, content, *given)[2]]
     assert arms[0]["sampler.noise.level"] == 0.2333
     assert arms[1]["clip_range"] == pytest.approx(2 * 0.004 / 2**2)
@@ -146,7 +132,7 @@ class Ablated:
 
     def run(self, content: dict[str, Any], *arguments: object, **settings: Any) -> Result:
         file = self.file(content, **settings)
-        return self("euphonium", "--config", file, "--settings", self.folder / "settings.yaml", *arguments)
+        return self(BASE, "--config", file, "--settings", self.folder / "settings.yaml", *arguments)
 
 
 @pytest.fixture
@@ -163,11 +149,13 @@ def brightness(videos: Tensor, prompts: Sequence[str]) -> Tensor:
     return videos.mean(dim=(1, 2, 3, 4))
 
 
+#: Rollouts that are guided and a process term in the loss: what an ablation's table can say most of.
+BASE = "euphonium_published"
 FILE: dict[str, Any] = {
     "factors": {
         "guidance": {
             "about": "Does guidance help?",
-            "variants": {"unguided": {"sampler.guidance": None, "distillation": None, "guidance_decay": 1.0}},
+            "variants": {"unguided": {"sampler.guidance": None}},
         },
         "credit": {"field": "process.credit", "values": ["state", "next_state", "difference"]},
         "rate": {
@@ -195,17 +183,17 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
     table = pd.read_csv(
         result.folder / "tables" / "ablation.csv", keep_default_na=False, na_values={"low": ""}
     )
-    assert table["variant"].tolist() == ["euphonium", "unguided", "state", "difference", "high", "higher"]
+    assert table["variant"].tolist() == [BASE, "unguided", "next_state", "difference", "high", "higher"]
     evaluations = result.rows("evaluations")
     last = evaluations[(evaluations["iteration"] == 2) & (evaluations["split"] == "held_out")]
     seeds = last[last["reward"] == "accuracy"].groupby(["method", "seed"])["value"].mean()
-    names = dict(zip(table["variant"], ["euphonium", *_names(result)], strict=True))
-    compared = {**dict.fromkeys(names, "euphonium"), "higher": "high"}
+    names = dict(zip(table["variant"], [BASE, *_names(result)], strict=True))
+    compared = {**dict.fromkeys(names, BASE), "higher": "high"}
     for _, row in table.iterrows():
         mine = seeds[names[row["variant"]]].to_numpy()
         assert row["seeds"] == 2
         assert row["final"] == pytest.approx(mine.mean(), rel=1e-5)
-        if row["variant"] == "euphonium":
+        if row["variant"] == BASE:
             continue
         test = ttest_ind(mine, seeds[names[compared[row["variant"]]]].to_numpy(), equal_var=False)
         interval = test.confidence_interval(1 - 0.05 / 5)
@@ -214,7 +202,7 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
         assert row["verdict"] == ("told apart" if test.pvalue < 0.05 / 5 else "not told apart")
     rollouts = result.rows("iterations")
     guided = rollouts[rollouts["metric"] == "diagnostic/guided/accuracy"]
-    ends = guided[guided["method"] == "euphonium"].groupby("iteration")["value"].mean()
+    ends = guided[guided["method"] == BASE].groupby("iteration")["value"].mean()
     assert float(table["guided_before"][0]) == pytest.approx(ends[0], rel=1e-4)
     assert float(table["guided_after"][0]) == pytest.approx(ends[2], rel=1e-4)
     assert table["guided_after"][1] == ""  # the unguided one has no such rollouts
@@ -225,7 +213,7 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
     )
     text = (result.folder / "tables" / "ablation.md").read_text()
     assert "| *Does guidance help?* |" in text
-    assert "process.credit: next_state → state |" in text
+    assert "process.credit: state → next_state |" in text
     assert "apart from rate-high |" in text
     assert "each at 99 % so that all 5 hold together" in text
     assert {"ablation.png", "ablation.svg"} <= {path.name for path in (result.folder / "figures").iterdir()}
@@ -240,47 +228,50 @@ def test_a_dry_run_prints_the_variants_and_does_nothing(ablated: Ablated) -> Non
     assert result.code == 0, result.err
     assert not result.folder.exists()
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
-    assert any("credit: state │ process.credit: next_state → state │ base" in line for line in lines)
-    assert any("rate: higher │ optimiser.learning_rate: 0.0003 → 0.03 │ rate-high" in line for line in lines)
-    assert not any("│ credit: next_state │" in line for line in lines)
+    rate = base_method(BASE).optimiser.learning_rate
+    assert any("credit: next_state │ process.credit: state → next_state │ base" in line for line in lines)
+    assert any(
+        f"rate: higher │ optimiser.learning_rate: {rate:g} → 0.03 │ rate-high" in line for line in lines
+    )
+    assert not any("│ credit: state │" in line for line in lines)
 
 
 def dry(ablated: Ablated, content: dict[str, Any], *arguments: object, **settings: Any) -> tuple[Any, ...]:
     file = ablated.file(content, **settings)
-    given = ["euphonium", "--config", file, "--settings", ablated.folder / "settings.yaml", *arguments]
+    given = [BASE, "--config", file, "--settings", ablated.folder / "settings.yaml", *arguments]
     return ablate.plan(ablate.arguments().parse_args(list(map(str, given))), "")
 
 
 def test_variants_follow_the_base_as_it_is_set(ablated: Ablated) -> None:
     """--set changes the base, and the variants with it but for what they change; what becomes the base is left out."""
-    given = ("--set", "euphonium.process.credit=state", "--set", "all.clip_range=0.5", "--seeds", 2)
+    given = ("--set", f"{BASE}.process.credit=next_state", "--set", "all.clip_range=0.5", "--seeds", 2)
     settings, _, arms, same = dry(ablated, FILE, *given)
-    assert [arm.variant for arm in arms] == ["unguided", "next_state", "difference", "high", "higher"]
+    assert [arm.variant for arm in arms] == ["unguided", "state", "difference", "high", "higher"]
     assert same == []
-    assert settings.methods == ("euphonium", *(arm.name for arm in arms))
+    assert settings.methods == (BASE, *(arm.name for arm in arms))
     assert settings.seeds == 2
     for arm in arms:
         assert settings.method_settings[arm.name] == arm.method
         assert arm.method.clip_range == 0.5
         assert arm.method.group_size == 2
-    assert flatten(arms[0].method)["process.credit"] == "state"
+    assert flatten(arms[0].method)["process.credit"] == "next_state"
     _, _, arms, same = dry(ablated, FILE, "--set", "all.optimiser.learning_rate=0.01")
     assert same == ["rate-high"]
-    assert {arm.variant: arm.against for arm in arms}["higher"] == "euphonium"
+    assert {arm.variant: arm.against for arm in arms}["higher"] == BASE
 
 
 def test_a_grid_is_every_combination_but_the_base(ablated: Ablated) -> None:
     grid = {"grid": {"sampler.noise.level": [0.5, 1.0], "process.credit": ["state", "next_state"]}}
-    _, base, arms, same = dry(ablated, grid)
-    assert [arm.name.removeprefix("euphonium.grid-") for arm in arms] == [
+    _, base, arms, same = dry(ablated, grid, "--set", f"{BASE}.sampler.noise.level=1")
+    assert [arm.name.removeprefix(f"{BASE}.grid-") for arm in arms] == [
         "level-0.5+credit-state",
         "level-0.5+credit-next_state",
-        "level-1+credit-state",
+        "level-1+credit-next_state",
     ]
-    assert same == ["grid-level-1+credit-next_state"]
-    assert shown_difference(base, arms[0].method) == {
+    assert same == ["grid-level-1+credit-state"]
+    assert shown_difference(base, arms[1].method) == {
         "sampler.noise.level": (1.0, 0.5),
-        "process.credit": ("next_state", "state"),
+        "process.credit": ("state", "next_state"),
     }
 
 
@@ -309,16 +300,21 @@ def variant(**fields: Any) -> dict[str, Any]:
         (
             variant(sampler__noise__levle=1),
             (),
-            "euphonium.f-v: unknown field 'levle' in 'sampler.noise'; did you mean",
+            f"{BASE}.f-v: unknown field 'levle' in 'sampler.noise'; did you mean",
         ),
         (
-            variant(kl_weight={"times": 2, "of": {"sampler.guidance.scale": 1}}),
+            variant(clip_range={"times": 2, "of": {"sampler.guidance.scale": 1}}),
             (),
-            "f-v: kl_weight is to be 2 times sampler.guidance.scale, which is none in euphonium; give a number",
+            f"f-v: clip_range is to be 2 times sampler.guidance.scale, which is none in {BASE}; give a number",
+        ),
+        (
+            variant(kl_weight=0.1),
+            (),
+            "unknown field 'kl_weight'; a KL to the base model is distillation: {weight: W, strength: 0}",
         ),
         (variant(clip_range={"times": "x"}), (), "f-v: clip_range: times is 'x'"),
         (variant(clip_range={"times": 1, "off": {}}), (), "f-v: clip_range: unknown field 'off'"),
-        (variant(group_size=1), (), "euphonium.f-v: group_size is 1: Input should be greater"),
+        (variant(group_size=1), (), f"{BASE}.f-v: group_size is 1: Input should be greater"),
         (variant(outcome_weight=0, process=None), (), "no reward is left to learn from"),
         (
             {"factors": {"f": {"variants": {"v": {"change": {}, "against": "g-v"}}}}},
@@ -336,7 +332,7 @@ def variant(**fields: Any) -> dict[str, Any]:
         (
             {"factors": {"f": {"field": "clip_range", "values": [1e-4]}}},
             (),
-            "no variant of euphonium is left to run",
+            f"no variant of {BASE} is left to run",
         ),
         (
             {

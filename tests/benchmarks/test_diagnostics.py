@@ -13,7 +13,7 @@ from benchmarks.diagnostics import diagnose, pairwise_accuracy
 from methods.catalog import CATALOG
 from samplers import Noise, Sampler, SamplerSettings
 from tests.benchmarks.harness import Result
-from tests.methods.small import Small, make, move
+from tests.methods.small import MOVING, Small, make, move
 
 
 def figures(small: Small) -> dict[str, float]:
@@ -108,18 +108,18 @@ def test_pairwise_accuracy_is_scipy_s_concordance() -> None:
 
 def test_guidance_that_does_nothing_leaves_no_gap(world: Path, tmp_path: Path) -> None:
     """Guided and unguided rollouts share their noise, so that a gap is guidance's doing alone."""
-    small = make(world, tmp_path, "euphonium", "sampler.guidance.strength=1e-9")
+    small = make(world, tmp_path, "euphonium_published", "sampler.guidance.strength=1e-9")
     found = figures(small)
     for name in ("caption_match", "motion_quality", "accuracy"):
         assert found[f"guided/{name}"] == pytest.approx(found[f"unguided/{name}"], abs=1e-6)
-    strong = figures(make(world, tmp_path, "euphonium", "sampler.guidance.strength=50"))
+    strong = figures(make(world, tmp_path, "euphonium_published", "sampler.guidance.strength=50"))
     assert strong["guided/caption_match"] != pytest.approx(strong["unguided/caption_match"], abs=1e-6)
     assert strong["unguided/caption_match"] == found["unguided/caption_match"]
 
 
 def test_full_strength_although_guidance_has_decayed(world: Path, tmp_path: Path) -> None:
-    decayed = figures(make(world, tmp_path, "euphonium", "guidance_decay=0.5"))
-    constant = figures(make(world, tmp_path, "euphonium", "guidance_decay=1"))
+    decayed = figures(make(world, tmp_path, "euphonium_published", "guidance_decay=0.5"))
+    constant = figures(make(world, tmp_path, "euphonium_published", "guidance_decay=1"))
     assert decayed == constant
 
 
@@ -129,14 +129,25 @@ def shares(small: Small, iteration: int = 0) -> dict[str, float]:
     return small.learner.gradient_shares(experience, small.sampler(iteration), iteration, choice, most=10**6)
 
 
-def test_gradient_shares_are_of_each_part_s_own_gradient(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (("euphonium_published", *MOVING), {"outcome", "process", "distillation"}),
+        (("euphonium",), {"outcome", "distillation"}),
+        (("flow_grpo", "distillation.weight=1"), {"outcome", "kl"}),
+    ],
+    ids=["moving", "anchored", "kl"],
+)
+def test_gradient_shares_are_of_each_part_s_own_gradient(
+    world: Path, tmp_path: Path, settings: tuple[str, ...], parts: set[str]
+) -> None:
     """Each part's norm is that of an update from which the other parts were taken away."""
     norms = {}
-    for part, settings in {
+    for part, without in {
         "outcome": ("process=null", "distillation=null"),
         "all": (),
     }.items():
-        small = make(world, tmp_path / part, "euphonium", *settings, "optimiser.max_grad_norm=1e9")
+        small = make(world, tmp_path / part, *settings, *without, "optimiser.max_grad_norm=1e9")
         move(small, 0.1)
         found = shares(small)
         norms[part] = small.update(small.collect())["gradient_norm"]
@@ -144,7 +155,7 @@ def test_gradient_shares_are_of_each_part_s_own_gradient(world: Path, tmp_path: 
             assert found == {"outcome": 1.0}
             alone = norms[part]
         else:
-            assert set(found) == {"outcome", "process", "distillation"}
+            assert set(found) == parts
             assert sum(found.values()) == pytest.approx(1)
             # The parts' norms sum to outcome / share; their vectors sum to the update's gradient.
             total = alone / found["outcome"]

@@ -209,3 +209,15 @@ def test_the_base_model_is_not_moved_by_training(session: Session, tmp_path: Pat
     settings: RunSettings = session.settings
     Training(Session.open(settings), tmp_path, "dance_grpo", 0).run(lambda _: None)
     assert same_tensors(dict(before), dict(session.policy().transformer.state_dict()))
+
+
+def test_early_evaluations_are_denser_and_come_without_diagnostics(bench: Bench) -> None:
+    """Every second iteration up to the fourth, then every fifth; the end is always evaluated, with diagnostics."""
+    choice = {**CHOICE, "every": 5, "early_every": 2, "early_until": 4, "diagnostic_prompts": 1}
+    result = bench("--methods", "dance_grpo", budget=6, evaluation=choice)
+    folder = run_folder(bench.folder / "out", "dance_grpo", 0)
+    assert result.code == 0
+    assert sorted(set(read_rows(folder, "evaluations")["iteration"])) == [2, 4, 5, 6]
+    rows = read_rows(folder, "iterations")
+    diagnosed = rows.loc[rows["metric"] == "diagnostic/kl_to_base", "iteration"]
+    assert sorted(set(diagnosed)) == [0, 5, 6]

@@ -122,7 +122,8 @@ def test_flops_are_those_of_the_closed_form(tmp_path: Path) -> None:
 def test_the_kl_to_the_base_model_is_counted(tmp_path: Path) -> None:
     """A forward pass of the base model for every trained transition, and no backward one."""
     without = entered(on_testbed(tmp_path / "a", weights={"kind": "full"}))
-    training = on_testbed(tmp_path / "b", "all.kl_weight=0.1", weights={"kind": "full"})
+    kl = "all.distillation={weight: 0.1, strength: 0}"
+    training = on_testbed(tmp_path / "b", kl, weights={"kind": "full"})
     usage = entered(training)
     trained = without["update", "nfe"]
     more = usage["update", "tflops"] - without["update", "tflops"]
@@ -229,10 +230,10 @@ def test_every_method_enters_every_component(world: Path, tmp_path: Path, name: 
 def test_outcome_guidance_pays_for_what_it_decodes(world: Path, tmp_path: Path) -> None:
     """Two decodings for each direction and guided step, in the decoder's account and not in the rollout's."""
     by_process = ("sampler.guidance.at=x0_hat",)
-    plain = entered(make(world, tmp_path / "a", "euphonium", *by_process).training)
+    plain = entered(make(world, tmp_path / "a", "euphonium_published", *by_process).training)
     directions = 3
     by_outcome = (*by_process, f"outcome_guidance.directions={directions}")
-    usage = entered(make(world, tmp_path / "b", "euphonium", *by_outcome).training)
+    usage = entered(make(world, tmp_path / "b", "euphonium_published", *by_outcome).training)
     guided = 3  # of the four steps, see `assignments`
     factor = 1 + 2 * directions * guided
     assert usage["decoder", "tflops"] == pytest.approx(factor * plain["decoder", "tflops"])
@@ -242,11 +243,42 @@ def test_outcome_guidance_pays_for_what_it_decodes(world: Path, tmp_path: Path) 
 def test_guidance_at_the_clean_estimate_pays_for_the_network_s_gradient(world: Path, tmp_path: Path) -> None:
     """At three of the four steps, and only in the blocks: the embedders of time and text have no gradient in x."""
     usages = [
-        entered(make(world, tmp_path / at, "euphonium", f"sampler.guidance.at={at}").training)
+        entered(make(world, tmp_path / at, "euphonium_published", f"sampler.guidance.at={at}").training)
         for at in ("state", "x0_hat")
     ]
     assert usages[0]["rollout", "nfe"] == usages[1]["rollout", "nfe"]
     assert usages[1]["rollout", "tflops"] > 1.2 * usages[0]["rollout", "tflops"]
+
+
+def test_a_guided_target_pays_for_its_gradient_and_its_base_model(world: Path, tmp_path: Path) -> None:
+    """A velocity of the base model and a gradient for each trained pair, in the accounts of those that do the work."""
+
+    def usage(name: str, *settings: str) -> dict[tuple[str, str], float]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        return entered(make(world, folder, name, "train_fraction=1.0", *settings).training)
+
+    clean = ("sampler.guidance={strength: 0, at: x0_hat}",)
+    plain, target, at_clean = usage("flow_grpo"), usage("euphonium"), usage("euphonium", *clean)
+    pairs = 2 * 2 * 3  # prompts, members, trained steps
+    assert plain["update", "nfe"] == target["update", "nfe"] == at_clean["update", "nfe"] == 2 * pairs
+    assert target["update", "tflops"] == pytest.approx(plain["update", "tflops"])
+    for component in ("rollout", "decoder", "outcome_rewards"):
+        assert target[component, "tflops"] == pytest.approx(plain[component, "tflops"])
+    assert ("process_reward", "tflops") not in plain
+    for found in (target, at_clean):
+        assert found["process_reward", "reward_calls"] == pairs
+    assert at_clean["update", "tflops"] > 1.1 * target["update", "tflops"]  # through the network to the state
+    exact, estimated = (
+        usage("euphonium", *clean, f"outcome_guidance={source}")
+        for source in ("{estimator: autograd}", "{directions: 2}")
+    )
+    rewards, videos = 2, 4
+    assert exact["outcome_rewards", "reward_calls"] == rewards * (videos + pairs)
+    assert estimated["outcome_rewards", "reward_calls"] == rewards * (videos + 2 * 2 * pairs + pairs)
+    assert (
+        exact["update", "tflops"] > estimated["update", "tflops"]
+    )  # the way back through decoder and rewards
+    assert not {part for found in (exact, estimated) for part, _ in found} & {"process_reward"}
 
 
 def ledger_rows(result: Result) -> pd.DataFrame:

@@ -69,9 +69,10 @@ def test_a_method_trains(world: Path, tmp_path: Path, preset: str, method: str) 
     assert rows["ratio_deviation"] < 1e-2
     expected = {"reward/caption_match", "reward/motion_quality", "loss", "policy_loss", "clip_fraction"}
     chosen = settings.method_settings[method]
-    expected |= {"reward/process", "guidance_size"} if chosen.guided else set()
-    expected |= {"kl_to_base"} if chosen.kl_weight else set()
-    expected |= {"kl_to_guided"} if chosen.distillation else set()
+    expected |= {"reward/process"} if chosen.process else set()
+    expected |= {"guidance_size"} if chosen.guided else set()
+    expected |= {"kl_to_base"} if chosen.needs_base else set()
+    expected |= {"kl_to_guided"} if chosen.distils_guidance else set()
     assert expected <= set(rows.index)
 
 

@@ -124,7 +124,7 @@ def test_killed_outright(bench: Bench, undisturbed: Result) -> None:
 @pytest.mark.parametrize("method", ["flow_grpo", "euphonium"])
 def test_all_weights_and_a_kl_term(bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """The KL's reference is the base model, also after a resume; nothing of it comes from the checkpoint."""
-    given = ("--methods", method, "--weights", "full", "--set", "all.kl_weight=0.1")
+    given = ("--methods", method, "--weights", "full", "--set", "all.distillation.weight=0.1")
     changes = {"budget": 3, "checkpoint_every": 1}
     whole = bench(*given, output="whole", **changes)
     with monkeypatch.context() as patch:
@@ -133,6 +133,19 @@ def test_all_weights_and_a_kl_term(bench: Bench, monkeypatch: pytest.MonkeyPatch
     resumed = bench.resume()
     assert_same_records(whole, resumed)
     assert_same_state(whole, resumed, method)
+
+
+def test_a_process_reward_that_is_trained_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights and its optimiser come from the checkpoint, too."""
+    given = ("--methods", "euphonium", "--set", "euphonium.process_refresh.steps=2")
+    changes = {"budget": 3, "checkpoint_every": 1}
+    whole = bench(*given, output="whole", **changes)
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 3)
+        assert bench(*given, **changes).code == 130
+    resumed = bench.resume()
+    assert_same_records(whole, resumed)
+    assert_same_state(whole, resumed, "euphonium")
 
 
 def test_resumed_after_a_reward_was_mended(

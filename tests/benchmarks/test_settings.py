@@ -47,30 +47,30 @@ def test_a_part_changes_only_where_it_is_named() -> None:
 @pytest.mark.parametrize(
     ("assignments", "strength"),
     [
-        (["euphonium.sampler.guidance.strength=0.5"], 0.5),
-        (["euphonium.sampler.guidance=null", "euphonium.sampler.guidance.strength=0.5"], 0.5),
-        (["euphonium.sampler.guidance={strength: 0.5}"], 0.5),
-        (["euphonium.sampler.guidance.strength=0.5", "euphonium.sampler.guidance=null"], None),
-        (["euphonium.sampler={num_steps: 4, noise: {kind: constant, level: 1}}"], None),
+        (["published.sampler.guidance.strength=0.5"], 0.5),
+        (["published.sampler.guidance=null", "published.sampler.guidance.strength=0.5"], 0.5),
+        (["published.sampler.guidance={strength: 0.5}"], 0.5),
+        (["published.sampler.guidance.strength=0.5", "published.sampler.guidance=null"], None),
+        (["published.sampler={num_steps: 4, noise: {kind: constant, level: 1}}"], None),
     ],
     ids=str,
 )
 def test_parts_are_taken_away_and_made_anew(assignments: list[str], strength: float | None) -> None:
-    without = ["euphonium.distillation=null", "euphonium.guidance_decay=1"]
-    settings = resolve("default", {}, {"methods": ["euphonium"]}, [*without, *assignments], "")
-    guidance = settings.method_settings["euphonium"].sampler.guidance
+    name = "euphonium_published"
+    changes = [text.replace("published.", f"{name}.", 1) for text in assignments]
+    guidance = resolve("default", {}, {"methods": [name]}, changes, "").method_settings[name].sampler.guidance
     assert (guidance.strength if guidance else None) == strength
 
 
 def test_a_method_of_ones_own() -> None:
     """A file's entry with a `base` is a method of its own, with the preset's changes for its base."""
-    own = {"mild": {"base": "euphonium", "sampler": {"guidance": {"strength": 0.125}}}}
+    own = {"mild": {"base": "euphonium", "distillation": {"strength": 0.125}}}
     settings = resolve("default", {"method_settings": own, "methods": ["mild", "euphonium"]}, {}, [], "")
     mild, euphonium = settings.method_settings["mild"], settings.method_settings["euphonium"]
     assert mild.name == "mild"
     found = difference(euphonium, mild)
-    assert found.keys() == {"sampler.guidance.strength"}
-    assert found["sampler.guidance.strength"][1] == 0.125
+    assert found.keys() == {"distillation.strength"}
+    assert found["distillation.strength"][1] == 0.125
 
 
 def dumped(settings: RunSettings, folder: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def dumped(settings: RunSettings, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_written_settings_read_back_as_they_were(world: Path, tmp_path: Path, preset: str) -> None:
     """For every method, one with an own name, and whatever the preset would have changed."""
-    own = {"mine": {"base": "euphonium", "process": None}}
+    own = {"mine": {"base": "euphonium_published", "process": None}}
     flags = {"methods": [*CATALOG, "mine"]}
     settings = resolve(preset, {"method_settings": own}, flags, ["all.clip_range=0.01"], "command")
     config = dumped(settings, tmp_path)
@@ -110,7 +110,7 @@ def test_written_settings_with_an_unknown_field_are_refused(world: Path, tmp_pat
 
 def test_written_settings_of_an_earlier_version_read_back(world: Path, tmp_path: Path) -> None:
     """What has been added to methods since has its default, not what the preset or the catalogue say now."""
-    own = {"mine": {"base": "euphonium", "process": None}}
+    own = {"mine": {"base": "euphonium", "process": {"weight": 1}}}
     settings = resolve(
         "default", {"method_settings": own, "methods": ["euphonium", "mine"]}, {}, ["all.clip_range=0.01"], ""
     )
@@ -125,6 +125,76 @@ def test_written_settings_of_an_earlier_version_read_back(world: Path, tmp_path:
             {**expected.model_dump(exclude={"distillation", "guidance_decay"})}
         )
         assert again.method_settings[name].clip_range == 0.01
+
+
+def of_an_earlier_version(settings: RunSettings, folder: Path, **written: Any) -> dict[str, Any]:
+    """What a version with `kl_weight` wrote: all fields of its methods, and none that came later."""
+    config = dumped(settings, folder)
+    for fields in config["method_settings"].values():
+        del fields["distillation"], fields["process_model"], fields["process_refresh"]
+        fields.update(written)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ({"kl_weight": 0.04, "distillation": None}, {"weight": 0.04, "strength": 0.0}),
+        ({"kl_weight": 0.0, "distillation": None}, None),
+        (
+            {"kl_weight": 0.0, "distillation": {"weight": 0.1, "decay": 0.93}},
+            {"weight": 0.1, "decay": 0.93, "anchor": "policy", "strength": None},
+        ),
+    ],
+    ids=["KL", "none", "distillation"],
+)
+def test_written_settings_with_what_distillation_was_before(
+    world: Path, tmp_path: Path, written: dict[str, Any], meant: dict[str, Any] | None
+) -> None:
+    """The KL to the base model, and a target that moves with the policy; whichever preset and changes come on top."""
+    settings = world_settings(
+        world, ["euphonium_published", "dance_grpo"], ["all.sampler.guidance.strength=3"]
+    )
+    config = of_an_earlier_version(settings, tmp_path, **written)
+    for preset in (config.pop("preset"), "smoke"):
+        again = resolve(preset, config, {}, ["all.clip_range=0.01"], "")
+        for name, method in again.method_settings.items():
+            expected = {
+                **settings.method_settings[name].model_dump(),
+                "clip_range": 0.01,
+                "distillation": meant,
+            }
+            assert method == Method.model_validate(expected)
+
+
+def test_written_settings_that_set_what_is_one_setting_now_are_refused(world: Path, tmp_path: Path) -> None:
+    settings = world_settings(world, ["euphonium_published"])
+    config = of_an_earlier_version(
+        settings, tmp_path, kl_weight=0.1, distillation={"weight": 1.0, "decay": 1.0}
+    )
+    with pytest.raises(
+        SettingsError, match=r"kl_weight is 0.1 and distillation is set: they are one setting now"
+    ):
+        resolve(config.pop("preset"), config, {}, [], "")
+
+
+@pytest.mark.parametrize(
+    ("config", "assignments"),
+    [
+        ({}, ["flow_grpo.kl_weight=0.1"]),
+        ({"flow_grpo": {"kl_weight": 0.1}}, []),
+        ({"all": {"kl_weight": 0.1}}, []),
+    ],
+    ids=["set", "file", "file, all"],
+)
+def test_a_setting_that_is_gone_names_what_says_the_same(
+    config: dict[str, Any], assignments: list[str]
+) -> None:
+    with pytest.raises(
+        SettingsError,
+        match=r"flow_grpo: unknown field 'kl_weight'; .*distillation: \{weight: W, strength: 0\}",
+    ):
+        resolve("default", {"method_settings": config}, {"methods": ["flow_grpo"]}, assignments, "")
 
 
 def test_written_settings_are_plain_yaml(world: Path, tmp_path: Path) -> None:
@@ -146,7 +216,7 @@ def test_the_method_table_holds_what_differs(world: Path) -> None:
     methods = world_settings(world, ["euphonium", "dance_grpo"]).method_settings
     found = differing(list(methods.values()))
     table = {field: dict(zip(methods, values, strict=True)) for field, values in found.items()}
-    assert "process.credit" in table
+    assert "distillation.strength" in table
     assert "group_size" not in table
     one = flatten(world_settings(world, ["dance_grpo"]).method_settings["dance_grpo"])
     assert all(values["dance_grpo"] == one.get(field) for field, values in table.items())

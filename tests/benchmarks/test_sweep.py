@@ -126,7 +126,7 @@ def test_a_whole_sweep(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     values = [0.5, 0.4, 0.625, 0.3, 0.45, 0.875, 0.75, 0.7]
     script(monkeypatch, values, methods=2)
     swept = Swept(world, tmp_path)
-    given = ("--methods", "euphonium,dance_grpo", "--params", "guidance,noise", "--trials", 4)
+    given = ("--methods", "euphonium,dance_grpo", "--params", "target,noise", "--trials", 4)
     result = swept(*given, "--set", "all.clip_range=0.02", budget=2)
     assert result.code == 0, result.err
     table = trials(result)
@@ -150,6 +150,8 @@ def test_a_whole_sweep(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tried = settings["method_settings"][method]
         assert again.method_settings[method].model_dump(mode="json") == tried
         assert flatten(again.method_settings[method])["sampler.noise.level"] == float(row["noise"])
+        if method == "euphonium":
+            assert flatten(again.method_settings[method])["distillation.strength"] == float(row["target"])
         assert again.method_settings[method].clip_range == 0.02
         assert not set(again.prompts.held_out) & set(
             settings["prompts"]["train"] + settings["prompts"]["held_out"]
@@ -296,14 +298,14 @@ def test_a_grid_visits_every_point_once(swept: Swept) -> None:
         "--methods",
         "euphonium",
         "--params",
-        "guidance=1..4:log:2,noise=0.5..1:2",
+        "target=1..4:log:2,noise=0.5..1:2",
         "--sampler",
         "grid",
         budget=1,
     )
     assert result.code == 0, result.err
     table = trials(result)
-    assert sorted(zip(table["guidance"], table["noise"], strict=True)) == [(1, 0.5), (1, 1), (4, 0.5), (4, 1)]
+    assert sorted(zip(table["target"], table["noise"], strict=True)) == [(1, 0.5), (1, 1), (4, 0.5), (4, 1)]
 
 
 @pytest.mark.parametrize("storage", ["sqlite:///{}/s.db", "{}/s.log"])
@@ -403,7 +405,8 @@ def test_an_error_that_no_trial_would_escape_ends_the_sweep(
 def test_a_combination_that_does_not_fit_is_an_error_of_its_trial(swept: Swept) -> None:
     """Ends of ranges are tried before; what only two values together break is told when it comes."""
     given = ("--params", "sampler.guidance.start=0..6,sampler.guidance.stop=1..8", "--trials", 30)
-    result = swept("--methods", "euphonium", *given, budget=1)
+    guided = ("--methods", "euphonium_published", "--set", "all.sampler.guidance.start=0")
+    result = swept(*guided, *given, budget=1)
     assert result.code == 2
     assert "guidance.stop = " in result.err
     assert "give one above start" in result.err

@@ -12,13 +12,15 @@ from benchmarks.settings import SettingsError
 from benchmarks.sweeping.options import arguments as options
 from benchmarks.sweeping.options import make_plan
 from benchmarks.sweeping.plan import Plan, differing_settings, split_prompts
-from benchmarks.sweeping.space import SHORT, Parameter, caution, parse
+from benchmarks.sweeping.space import SHORT, Parameter, caution, lacking, parse
 from benchmarks.testbed.scenes import prompt_split
 from methods.catalog import CATALOG
 from methods.method import Method, flatten
 from methods.naming import changed, field_names, field_type
 
 EUPHONIUM = CATALOG["euphonium"]
+#: Guided rollouts, a process term and a distillation: every short name's field is one of its.
+GUIDED = changed(CATALOG["euphonium_published"], {"distillation.weight": 1.0}, "guided")
 
 
 def plan(*arguments: str) -> Plan:
@@ -26,7 +28,7 @@ def plan(*arguments: str) -> Plan:
 
 
 def one(text: str, full_weights: bool = False) -> Parameter:
-    (parameter,) = parse(text, EUPHONIUM, full_weights)
+    (parameter,) = parse(text, GUIDED, full_weights)
     return parameter
 
 
@@ -35,9 +37,10 @@ def test_every_short_name_sets_a_field_within_a_range_that_the_method_takes(name
     """Both ends of the default range are valid settings of a method that has the field."""
     parameter = one(name)
     assert parameter.field == SHORT[name].field
+    assert lacking(parameter, GUIDED) == ""
     found = []
     for value in parameter.ends():
-        method = changed(EUPHONIUM, {parameter.field: value, "updates_per_rollout": 1}, name)
+        method = changed(GUIDED, {parameter.field: value, "updates_per_rollout": 1}, name)
         found.append(flatten(method)[parameter.field])
     assert found == parameter.ends()
     assert len(set(found)) >= 2
@@ -49,7 +52,9 @@ def test_every_short_name_sets_a_field_within_a_range_that_the_method_takes(name
         ("guidance", {"low": 0.5, "high": 64.0, "log": True, "integer": False}),
         ("guidance=1..4", {"low": 1.0, "high": 4.0, "log": False, "name": "guidance"}),
         ("optimiser.learning_rate=1e-4..3e-3:log", {"low": 1e-4, "high": 3e-3, "log": True, "points": None}),
-        ("kl=.01..1.5:log:7", {"field": "kl_weight", "low": 0.01, "high": 1.5, "points": 7}),
+        ("target", {"low": 2.0, "high": 64.0, "log": True, "field": "distillation.strength"}),
+        ("distillation=.01..1.5:log:7", {"field": "distillation.weight", "low": 0.01, "points": 7}),
+        ("target=.5..9:log:7", {"field": "distillation.strength", "low": 0.5, "high": 9.0, "points": 7}),
         ("updates_per_rollout=1..4", {"integer": True}),
         ("guidance_window", {"low": 0, "high": 15, "integer": True, "field": "sampler.guidance.start"}),
         ("sampler.guidance.stop=8..16", {"integer": True}),  # int | None
@@ -80,7 +85,7 @@ def test_a_learning_rate_for_all_weights_is_smaller() -> None:
         ),
         ("sampler.noise.levle=0..1", "did you mean 'sampler.noise.level'?"),
         ("sampler.noise=0..1", "'sampler.noise', which is neither"),
-        ("name=a|b", "which is neither"),
+        ("name=a|b", "'name', which is neither a short name nor a method's field; known: advantage.clip, "),
         ("clip_range", "'clip_range' without a range; give clip_range=LOW..HIGH"),
         ("noise=1..0.5", "noise=1..0.5; give a lower end below the upper one"),
         ("noise=0..1:log", "a logarithmic range begins above 0"),
@@ -136,22 +141,31 @@ def test_a_grid_has_the_ends_and_evenly_spaced_points(text: str, values: list[An
 
 
 def test_of_several_methods_each_is_tuned_in_what_it_has() -> None:
-    spaces = plan("--methods", "euphonium,flow_grpo", "--params", "guidance,noise,kl").spaces
-    assert [parameter.name for parameter in spaces["euphonium"]] == ["guidance", "noise", "kl"]
-    assert [parameter.name for parameter in spaces["flow_grpo"]] == ["noise", "kl"]
+    """A KL to the unguided base model has a weight, and no strength to tune."""
+    methods = ("euphonium", "euphonium_published", "flow_grpo")
+    given = ("--methods", ",".join(methods), "--params", "target,guidance,noise,distillation")
+    spaces = plan(*given).spaces
+    assert {name: [parameter.name for parameter in spaces[name]] for name in methods} == {
+        "euphonium": ["target", "noise", "distillation"],
+        "euphonium_published": ["guidance", "noise"],
+        "flow_grpo": ["noise", "distillation"],
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--methods", "dance_grpo", "--params", "guidance"), "dance_grpo has no sampler.guidance"),
+        (("--methods", "euphonium", "--params", "guidance_decay"), "euphonium has no sampler.guidance"),
+        (("--methods", "dance_grpo", "--params", "target"), "dance_grpo has no distillation"),
+        (("--methods", "flow_grpo", "--params", "target"), "flow_grpo distils no guidance"),
         (
             ("--methods", "dance_grpo", "--params", "noise,distillation"),
             "dance_grpo has no distillation; leave it out",
         ),
         (
-            ("--methods", "euphonium", "--params", "sampler.guidance.scale=1..2"),
-            "euphonium is guided by sampler.guidance.strength",
+            ("--methods", "euphonium_published", "--params", "sampler.guidance.scale=1..2"),
+            "euphonium_published is guided by sampler.guidance.strength",
         ),
         (
             (
@@ -199,14 +213,14 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_begins(arguments: tuple[str
 
 
 def test_defaults() -> None:
-    found = plan("--methods", "euphonium")
+    found = plan("--methods", "euphonium,euphonium_published,flow_grpo")
     assert (found.trials, found.search, found.pruner, found.objectives) == (40, "tpe", "median", ("reward",))
     assert list(found.seeds) == [100]
-    assert [parameter.name for parameter in found.spaces["euphonium"]] == [
-        "guidance",
-        "noise",
-        "learning_rate",
-    ]
+    assert {name: [parameter.name for parameter in space] for name, space in found.spaces.items()} == {
+        "euphonium": ["target", "noise", "learning_rate"],
+        "euphonium_published": ["guidance", "noise", "learning_rate"],
+        "flow_grpo": ["noise", "learning_rate"],
+    }
     assert plan("--methods", "euphonium", "--preset", "smoke").trials == 4
     assert plan("--methods", "euphonium", "--sampler", "grid").pruner == "none"  # a heat map without holes
     assert plan("--methods", "euphonium", "--objectives", "reward,kl").pruner == "none"
@@ -237,27 +251,40 @@ def test_a_trial_is_what_the_runner_would_make_of_the_same_assignments() -> None
         "--methods", "euphonium,dance_grpo", "--set", "all.group_size=12", "--set", "euphonium.clip_range=0.1"
     )
     method = asked.settings(
-        "euphonium", {"sampler.noise.level": 1e-05, "process.credit": "state"}
+        "euphonium", {"sampler.noise.level": 1e-05, "distillation.anchor": "policy"}
     ).method_settings
     assert method.keys() == {"euphonium"}
     before = flatten(asked.base_method("euphonium"))
     after = flatten(method["euphonium"])
     assert {name for name in after if after[name] != before[name]} == {
         "sampler.noise.level",
-        "process.credit",
+        "distillation.anchor",
     }
-    assert (after["sampler.noise.level"], after["group_size"], after["clip_range"]) == (1e-05, 12, 0.1)
+    assert (after["sampler.noise.level"], after["distillation.anchor"]) == (1e-05, "policy")
+    assert (after["group_size"], after["clip_range"]) == (12, 0.1)
     assert asked.base_method("dance_grpo").clip_range == CATALOG["dance_grpo"].clip_range
 
 
 def test_the_methods_own_values_come_first_where_the_space_has_them() -> None:
-    assert plan("--methods", "euphonium").current("euphonium") == {
-        "guidance": 12.0,
+    """As preset and --set have them; a range or choices without the method's own value leave all to the search."""
+    given = ["--methods", "euphonium"]
+    preset = plan(*given, "--params", "noise=0.01..9")
+    assert preset.current("euphonium") == {"noise": preset.base_method("euphonium").sampler.noise.level}
+    for field in (
+        "distillation.strength=12",
+        "sampler.noise.level=1",
+        "optimiser.learning_rate=0.0003",
+        "group_size=8",
+    ):
+        given += ["--set", f"euphonium.{field}"]
+    assert plan(*given).current("euphonium") == {"target": 12.0, "noise": 1.0, "learning_rate": 3e-4}
+    assert plan(*given, "--params", "target=10..30,noise").current("euphonium") == {
+        "target": 12.0,
         "noise": 1.0,
-        "learning_rate": 3e-4,
     }
-    assert plan("--methods", "euphonium", "--params", "guidance=20..30").current("euphonium") is None
-    assert plan("--methods", "euphonium", "--params", "group_size=2|4").current("euphonium") is None
+    assert plan(*given, "--params", "target=20..30,noise").current("euphonium") is None
+    assert plan(*given, "--params", "group_size=4|8").current("euphonium") == {"group_size": 8}
+    assert plan(*given, "--params", "group_size=2|4").current("euphonium") is None
 
 
 def test_a_parameter_that_changes_nothing_or_buys_compute_is_told() -> None:
@@ -279,7 +306,7 @@ def test_descriptions_differ_where_results_would() -> None:
     assert differing_settings(first, plan(*given, "--set", "all.clip_range=0.5").described()) == [
         "methods.euphonium.clip_range"
     ]
-    assert differing_settings(first, plan(*given, "--params", "guidance").described()) == [
+    assert differing_settings(first, plan(*given, "--params", "target").described()) == [
         "parameters.euphonium.noise",
         "parameters.euphonium.learning_rate",
     ]
@@ -289,8 +316,14 @@ def test_field_names_and_types() -> None:
     names = field_names(Method)
     assert {"group_size", "sampler.guidance.strength", "process.credit"} <= set(names)
     assert "sampler.guidance" not in names  # it holds parts
-    assert set(flatten(EUPHONIUM)) - set(names) == {
-        "outcome_guidance"
-    }  # absent there, so it stands for its parts
+    # A part that is absent stands for its fields.
+    assert set(flatten(GUIDED)) - set(names) == {"outcome_guidance", "process_refresh"}
+    assert set(flatten(CATALOG["dance_grpo"])) - set(names) == {
+        "outcome_guidance",
+        "process_refresh",
+        "sampler.guidance",
+        "process",
+        "distillation",
+    }
     assert field_type(Method, "sampler.guidance.stop", "x") == int | None
     assert field_type(Method, "group_size", "x") is int

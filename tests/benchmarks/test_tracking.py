@@ -89,7 +89,8 @@ def test_parameters(whole: Result) -> None:
     children = children_in(client)
     assert children["euphonium", 1].data.params["clip_range"] == "0.002"
     assert children["euphonium", 1].data.params["seed"] == "1"
-    assert children["euphonium", 1].data.params["sampler.noise.kind"] == "constant"
+    assert children["euphonium", 1].data.params["sampler.noise.kind"] == "flow_grpo"
+    assert children["euphonium", 1].data.params["distillation.anchor"] == "base"
     assert children["dance_grpo", 0].data.params["process"] == "None"
 
 

@@ -1,6 +1,6 @@
 """The loss of a method written out from the equations, one transition at a time: what the update is compared with.
 
-It shares with the package the policy's velocity and the settings, and nothing else.
+It shares with the package the policy's velocity, the rewards and the settings, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from methods.experience import Experience
-from methods.method import AdvantageSettings, Method
+from methods.guiding import Rewards
+from methods.method import Method
+from methods.parts import AdvantageSettings
 from samplers import Guidance, SamplerSettings
-from samplers.pipeline import PipelinePolicy
+from samplers.pipeline import Condition, PipelinePolicy
 
 
 def coefficient(settings: SamplerSettings, sigmas: list[float], step: int) -> float:
@@ -33,8 +35,6 @@ def shift(guidance: Guidance | None, g: float, step: float) -> float:
     """How far a unit gradient moves the mean."""
     if guidance is None:
         return 0.0
-    assert guidance.normalisation == "none"
-    assert guidance.clip is None
     if guidance.strength is not None:
         return guidance.strength * g**2 * step / 2
     assert guidance.scale is not None
@@ -73,12 +73,61 @@ def reward_rows(
     return rows
 
 
+def target_guidance(method: Method, settings: SamplerSettings) -> Guidance | None:
+    """The guidance of what is distilled: the rollouts' own, or theirs at another strength; None where it is 0."""
+    assert method.distillation is not None
+    guidance, strength = settings.guidance, method.distillation.strength
+    if strength is not None:
+        shape = {} if guidance is None else dict(guidance)
+        guidance = Guidance(**{**shape, "strength": strength, "scale": None})
+    return guidance if guidance is not None and (guidance.strength or guidance.scale) else None
+
+
+def inside(guidance: Guidance | None, step: int, num_steps: int) -> bool:
+    """Whether a step lies in the window of a guidance."""
+    return (
+        guidance is not None and step in range(num_steps)[guidance.start : guidance.stop : guidance.interval]
+    )
+
+
+def reward_slope(
+    guidance: Guidance,
+    by_outcome: bool,
+    rewards: Rewards,
+    network: PipelinePolicy,
+    at: tuple[Tensor, Tensor, Condition],
+) -> Tensor:
+    """The gradient of the reward that guides, in the state of one sample."""
+    x, t, condition = at
+    leaf = x.detach().clone().requires_grad_(True)
+    seen = leaf
+    if guidance.at == "x0_hat":
+        seen, t = leaf - t.view(-1, 1, 1, 1, 1) * network.velocity(leaf, t, condition), torch.zeros_like(t)
+    if by_outcome:
+        videos = rewards.decode(seen)
+        scores = [
+            rewards.weights[name] * reward(videos, condition.prompts)
+            for name, reward in rewards.outcomes.items()
+        ]
+        value = torch.stack(scores).sum()
+    else:
+        assert rewards.process is not None
+        value = rewards.process(seen, t, condition).sum()
+    (slope,) = torch.autograd.grad(value, leaf)
+    slope = slope[0].double()
+    if guidance.normalisation == "sample":
+        slope = slope / slope.norm()
+    if guidance.clip is not None:
+        slope = slope * min(1.0, guidance.clip / slope.square().mean().sqrt().item())
+    return slope
+
+
 def loss_by_hand(
     policy: PipelinePolicy,
     base: PipelinePolicy,
     method: Method,
     experience: Experience,
-    weights: dict[str, float],
+    rewards: Rewards,
     iteration: int = 0,
 ) -> Tensor:
     """The method's loss over all trained transitions, differentiable in the policy's weights.
@@ -88,13 +137,13 @@ def loss_by_hand(
         base: the untrained model.
         method: its settings.
         experience: the rollouts.
-        weights: outcome reward -> weight.
+        rewards: the run's.
         iteration: for the decays.
     """
     settings = method.sampler_at(iteration)
     trajectory, condition = experience.trajectory, experience.condition
     sigmas = trajectory.sigmas.tolist()
-    rows = reward_rows(experience, method, weights)
+    rows = reward_rows(experience, method, rewards.weights)
     losses = []
     for sample, steps in enumerate(experience.steps.tolist()):
         for i in steps:
@@ -114,19 +163,27 @@ def loss_by_hand(
                 weight * torch.maximum(-row[i, sample] * rho, -row[i, sample] * clipped)
                 for weight, row in rows
             )
-            kl = step * (1 + g**2 * (1 - t) / (2 * t)) ** 2 / (2 * g**2)
-            if method.kl_weight:
+            distillation = method.distillation
+            if distillation is not None:
+                anchored = distillation.anchor == "base"
                 with torch.no_grad():
-                    reference = base.velocity(*at)[0]
-                loss = loss + method.kl_weight * kl * (v - reference).square().mean()
-            if method.distillation is not None and gradient is not None:
-                assert experience.velocities is not None
-                pull = step + g**2 * step / 2 * (1 - t) / t
-                target = (
-                    experience.velocities[i, sample]
-                    - shift(settings.guidance, g, step) / pull * gradient[sample]
-                )
-                weight = method.distillation.weight * method.distillation.decay**iteration
-                loss = loss + weight * kl * (v - target).square().mean()
+                    target = (base.velocity(*at) if anchored else experience.velocities[i, sample][None])[0]
+                guidance = target_guidance(method, settings)
+                guided = inside(guidance, i, trajectory.num_steps)
+                if guided:
+                    if guidance.at == "x0_hat" and not anchored and method.guided:
+                        slope = gradient[sample]  # of the policy that drew it, which is gone
+                    else:
+                        network, by_outcome = (
+                            base if anchored else policy,
+                            method.outcome_guidance is not None,
+                        )
+                        slope = reward_slope(guidance, by_outcome, rewards, network, at)
+                    pull = step + g**2 * step / 2 * (1 - t) / t
+                    target = target - shift(guidance, g, step) / pull * slope
+                if guided or anchored:
+                    kl = step * (1 + g**2 * (1 - t) / (2 * t)) ** 2 / (2 * g**2)
+                    weight = distillation.weight * distillation.decay**iteration
+                    loss = loss + weight * kl * (v - target).square().mean()
             losses.append(loss)
     return torch.stack(losses).mean()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,12 @@ from tests.world import world_settings
 
 NUM_STEPS = 4
 PROMPTS = ("a small red ball moving left", "a large blue ball moving up")
+#: `--set` texts that make `euphonium_published` distil what guides its rollouts, towards a target that moves with it.
+MOVING = (
+    "guidance_decay=0.93",
+    "process.credit=next_state",
+    "distillation={weight: 1.0, decay: 0.93, anchor: policy}",
+)
 
 
 @cache
@@ -45,10 +52,16 @@ class SmallSession(Session):
 
 
 def assignments(name: str, *more: str) -> list[str]:
-    """`--set` texts that make `name` small. Guidance begins at step 1, so that step 0 shows what is without it."""
+    """`--set` texts that make `name` small, distilling as the catalogue says, whatever the testbed's presets say.
+
+    Guidance of rollouts begins at step 1, so that step 0 shows what is without it.
+    """
     small = [f"sampler.num_steps={NUM_STEPS}", "optimiser.learning_rate=0.01"]
-    if CATALOG[name].sampler.guidance is not None:
+    method = CATALOG[name]
+    if method.sampler.guidance is not None:
         small.append("sampler.guidance.start=1")
+    if method.distillation is not None:
+        small += [f"distillation.{field}={value}" for field, value in method.distillation]
     return [f"{name}.{text}" for text in (*small, *more)]
 
 
@@ -57,7 +70,6 @@ class Small:
     """One method, ready to draw rollouts and learn from them."""
 
     training: Training
-    rewards: Mapping[str, OutcomeReward] = field(default_factory=dict)
 
     @property
     def method(self) -> Method:
@@ -86,9 +98,7 @@ class Small:
             self.sampler(iteration),
             self.method,
             Draw(self.training.seed, iteration, prompts, first),
-            self.rewards or self.training.session.suite.training,
-            self.training.session.suite.suite.training,
-            self.process_reward,
+            self.learner.rewards,
         )
 
     def update(self, experience: Experience, iteration: int = 0) -> dict[str, float]:
@@ -118,7 +128,7 @@ def make(
     decoding: bool = True,
     accelerator: Accelerator | None = None,
 ) -> Small:
-    """A method of the catalogue with `--set` texts of its own fields, e.g. "kl_weight=0.1".
+    """A method of the catalogue with `--set` texts of its own fields, e.g. "clip_range=0.1".
 
     Without `decoding`, videos are blank: where rewards say nothing of them.
     """
@@ -132,9 +142,17 @@ def make(
     shared = opened(world)[0]
     session = SmallSession(resolved, accelerator or shared.accelerator, shared.suite)
     training = Training(session, folder, name, seed)
+    learner = training.learner
+    if rewards is not None:
+        learner.rewards = dataclasses.replace(learner.rewards, outcomes=rewards)
     if not decoding:
-        training.policy.decode = lambda latents: torch.zeros(len(latents), 1, 3, 1, 1)
-    return Small(training, rewards or {})
+        learner.rewards = dataclasses.replace(learner.rewards, decode=blank)
+    return Small(training)
+
+
+def blank(latents: Tensor) -> Tensor:
+    """A decoder that nobody waits for."""
+    return torch.zeros(len(latents), 1, 3, 1, 1)
 
 
 def constant(videos: Tensor, prompts: object) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.advantages import group_advantages
-from methods.method import AdvantageSettings
+from methods.parts import AdvantageSettings
 
 GROUPS, SIZE = 5, 6
 

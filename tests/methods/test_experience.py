@@ -13,7 +13,7 @@ from methods.experience import Experience
 from methods.method import Method
 from rewards.base import RewardError
 from samplers import NonFiniteError
-from tests.methods.small import NUM_STEPS, PROMPTS, Small, constant_rewards, make
+from tests.methods.small import MOVING, NUM_STEPS, PROMPTS, Small, constant_rewards, make
 
 #: Rewards that say nothing, of videos that nobody decodes: where only the draw matters.
 BLIND = {"rewards": constant_rewards(), "decoding": False}
@@ -172,12 +172,22 @@ def test_a_method_with_no_step_to_train_is_refused(world, tmp_path, settings):
         make(world, tmp_path, "dance_grpo", *settings).collect()
 
 
-@ALL
-def test_process_rewards_and_velocities_are_kept_only_where_they_are_used(world, tmp_path, name):
-    small = make(world, tmp_path, name)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *((name,) for name in CATALOG),
+        ("euphonium_published", *MOVING),
+        ("euphonium_published", "distillation={weight: 1}"),
+        ("dance_grpo", "distillation={weight: 1, anchor: policy, strength: 1}"),
+    ],
+    ids=" ".join,
+)
+def test_process_rewards_and_velocities_are_kept_only_where_they_are_used(world, tmp_path, settings):
+    small = make(world, tmp_path, *settings)
     experience, method = small.collect(), small.method
     assert (experience.trajectory.process_rewards is not None) == (method.process is not None)
-    assert (experience.velocities is not None) == (method.distillation is not None)
+    moving = method.distillation is not None and method.distillation.anchor == "policy"
+    assert (experience.velocities is not None) == moving
     assert bool(experience.trajectory.reward_gradients) == method.guided
     assert (small.process_reward is not None) == method.needs_process_reward
     if method.guided:
@@ -186,18 +196,39 @@ def test_process_rewards_and_velocities_are_kept_only_where_they_are_used(world,
             assert (gradient.flatten(1).norm(dim=1) > 1e-3).all()
     if experience.velocities is not None:
         for step in range(NUM_STEPS):
-            sigma = torch.full((4,), float(experience.trajectory.sigmas[step]))
+            sigma = torch.full((len(experience.steps),), float(small.sampler().sigmas[step]))
             velocity = small.policy.velocity(experience.trajectory.states[step], sigma, experience.condition)
             assert torch.equal(experience.velocities[step], velocity)
 
 
 @pytest.mark.parametrize("at", ["state", "x0_hat"])
 def test_velocities_are_kept_once_a_step_wherever_the_gradient_is_taken(world, tmp_path, at):
-    small = make(world, tmp_path, "euphonium", f"sampler.guidance.at={at}")
+    small = make(world, tmp_path, "euphonium_published", *MOVING, f"sampler.guidance.at={at}")
     experience = small.collect()
     assert experience.velocities.shape == experience.trajectory.states[1:].shape
     assert not experience.velocities.requires_grad
     small.update(experience)
+
+
+def test_a_generator_for_a_sample_and_step_depends_on_nothing_else(world, tmp_path):
+    """Neither on the batch and its group size, nor on which pairs are asked for together."""
+    small = make(world, tmp_path, "dance_grpo", **BLIND)
+    together, alone = small.collect(2), small.collect(2, prompts=PROMPTS[1:], first=1)
+    later = small.collect(3)
+
+    def numbers(experience: Experience, purpose: str, samples: list[int], steps: list[int]) -> torch.Tensor:
+        made = experience.generators(purpose, torch.tensor(samples), torch.tensor(steps))
+        return torch.stack([torch.randn(4, generator=generator) for generator in made])
+
+    every = [(sample, step) for sample in range(4) for step in range(3)]
+    drawn = numbers(together, "a", *zip(*every, strict=True))
+    assert len(drawn.unique(dim=0)) == len(every)
+    for number, (sample, step) in enumerate(every):
+        assert torch.equal(numbers(together, "a", [sample], [step])[0], drawn[number])
+        if sample >= 2:
+            assert torch.equal(numbers(alone, "a", [sample - 2], [step])[0], drawn[number])
+    for other in (numbers(together, "b", [0], [0]), numbers(later, "a", [0], [0])):
+        assert not torch.equal(other[0], drawn[0])
 
 
 @ALL

@@ -1,17 +1,18 @@
-"""Guidance by the outcome rewards: which reward guides and which one scores, and that the estimate is the gradient."""
+"""Guidance by the outcome rewards: which reward guides and which one scores, and that its gradient is the gradient."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 from methods import CATALOG
-from methods.guiding import ScoreAndGuide, guiding_reward
+from methods.guiding import Rewards, ScoreAndGuide
 from methods.method import Method
 from methods.naming import changed
 from methods.seeding import generator
-from rewards.base import RewardError
-from rewards.gradients import ZerothOrderReward
+from rewards.base import OutcomeReward, ProcessReward, RewardError
+from rewards.gradients import DecodedReward, ZerothOrderReward
 from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance
 from rewards.suites import suite_named
@@ -24,16 +25,24 @@ WEIGHTS = suite_named("shapes").training
 STEPS, GUIDED = 4, (2, 3)
 
 
-def by_outcome(
-    *, process: bool = False, directions: int = 2, radius: float = 0.1, strength: float = 2.0
-) -> Method:
-    """Euphonium, guided by the outcome rewards on the last two of four steps."""
+def by_outcome(*, process: bool = False, strength: float = 2.0, **source: object) -> Method:
+    """The published Euphonium, guided by the outcome rewards on the last two of four steps."""
     changes = {
         "sampler.num_steps": STEPS,
         "sampler.guidance": {"strength": strength, "start": GUIDED[0], "at": "x0_hat"},
-        "outcome_guidance": {"directions": directions, "radius": radius},
+        "outcome_guidance": {"directions": 2, **source},
     }
-    return changed(CATALOG["euphonium"], changes if process else {**changes, "process": None}, "by_outcome")
+    published = CATALOG["euphonium_published"]
+    return changed(published, changes if process else {**changes, "process": None}, "by_outcome")
+
+
+def rewards_of(
+    outcomes: Mapping[str, OutcomeReward],
+    weights: Mapping[str, float],
+    process: ProcessReward | None = None,
+    decode: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents,
+) -> Rewards:
+    return Rewards(outcomes, weights, process, decode)
 
 
 @dataclass(frozen=True)
@@ -61,15 +70,12 @@ def directions_of(count: int, first: int = 0, seed: int = 0) -> list[torch.Gener
 
 def gaussian_rollout(method: Method, count: int = 3) -> tuple[Sampler, Trajectory]:
     """A rollout of Gaussian data, "videos" being the latents themselves, guided by 2 quadratic + 0.5 linear."""
-    reward = guiding_reward(
-        method,
-        process if method.needs_process_reward else None,
+    rewards = rewards_of(
         {"quadratic": quadratic, "linear": linear},
         {"quadratic": 2.0, "linear": 0.5},
-        lambda latents: latents,
-        directions_of(count),
-        1,
+        process if method.needs_process_reward else None,
     )
+    reward = rewards.of_rollouts(method, directions_of(count), 1)
     sampler = Sampler(method.sampler)
     start = torch.stack([torch.randn(3, 2, generator=generator(1, row)) for row in range(count)])
     steps = [generator(2, row) for row in range(count)]
@@ -84,8 +90,9 @@ def gaussian_rollout(method: Method, count: int = 3) -> tuple[Sampler, Trajector
     return sampler, trajectory
 
 
-def test_outcome_guidance_follows_the_gradient_of_the_weighted_sum_through_the_clean_estimate():
-    sampler, trajectory = gaussian_rollout(by_outcome(directions=1000))
+@pytest.mark.parametrize("estimator", ["spsa", "autograd"])
+def test_outcome_guidance_follows_the_gradient_of_the_weighted_sum_through_the_clean_estimate(estimator):
+    sampler, trajectory = gaussian_rollout(by_outcome(estimator=estimator, directions=1000))
     assert tuple(trajectory.reward_gradients) == GUIDED
     policy = GaussianPolicy(0.3, 0.7)
     for step, found in trajectory.reward_gradients.items():
@@ -93,15 +100,19 @@ def test_outcome_guidance_follows_the_gradient_of_the_weighted_sum_through_the_c
         clean, _ = policy.posterior(trajectory.state(step), torch.full((3,), t))
         at_clean = 2.0 * -2 * (clean - 1) + 0.5
         jacobian = (1 - t) * 0.7**2 / ((1 - t) ** 2 * 0.7**2 + t**2)
+        if estimator == "autograd":
+            torch.testing.assert_close(found.double(), jacobian * at_clean, rtol=1e-4, atol=1e-4)
+            continue
         spread = jacobian * (at_clean.square().sum(dim=(1, 2), keepdim=True) / 1000).sqrt()
         assert ((found - jacobian * at_clean).abs() < 5 * spread).all()
         assert (found.abs() > 5 * spread).any()  # the test could tell it from no gradient
 
 
-def test_the_process_reward_is_recorded_where_the_outcome_guides():
+@pytest.mark.parametrize("estimator", ["spsa", "autograd"])
+def test_the_process_reward_is_recorded_where_the_outcome_guides(estimator):
     """The dual reward's process term keeps its values; no step is moved by the process reward's gradient."""
-    sampler, alone = gaussian_rollout(by_outcome())
-    _, both = gaussian_rollout(by_outcome(process=True))
+    sampler, alone = gaussian_rollout(by_outcome(estimator=estimator))
+    _, both = gaussian_rollout(by_outcome(process=True, estimator=estimator))
     assert alone.process_rewards is None
     assert torch.equal(alone.states, both.states)
     for step in GUIDED:
@@ -115,32 +126,53 @@ def test_the_process_reward_is_recorded_where_the_outcome_guides():
     torch.testing.assert_close(both.process_rewards[-1], process(both.final, torch.zeros(3), None))
 
 
+#: Euphonium guides what is distilled, at the state; here at the clean estimate, so that outcome rewards can do so.
+TARGET = changed(CATALOG["euphonium"], {"sampler.guidance": {"strength": 0.0, "at": "x0_hat"}}, "target")
+
+
 def test_the_source_of_guidance_is_a_setting_and_nothing_else():
-    outcome, same = by_outcome(process=True), {"outcome_guidance": None}
+    outcome, exact = by_outcome(process=True), {"outcome_guidance.estimator": "autograd"}
     for method, kind in (
         (outcome, ScoreAndGuide),
+        (changed(outcome, exact, "x"), ScoreAndGuide),
         (by_outcome(), ZerothOrderReward),
+        (changed(by_outcome(), exact, "x"), DecodedReward),
         (by_outcome(strength=0.0), type(None)),
         (CATALOG["dance_grpo"], type(None)),
+        (CATALOG["euphonium"], type(None)),  # its rollouts are not guided, what it distils is
+        (TARGET, type(None)),
     ):
-        needed = process if method.needs_process_reward else None
-        found = guiding_reward(method, needed, {"a": linear}, {"a": 1.0}, lambda z: z, [], 1)
-        assert type(found) is kind
-    chosen = by_outcome(directions=3, radius=0.5)
-    guide = guiding_reward(chosen, None, {"a": linear}, {"a": 1.0}, lambda z: z, [], 6)
-    assert (guide.directions, guide.radius, guide.iteration) == (3, 0.5, 6)
+        rewards = rewards_of({"a": linear}, {"a": 1.0}, process if method.needs_process_reward else None)
+        assert type(rewards.of_rollouts(method, [], 1)) is kind
+    chosen, rewards = by_outcome(directions=3, radius=0.5), rewards_of({"a": linear}, {"a": 1.0})
+    for guide in (rewards.of_rollouts(chosen, [], 6), rewards.guide(chosen, [], 6)):
+        assert (guide.directions, guide.radius, guide.iteration) == (3, 0.5, 6)
+    assert rewards.guide(changed(chosen, exact, "x"), [], 6).iteration == 6
+    scored = rewards_of({"a": linear}, {"a": 1.0}, process)
     for method in (
-        changed(outcome, same, "by_process"),
+        changed(outcome, {"outcome_guidance": None}, "by_process"),
         by_outcome(process=True, strength=0.0),
         changed(CATALOG["dance_grpo"], {"process.weight": 1.0}, "scored"),
     ):
-        assert guiding_reward(method, process, {"a": linear}, {"a": 1.0}, lambda z: z, [], 1) is process
+        assert scored.of_rollouts(method, [], 1) is process
+    for method in (CATALOG["euphonium"], TARGET, changed(CATALOG["euphonium"], {"process.weight": 1.0}, "x")):
+        assert scored.guide(method, [], 1) is process
+    assert type(scored.guide(changed(TARGET, exact, "x"), [], 1)) is DecodedReward
 
 
-@pytest.mark.parametrize("method", [CATALOG["euphonium"], by_outcome(process=True)], ids=["guide", "score"])
-def test_a_process_reward_that_is_needed_and_missing_is_an_error(method):
+@pytest.mark.parametrize(
+    ("method", "ask"),
+    [
+        (CATALOG["euphonium_published"], "of_rollouts"),
+        (by_outcome(process=True), "of_rollouts"),
+        (changed(CATALOG["dance_grpo"], {"process.weight": 1.0}, "scored"), "of_rollouts"),
+        (CATALOG["euphonium"], "guide"),
+    ],
+    ids=["guide", "score beside a guide", "score", "target"],
+)
+def test_a_process_reward_that_is_needed_and_missing_is_an_error(method, ask):
     with pytest.raises(ValueError, match=r"needs a process reward and none was given.*outcome_guidance"):
-        guiding_reward(method, None, {"a": linear}, {"a": 1.0}, lambda z: z, [], 1)
+        getattr(rewards_of({"a": linear}, {"a": 1.0}), ask)(method, [], 1)
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +187,8 @@ def tiny_reward(policy: PipelinePolicy, method: Method, rows: range, seed: int =
         "motion_quality": lambda videos, prompts: videos.flatten(1).mean(dim=1),
     }
     generators = directions_of(len(rows), rows.start, seed)
-    return guiding_reward(
-        method, more.pop("score", None), {**rewards, **more}, WEIGHTS, policy.decode, generators, 5
-    )
+    score = more.pop("score", None)
+    return rewards_of({**rewards, **more}, WEIGHTS, score, policy.decode).of_rollouts(method, generators, 5)
 
 
 def tiny_rollout(
@@ -180,7 +211,7 @@ def test_the_estimate_through_the_decoder_is_the_gradient(policy):
     x = policy.initial_noise([generator(0, row) for row in range(2)])
     values, found = reward_value_and_gradient(reward, x, torch.zeros(2), policy.encode(PROMPTS))
     leaf = x.requires_grad_(True)
-    videos = PipelinePolicy.decode.__wrapped__(policy, leaf)  # the policy's own decode builds no graph
+    videos = policy.decode(leaf)
     pixels = -(videos - 0.5).square().flatten(1).mean(dim=1), videos.flatten(1).mean(dim=1)
     exact_values = WEIGHTS["caption_match"] * pixels[0] + WEIGHTS["motion_quality"] * pixels[1]
     (exact,) = torch.autograd.grad(exact_values.sum(), leaf)
@@ -190,6 +221,10 @@ def test_the_estimate_through_the_decoder_is_the_gradient(policy):
     assert (cosine - expected).abs().max() < 0.12
     along = (found * exact).flatten(1).sum(dim=1) / exact.flatten(1).square().sum(dim=1)
     assert (along - 1).abs().max() < 0.4
+    decoded = tiny_reward(policy, by_outcome(estimator="autograd"), range(2))
+    values, found = reward_value_and_gradient(decoded, x.detach(), torch.zeros(2), policy.encode(PROMPTS))
+    torch.testing.assert_close(values, exact_values.detach())
+    torch.testing.assert_close(found, exact)
 
 
 def test_a_guided_rollout_repeats_and_depends_on_the_directions_seed(policy):
@@ -223,10 +258,11 @@ def test_the_worlds_process_reward_scores_while_the_outcome_guides(world, policy
     torch.testing.assert_close(scored.process_rewards[-1], last)
 
 
-def test_a_reward_that_fails_in_the_estimate_names_itself_its_prompt_and_the_iteration(policy):
+@pytest.mark.parametrize("estimator", ["spsa", "autograd"])
+def test_a_reward_that_fails_where_it_guides_names_itself_its_prompt_and_the_iteration(policy, estimator):
     def broken(videos: torch.Tensor, prompts: object) -> torch.Tensor:
         return torch.tensor([0.0, torch.nan, 0.0, 0.0])
 
     message = rf"'motion_quality' returned nan for prompt '{PROMPTS[1]}' at iteration 5"
     with pytest.raises(RewardError, match=message):
-        tiny_rollout(policy, by_outcome(), motion_quality=broken)
+        tiny_rollout(policy, by_outcome(estimator=estimator), motion_quality=broken)

@@ -1,4 +1,4 @@
-"""The two KL terms: to the base model, whose gradient must reach the weights, and to the guided policy."""
+"""The KL to a reference: the base model, the guided base model, or the guided policy that drew the rollouts."""
 
 from __future__ import annotations
 
@@ -13,30 +13,64 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from methods import CATALOG
-from methods.experience import Experience
+from methods.experience import Draw, Experience
+from methods.guiding import Rewards
 from methods.method import Method
 from methods.naming import changed
-from methods.update import Learner, Terms
+from methods.pairs import Terms
+from methods.update import Learner
 from samplers import Sampler
-from tests.methods.small import Small, constant_rewards, make, move
+from tests.methods.small import MOVING, Small, constant_rewards, make, move
 
 NO_LIMIT = "optimiser.max_grad_norm=1e9"
 #: Constant rewards and no process term: what is left of the loss is the KL alone.
-KL_ALONE = ("kl_weight=2.0", "process=null", "distillation=null", "train_fraction=1.0", NO_LIMIT)
+ALONE = ("train_fraction=1.0", NO_LIMIT)
+KL_ALONE = ("distillation={weight: 2.0, strength: 0}", *ALONE)
+GUIDED_ALONE = ("euphonium", "distillation={weight: 2.0, strength: 16}", *ALONE)
 
 
 @pytest.mark.parametrize(("name", "weights"), [*((name, "lora") for name in CATALOG), ("flow_grpo", "full")])
 def test_the_kl_to_the_base_model_is_zero_there_and_positive_elsewhere(world, tmp_path, name, weights):
-    small = make(world, tmp_path, name, "kl_weight=2.0", weights=weights)
+    small = make(world, tmp_path, name, "distillation={weight: 2.0, strength: 0}", weights=weights)
     experience = small.collect()
     assert small.update(experience)["kl_to_base"] == 0.0
     move(small, 0.05)
-    assert small.update(experience)["kl_to_base"] > 1e-6
+    figures = small.update(experience)
+    assert figures["kl_to_base"] > 1e-6
+    assert "kl_to_guided" not in figures
 
 
 @pytest.mark.parametrize("weights", ["lora", "full"])
-def test_the_kl_terms_gradient_is_its_finite_difference(world, tmp_path, weights):
-    small = make(world, tmp_path, "flow_grpo", *KL_ALONE, weights=weights, rewards=constant_rewards())
+def test_the_distance_to_the_base_model_is_recorded_beside_that_to_the_guided_one(world, tmp_path, weights):
+    """It is none of the loss; at the base model it is 0, where what is distilled is not reached yet."""
+    small, plain = (
+        make(
+            world, tmp_path, *settings, "sampler.noise.level=0.7", weights=weights, rewards=constant_rewards()
+        )
+        for settings in (("euphonium", *ALONE), ("flow_grpo", *KL_ALONE))
+    )
+    experience = small.collect()
+    figures = small.update(experience)
+    assert figures["kl_to_base"] == 0
+    assert figures["kl_to_guided"] > 1e-4
+    move(small, 0.05)
+    plain.learner.weights.load_state_dict(small.learner.weights.state_dict())
+    figures = small.update(experience)
+    assert figures["kl_to_base"] == plain.update(experience)["kl_to_base"] > 1e-6
+    assert figures["loss"] == pytest.approx(figures["policy_loss"] + figures["kl_to_guided"])
+
+
+@pytest.mark.parametrize("weights", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("settings", "figure"),
+    [
+        (("flow_grpo", *KL_ALONE), "kl_to_base"),
+        (GUIDED_ALONE, "kl_to_guided"),
+    ],
+    ids=["base", "guided base"],
+)
+def test_the_kl_terms_gradient_is_its_finite_difference(world, tmp_path, weights, settings, figure):
+    small = make(world, tmp_path, *settings, weights=weights, rewards=constant_rewards())
     experience = small.collect()
     move(small, 0.2 if weights == "lora" else 0.05)
     start = small.learner.weights.state_dict()
@@ -45,7 +79,7 @@ def test_the_kl_terms_gradient_is_its_finite_difference(world, tmp_path, weights
         state = {key: tensor.clone() for key, tensor in start.items()}
         state[name].view(-1)[index] += offset
         small.learner.weights.load_state_dict(state)
-        return small.update(experience)["kl_to_base"], small.gradient()
+        return small.update(experience)[figure], small.gradient()
 
     _, gradient = at(next(iter(start)), 0, 0.0)
     largest = max(gradient, key=lambda name: float(gradient[name].abs().max()))
@@ -91,22 +125,24 @@ def distilling(small: Small, iterations: int) -> list[float]:
 @pytest.mark.parametrize("weights", ["lora", "full"])
 def test_distillation_alone_moves_the_velocity_towards_its_target(world, tmp_path, weights):
     alone = (
+        *MOVING,
         "process=null",
         "sampler.guidance.strength=20",
         "distillation.weight=1.0",
         "train_fraction=1.0",
         f"optimiser.learning_rate={0.02 if weights == 'lora' else 0.003}",
     )
-    small = make(world, tmp_path, "euphonium", *alone, weights=weights, rewards=constant_rewards())
+    small = make(world, tmp_path, "euphonium_published", *alone, weights=weights, rewards=constant_rewards())
     distances = distilling(small, 25)
     assert distances[0] > 1e-4
     assert distances[-1] < 0.5 * distances[0]
 
 
+@pytest.mark.parametrize("settings", [("euphonium",), ("euphonium_published", *MOVING, "process=null")])
 @pytest.mark.parametrize("weight", ["0.5", "3.0"])
-def test_the_distillation_loss_is_its_weight_times_the_kl_and_decays(world, tmp_path, weight):
-    alone = ("process=null", f"distillation.weight={weight}", "distillation.decay=0.5", "train_fraction=1.0")
-    small = make(world, tmp_path, "euphonium", *alone, rewards=constant_rewards())
+def test_the_distillation_loss_is_its_weight_times_the_kl_and_decays(world, tmp_path, settings, weight):
+    alone = (f"distillation.weight={weight}", "distillation.decay=0.5", "train_fraction=1.0")
+    small = make(world, tmp_path, *settings, *alone, rewards=constant_rewards())
     experience = small.collect()
     state = small.learner.weights.state_dict()
     for iteration in range(3):
@@ -154,7 +190,7 @@ def test_on_a_linear_policy_and_reward_distillation_recovers_the_target_in_close
             "sampler.num_steps": 8,
             "sampler.noise.level": 0.6,
             "sampler.guidance": yaml.safe_load(guidance),
-            "distillation.weight": 1.0,
+            "distillation": {"weight": 1.0, "anchor": "policy"},
             "train_fraction": 1.0,
             "train_last_step": True,
             "optimiser.learning_rate": 0.02,
@@ -182,6 +218,7 @@ def test_on_a_linear_policy_and_reward_distillation_recovers_the_target_in_close
         reward=lambda x, sigma, condition: (slope * x).flatten(1).sum(1),
     )
     experience = Experience(
+        Draw(0, 0, ("",)),
         trajectory,
         torch.stack(velocities),
         condition,
@@ -201,6 +238,7 @@ def test_on_a_linear_policy_and_reward_distillation_recovers_the_target_in_close
         weights,
         method,
         Terms(("constant",), (1.0,)),
+        Rewards({}, {}, None, lambda latents: latents),
         accelerator.prepare(optimiser),
         accelerator,
     )

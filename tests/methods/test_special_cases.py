@@ -1,13 +1,13 @@
-"""Euphonium without guidance, process reward and distillation is the method it was built on, bit for bit."""
+"""Euphonium without what it adds is the method it was built on, bit for bit."""
 
 import pytest
 import torch
 
 from methods import difference
-from tests.methods.small import Small, make
+from tests.methods.small import MOVING, Small, make
 
-#: What makes a Euphonium a plain policy-gradient method.
-OFF = ("sampler.guidance.strength=0", "guidance_decay=1", "process=null", "distillation=null")
+#: What makes the published Euphonium a plain policy-gradient method.
+OFF = ("sampler.guidance.strength=0", "process=null")
 ITERATIONS = 3
 
 
@@ -26,48 +26,72 @@ def assert_same_training(one: Small, two: Small) -> None:
     assert all(torch.equal(tensor, right[name]) for name, tensor in left.items())
 
 
-@pytest.mark.parametrize("name", ["euphonium", "euphonium_published"])
 @pytest.mark.parametrize("weights", ["lora", "full"])
-def test_euphonium_without_guidance_is_dance_grpo_bit_for_bit(world, tmp_path, name, weights):
-    off = OFF if name == "euphonium" else OFF[:1] + OFF[2:3]
+@pytest.mark.parametrize(
+    ("settings", "target"),
+    [
+        (("euphonium", "distillation={weight: 0.01, strength: 0}"), "flow_grpo"),
+        (("euphonium_dance", "distillation=null"), "dance_grpo"),
+    ],
+    ids=["flow_grpo", "dance_grpo"],
+)
+def test_euphonium_that_distils_no_guidance_is_the_method_it_builds_on_bit_for_bit(
+    world, tmp_path, settings, target, weights
+):
+    level = "sampler.noise.level=0.7"
+    one = make(world, tmp_path, *settings, level, weights=weights)
+    two = make(world, tmp_path, target, level, weights=weights)
+    assert difference(two.method, one.method) == {}
+    assert one.process_reward is None  # no reward model is even loaded
+    assert_same_training(one, two)
+
+
+@pytest.mark.parametrize("weights", ["lora", "full"])
+def test_published_euphonium_without_guidance_is_dance_grpo_bit_for_bit(world, tmp_path, weights):
     level = ("sampler.noise.level=0.7",)
-    one = make(world, tmp_path, name, *off, *level, weights=weights)
+    one = make(world, tmp_path, "euphonium_published", *OFF, *level, weights=weights)
     two = make(world, tmp_path, "dance_grpo", *level, weights=weights)
     assert set(difference(two.method, one.method)) == {
         f"sampler.guidance.{field}" for field in ("strength", "start", "interval", "normalisation", "at")
     }
-    assert one.process_reward is None  # no reward model is even loaded
+    assert one.process_reward is None
     assert_same_training(one, two)
 
 
 @pytest.mark.parametrize("target", ["flow_grpo", "dance_grpo"])
 @pytest.mark.parametrize("updates", [1, 2])
 def test_euphonium_with_another_methods_settings_is_that_method_bit_for_bit(world, tmp_path, target, updates):
+    """Also with a target that has nothing to move it: guidance at strength 0 distils nothing."""
     common = (f"updates_per_rollout={updates}", "sampler.noise.level=0.6")
     two = make(world, tmp_path, target, *common)
-    plain = make(world, tmp_path, "euphonium", *OFF, *common).method
+    idle = (*MOVING, *OFF, "guidance_decay=1", *common)
+    plain = make(world, tmp_path, "euphonium_published", *idle).method
+    assert plain.distillation is not None
+    kept = ("sampler.guidance.", "distillation.") if target == "dance_grpo" else ("sampler.guidance.",)
     theirs = [
         f"{name}={value}"
         for name, (_, value) in difference(plain, two.method).items()
-        if not name.startswith("sampler.guidance.")
+        if not name.startswith(kept)
     ]
-    one = make(world, tmp_path, "euphonium", *OFF, *common, *theirs)
-    assert all(name.startswith("sampler.guidance.") for name in difference(two.method, one.method))
+    one = make(world, tmp_path, "euphonium_published", *idle, *theirs)
+    assert all(name.startswith(kept) for name in difference(two.method, one.method))
     assert_same_training(one, two)
 
 
 @pytest.mark.parametrize(
-    "part",
+    ("name", "part"),
     [
-        ("sampler.guidance.strength=0", "distillation=null"),  # the process term alone
-        ("process=null",),  # guidance and its distillation
-        ("process=null", "distillation=null"),  # guidance alone
+        ("euphonium_published", (*OFF[:1],)),  # the process term alone
+        ("euphonium_published", (*MOVING, "process=null")),  # guidance and its distillation
+        ("euphonium_published", ("process=null",)),  # guidance alone
+        ("euphonium_dance", ()),  # the anchored target alone
     ],
+    ids=["process term", "guidance and distillation", "guidance", "target"],
 )
-def test_each_part_of_euphonium_makes_a_difference(world, tmp_path, part):
+def test_each_part_of_euphonium_makes_a_difference(world, tmp_path, name, part):
     """The tests above mean nothing if they could not tell a part that is on."""
     common = ("sampler.noise.level=0.7", "train_fraction=1.0")
-    one = make(world, tmp_path, "euphonium", *common, *part)
+    one = make(world, tmp_path, name, *common, *part)
     two = make(world, tmp_path, "dance_grpo", *common)
     with pytest.raises(AssertionError):
         assert_same_training(one, two)

@@ -12,41 +12,81 @@ from accelerate.state import AcceleratorState
 from methods import CATALOG
 from methods.experience import Experience
 from methods.naming import changed
-from methods.update import make_pairs, reward_terms
+from methods.pairs import make_pairs, reward_terms
 from tests.methods.by_hand import loss_by_hand, reward_rows
-from tests.methods.small import Small, constant_rewards, make, move, opened
+from tests.methods.small import MOVING, Small, constant_rewards, make, move, opened
 
 EVERY_STEP = "train_fraction=1.0"
 NO_LIMIT = "optimiser.max_grad_norm=1e9"
+CLEAN = "sampler.guidance={strength: 0, at: x0_hat}"
 #: Every method of the catalogue, and settings that none of them has.
 VARIANTS = {
     **{name: (name,) for name in CATALOG},
-    "on-policy scoring": ("euphonium", "sampler.score_mean=guided"),
-    "credit by difference": ("euphonium", "process.credit=difference"),
-    "absolute guidance": ("euphonium", "sampler.guidance={scale: 3.0, start: 1}"),
-    "guidance of some steps": ("euphonium", "sampler.guidance={strength: 2.0, start: 0, interval: 2}"),
+    # A target that moves with the policy.
+    "moving target": ("euphonium_published", *MOVING),
+    "on-policy scoring": ("euphonium_published", *MOVING, "sampler.score_mean=guided"),
+    "credit by difference": ("euphonium_published", *MOVING, "process.credit=difference"),
+    "absolute guidance": ("euphonium_published", *MOVING, "sampler.guidance={scale: 3.0, start: 1}"),
+    "guidance of some steps": (
+        "euphonium_published",
+        *MOVING,
+        "sampler.guidance={strength: 2.0, start: 0, interval: 2}",
+    ),
+    "the process term alone": ("euphonium_published", *MOVING, "outcome_weight=0"),
+    "moving target of unguided rollouts": (
+        "dance_grpo",
+        "distillation={weight: 1.0, anchor: policy, strength: 4}",
+        "sampler.guidance={strength: 0, at: x0_hat, stop: 2}",
+    ),
+    "moving target at the clean estimate": ("euphonium_published", *MOVING, "sampler.guidance.at=x0_hat"),
+    # A target that stands still.
     "everything at once": (
-        "euphonium",
-        "kl_weight=0.3",
+        "euphonium_published",
+        "guidance_decay=0.9",
+        "process={weight: 0.5, credit: next_state}",
+        "distillation={weight: 0.3, decay: 0.8, strength: 16}",
         "advantage.std=batch",
-        "process.weight=0.5",
         "outcome_weight=0.7",
     ),
-    "the process term alone": ("euphonium", "outcome_weight=0"),
+    "anchored, guided as the rollouts": (
+        "euphonium_published",
+        "guidance_decay=0.9",
+        "sampler.guidance.strength=8",
+        "process=null",
+        "distillation={weight: 1.0}",
+    ),
+    "the target alone": ("euphonium", "outcome_weight=0"),
+    "a shaped gradient": (
+        "euphonium",
+        "sampler.guidance={strength: 0, start: 1, normalisation: sample, clip: 0.15}",
+    ),
+    "at the clean estimate of the base model": ("euphonium", "sampler.guidance={strength: 3, at: x0_hat}"),
+    "by the outcome rewards' gradient": ("euphonium", CLEAN, "outcome_guidance={estimator: autograd}"),
+    "by an estimate of it": ("euphonium", CLEAN, "outcome_guidance={directions: 2}"),
+    # None.
     "a process term without guidance": ("dance_grpo", "process.weight=2.0"),
 }
+#: Those that change what is distilled, and nothing of rollouts, their scores or their advantages.
+OF_THE_TARGET = {
+    "euphonium",
+    "euphonium_dance",
+    "the target alone",
+    "a shaped gradient",
+    "at the clean estimate of the base model",
+    "by the outcome rewards' gradient",
+    "by an estimate of it",
+    "moving target of unguided rollouts",
+}
 ALL = pytest.mark.parametrize("name", CATALOG)
-EACH = pytest.mark.parametrize("variant", VARIANTS)
-#: Full weights differ in where the base model comes from, so those that have a KL term stand for all.
-EACH_WEIGHTS = pytest.mark.parametrize(
-    ("variant", "weights"),
-    [*((name, "lora") for name in VARIANTS), ("flow_grpo", "full"), ("everything at once", "full")],
-)
+EACH = pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in OF_THE_TARGET])
+#: Full weights differ in where the base model comes from, so those that have a KL to it stand for all.
+FULL = ("flow_grpo", "everything at once", "by the outcome rewards' gradient")
+EACH_WEIGHTS = [*((name, "lora") for name in VARIANTS), *((name, "full") for name in FULL)]
 
 
 def ratios(small: Small, experience: Experience, rows: int, iteration: int) -> torch.Tensor:
     """rho of every trained pair under the policy as it is now, scored `rows` at a time."""
-    pairs, _ = make_pairs(experience, small.method, small.learner.terms)
+    pairs = make_pairs(experience, small.method, small.learner.terms)
     sampler, found = small.sampler(iteration), []
     for part in torch.arange(len(pairs)).split(rows):
         some = pairs.rows(part)
@@ -104,14 +144,16 @@ def test_half_precision_changes_neither_the_ratio_nor_the_kl_of_the_base_model(
     assert figures["kl_to_base"] == 0
 
 
-@EACH_WEIGHTS
+@pytest.mark.parametrize(
+    ("variant", "weights"), [pair for pair in EACH_WEIGHTS if pair[0] != "by an estimate of it"]
+)
 def test_loss_and_gradient_are_those_of_the_equations(world, tmp_path, variant, weights):
     name, *settings = VARIANTS[variant]
     small = make(world, tmp_path, name, EVERY_STEP, NO_LIMIT, "clip_range=0.004", *settings, weights=weights)
     experience = small.collect(2)  # iteration 2, so that decays count
     move(small, 0.1 if weights == "lora" else 0.02)
-    suite, base = small.training.session.suite.suite, small.training.session.policy()
-    expected = loss_by_hand(small.policy, base, small.method, experience, suite.training, 2)
+    base = small.training.session.policy()
+    expected = loss_by_hand(small.policy, base, small.method, experience, small.learner.rewards, 2)
     gradient = torch.autograd.grad(expected, small.learner.weights.parameters)
     figures = small.update(experience, 2)
     assert 0 < figures["clip_fraction"] < 1  # both branches of the clip are compared
@@ -122,7 +164,7 @@ def test_loss_and_gradient_are_those_of_the_equations(world, tmp_path, variant, 
         assert (parameter.grad - part).norm() < 2e-3 * norm
 
 
-@EACH_WEIGHTS
+@pytest.mark.parametrize(("variant", "weights"), EACH_WEIGHTS)
 def test_the_gradient_does_not_depend_on_the_micro_batch(world, tmp_path, variant, weights):
     name, *settings = VARIANTS[variant]
     small = make(world, tmp_path, name, EVERY_STEP, NO_LIMIT, *settings, weights=weights)
@@ -169,7 +211,7 @@ def test_an_update_changes_the_trained_weights_and_nothing_else(world, tmp_path,
 
 @ALL
 def test_equal_rewards_alone_give_a_gradient_of_exactly_zero(world, tmp_path, name):
-    alone = ("kl_weight=0", "distillation=null", "process=null", EVERY_STEP)
+    alone = ("distillation=null", "process=null", EVERY_STEP)
     small = make(world, tmp_path, name, *alone, rewards=constant_rewards())
     experience = small.collect()
     move(small, 0.01)  # so that the ratio is not 1 either
@@ -189,7 +231,9 @@ def test_advantages_of_the_pairs_are_those_of_their_sample_and_step(world, tmp_p
     small = make(world, tmp_path, name, *settings)
     experience = small.collect(4)
     weights = small.training.session.suite.suite.training
-    pairs, sample = make_pairs(experience, small.method, small.learner.terms)
+    pairs = make_pairs(experience, small.method, small.learner.terms)
+    sample = pairs.sample
+    assert torch.equal(sample, torch.arange(4).repeat_interleave(experience.steps.shape[1]))
     rows = reward_rows(experience, small.method, weights)
     assert small.learner.terms.weights == tuple(weight for weight, _ in rows)
     expected = np.stack([row[pairs.step.numpy(), sample.numpy()] for _, row in rows])
@@ -206,25 +250,30 @@ def test_advantages_of_the_pairs_are_those_of_their_sample_and_step(world, tmp_p
 def test_reward_terms_keep_the_suites_order_and_weights():
     weights = {"one": 1.0, "two": 0.25}
     assert reward_terms(CATALOG["dance_grpo"], weights).names == ("one", "two")
-    dual = reward_terms(CATALOG["euphonium"], weights)
+    dual = reward_terms(CATALOG["euphonium_published"], weights)
     assert dual.names == ("one", "two", "process")
     assert dual.weights == (1.0, 0.25, 1.0)
-    half = changed(CATALOG["euphonium"], {"outcome_weight": 0.5, "process.weight": 3.0}, "half")
+    half = changed(CATALOG["euphonium_published"], {"outcome_weight": 0.5, "process.weight": 3.0}, "half")
     assert reward_terms(half, weights).weights == (0.5, 0.125, 3.0)
 
 
-def test_without_outcome_terms_outcome_rewards_have_no_say(world, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [(("euphonium_published", *MOVING), {"process", "distillation"}), (("euphonium",), {"distillation"})],
+    ids=["moving", "anchored"],
+)
+def test_without_outcome_terms_outcome_rewards_have_no_say(world, tmp_path, settings, parts):
     """Their values change nothing; process rewards still do."""
     gradients = {}
     for name, rewards in (("own", None), ("constant", constant_rewards())):
-        small = make(world, tmp_path / name, "euphonium", EVERY_STEP, "outcome_weight=0", rewards=rewards)
+        small = make(world, tmp_path / name, *settings, EVERY_STEP, "outcome_weight=0", rewards=rewards)
         figures = small.update(small.collect())
         assert "guidance_advantage_correlation" not in figures
         gradients[name] = small.gradient()
         shares = small.learner.gradient_shares(
             small.collect(), small.sampler(), 0, torch.Generator().manual_seed(0)
         )
-        assert shares.keys() == {"process", "distillation"}
+        assert shares.keys() == parts
     assert max(part.abs().max() for part in gradients["own"].values()) > 0
     for parameter, part in gradients["own"].items():
         assert torch.equal(gradients["constant"][parameter], part)
@@ -288,7 +337,7 @@ def test_the_gradients_norm_is_limited(world, tmp_path):
 
 def test_the_size_of_the_guidance_is_correlated_with_the_outcome_advantage(world, tmp_path):
     """The trap of scoring guided samples with the unguided mean: what the log must show."""
-    small = make(world, tmp_path, "euphonium", EVERY_STEP, "group_size=6")
+    small = make(world, tmp_path, "euphonium_published", EVERY_STEP, "group_size=6")
     experience = small.collect()
     figures = small.update(experience)
     weights = small.training.session.suite.suite.training

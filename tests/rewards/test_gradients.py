@@ -1,4 +1,4 @@
-"""Zeroth-order gradients against exact ones."""
+"""Gradients through a decoder: exact ones against finite differences, and zeroth-order estimates against exact ones."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rewards.base import RewardError
-from rewards.gradients import ZerothOrderReward
+from rewards.gradients import DecodedReward, ZerothOrderReward
+from rewards.shapes.quality import MotionQuality
 
 
 @dataclass(frozen=True)
@@ -191,3 +192,151 @@ def test_bad_settings_are_refused(field, value, message):
     settings = {"rewards": {"judge": linear()}, "weights": {"judge": 1.0}, field: value}
     with pytest.raises(ValueError, match=message):
         ZerothOrderReward(decode=lambda z: z, generators=[], **settings)
+
+
+# The exact gradient.
+
+MIX = torch.randn(12, 3 * 3 * 2 * 2, generator=torch.Generator().manual_seed(5)) / 3
+
+
+def decoder(z):
+    """(B, 3, 4) latents to (B, 3, 3, 2, 2) videos in [0, 1]: every pixel depends on every element, and not linearly."""
+    return (z.flatten(1) @ MIX.to(z)).sigmoid().view(-1, 3, 3, 2, 2)
+
+
+def bright(videos, prompts):
+    return videos.flatten(1).pow(2).mean(dim=1)
+
+
+def steady(videos, prompts):
+    return -videos.diff(dim=1).flatten(1).abs().pow(3).sum(dim=1)
+
+
+JUDGES, WEIGHTS = {"bright": bright, "steady": steady}, {"steady": 0.5, "bright": -2.0}
+
+
+def decoded(rewards=JUDGES, weights=WEIGHTS, **more):
+    return DecodedReward(rewards, weights, decoder, **more)
+
+
+def asked(reward, x, sigma=0.0):
+    return reward.value_and_gradient(x, torch.full((len(x),), sigma), Texts(TEXTS.prompts[: len(x)]))
+
+
+def test_the_exact_gradient_is_that_of_finite_differences_through_the_decoder():
+    x = latents().double()
+
+    def total(z):
+        videos = decoder(z)
+        return sum(weight * JUDGES[name](videos, None) for name, weight in WEIGHTS.items())
+
+    values, gradient = asked(decoded(), x)
+    torch.testing.assert_close(values, total(x).float())
+    step = 1e-5
+    for row, column in ((0, 0), (1, 2), (2, 3)):
+        moved = torch.zeros_like(x)
+        moved[:, row, column] = step
+        slope = (total(x + moved) - total(x - moved)) / (2 * step)
+        torch.testing.assert_close(gradient[:, row, column], slope, rtol=1e-6, atol=1e-8)
+    alone = decoded().gradient(x[1:2], torch.zeros(1), Texts(("two",)))
+    torch.testing.assert_close(alone, gradient[1:2], rtol=1e-12, atol=1e-14)  # neighbours have no say
+
+
+def test_the_estimate_goes_to_the_exact_gradient():
+    """The mean over 1000 directions; each element's spread is the norm of the others, over the root of their number."""
+    x, count = latents(), 1000
+    _, exact = asked(decoded(), x)
+    generators = [torch.Generator().manual_seed(row) for row in range(3)]
+    estimated = ZerothOrderReward(JUDGES, WEIGHTS, decoder, generators, count, radius=0.01)
+    spread = exact.flatten(1).norm(dim=1).view(3, 1, 1) / count**0.5
+    assert ((asked(estimated, x)[1] - exact).abs() < 5 * spread).all()
+    assert (exact.abs() > 10 * spread).any()  # it could tell it from none
+
+
+def test_the_exact_gradient_is_taken_in_float32_and_leaves_no_graph():
+    weight = torch.ones(3 * 3 * 2 * 2, requires_grad=True)
+    learnt = {"learnt": lambda videos, prompts: videos.flatten(1) @ weight.to(videos)}
+    x = latents().bfloat16()
+    with torch.no_grad():  # as a rollout is
+        values, gradient = asked(decoded(learnt, {"learnt": 1.0}), x)
+    assert gradient.dtype == torch.float32
+    assert gradient.abs().max() > 0
+    assert torch.equal(gradient, asked(decoded(learnt, {"learnt": 1.0}), x.float())[1])
+    assert not values.requires_grad
+    assert not gradient.requires_grad
+    assert not x.requires_grad
+    assert weight.grad is None
+
+
+def test_one_decoding_serves_all_rewards():
+    calls = []
+
+    def counting(z):
+        calls.append(len(z))
+        return decoder(z)
+
+    DecodedReward(JUDGES, WEIGHTS, counting).gradient(latents(), torch.zeros(3), TEXTS)
+    assert calls == [3]
+
+
+def hidden(videos, prompts):
+    with torch.no_grad():
+        return bright(videos, prompts)
+
+
+@pytest.mark.parametrize("place", ["reward", "decoder"])
+def test_what_has_no_gradient_is_refused_and_named(place):
+    reward = decoded({"bright": bright, "judge": hidden}, {"bright": 1.0, "judge": 1.0})
+    if place == "decoder":
+        reward = DecodedReward({"judge": bright}, {"judge": 1.0}, lambda z: decoder(z).detach())
+    with pytest.raises(ValueError, match=r"'judge' has no gradient in the video; set .*estimator to 'spsa'"):
+        asked(reward, latents())
+
+
+@pytest.mark.parametrize("ask", ["gradient", "value_and_gradient"])
+def test_the_exact_gradient_of_noised_latents_is_refused(ask):
+    with pytest.raises(
+        ValueError, match=r"\['bright', 'steady'\] know clean latents only.*sigma 0.5.*'x0_hat'"
+    ):
+        getattr(decoded(), ask)(latents(), torch.tensor([0.0, 0.5, 0.0]), TEXTS)
+
+
+def out_of_order(videos, prompts):
+    raise OSError("no answer")
+
+
+#: A reward whose value is a number and whose slope is none, and what is said of it.
+FLAT = (
+    lambda v, p: (v - v).flatten(1).sum(dim=1).sqrt(),
+    "gradient of reward 'judge' is not finite at iteration 7",
+)
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        (
+            lambda v, p: v.flatten(1).mean(dim=1) * torch.nan,
+            "'judge' returned nan for prompt 'one' at iteration 7",
+        ),
+        (lambda v, p: v.mean(), r"'judge' returned \(\) at iteration 7.*expected \(3,\)"),
+        (out_of_order, "'judge' failed at iteration 7 .*OSError: no answer"),
+        FLAT,
+    ],
+    ids=["value", "shape", "failure", "gradient"],
+)
+def test_a_reward_that_cannot_guide_is_an_error_that_names_it(judge, message):
+    with pytest.raises(RewardError, match=message):
+        asked(
+            decoded({"bright": bright, "judge": judge}, {"bright": 1.0, "judge": 1.0}, iteration=7), latents()
+        )
+
+
+def test_the_quality_of_a_video_without_an_object_has_a_finite_gradient():
+    """Its object's size is 0 in every frame, where a spread and a norm have no slope."""
+    reward = DecodedReward(
+        {"quality": MotionQuality()}, {"quality": 1.0}, lambda z: z.expand(-1, 4, 3, 16, 16)
+    )
+    for value in (0.0, 0.5):
+        _, gradient = asked(reward, torch.full((1, 1, 1, 1, 1), value))
+        assert gradient.isfinite().all()

@@ -1,0 +1,139 @@
+"""What a method distils: the velocities that its policy is drawn to (docs/theory.md, "A target that stands still")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from methods.guiding import Rewards
+from methods.method import Method
+from methods.pairs import Pairs
+from methods.weights import TrainedWeights
+from samplers import (
+    Guidance,
+    NonFiniteError,
+    Reward,
+    Sampler,
+    reward_at_clean,
+    reward_value_and_gradient,
+    shape_gradient,
+)
+from samplers.pipeline import Condition, PipelinePolicy
+
+
+class Target(NamedTuple):
+    """What n trained pairs are drawn to.
+
+    Attributes:
+        velocity: (n, ...) the anchor's, with the guidance.
+        base: (n, ...) the base model's velocity, if it is the anchor.
+        counts: (n,) 1 where the divergence from the target counts, 0 where it does not.
+    """
+
+    velocity: Tensor
+    base: Tensor | None
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class Distiller:
+    """Makes a method's targets.
+
+    Attributes:
+        policy: being trained.
+        weights: its trained part; knows the base model.
+        method: the method's settings.
+        accelerator: precision of the network.
+    """
+
+    policy: PipelinePolicy
+    weights: TrainedWeights
+    method: Method
+    accelerator: Accelerator
+
+    def targets(
+        self,
+        pairs: Pairs,
+        sampler: Sampler,
+        iteration: int,
+        rewards: Rewards,
+        generators: Sequence[torch.Generator],
+    ) -> Target | None:
+        """The targets of some pairs; None where nothing is distilled.
+
+        The base model is evaluated once for a pair, and the reward's gradient only where it guides the target and the
+        rollouts did not take it already.
+
+        Args:
+            pairs: n pairs.
+            sampler: scores them.
+            iteration: from 0; sets the decaying strengths.
+            rewards: one of them guides.
+            generators: n, of the directions of an estimated gradient; none where outcome rewards do not guide.
+
+        Raises:
+            NonFiniteError: the reward's gradient is not finite; names the step.
+        """
+        if self.method.distillation_weight(iteration) == 0:
+            return None
+        guidance = self.method.target_guidance(iteration)
+        guided = sampler.guided_by(guidance)
+        sigma = sampler.sigmas[pairs.step].to(pairs.x.device, torch.float32)
+        everywhere = torch.ones(len(pairs), device=pairs.x.device)
+        if guidance is None:
+            base = self._anchor(pairs, sigma)
+            return Target(base, base, everywhere)
+        if self.method.reuses_gradient:
+            anchor = self._anchor(pairs, sigma)
+            # There are none where a window of noise that moves misses all guided steps.
+            gradient = torch.zeros_like(anchor) if pairs.gradient is None else pairs.gradient
+        else:
+            reward = rewards.guide(self.method, generators, iteration + 1)
+            anchor, gradient = self._anchor_and_gradient(pairs, sigma, guidance, reward)
+        _check_finite(gradient, pairs.step, sigma)
+        velocity = guided.distillation_target(anchor, gradient, pairs.step)
+        if self.method.needs_base:
+            return Target(velocity, anchor, everywhere)
+        return Target(velocity, None, torch.as_tensor(guided.guided(pairs.step)).to(everywhere))
+
+    def _anchor(self, pairs: Pairs, sigma: Tensor) -> Tensor:
+        """(n, ...) the anchor's velocity."""
+        if not self.method.needs_base:
+            assert pairs.velocity is not None  # collected for an anchor at the policy
+            return pairs.velocity
+        with torch.no_grad():
+            return self._base_velocity(pairs.x, sigma, pairs.condition)
+
+    def _base_velocity(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The base model's velocity, computed in the policy's own precision."""
+        with self.accelerator.autocast(), self.weights.reference():
+            return self.policy.velocity(x, sigma, condition)
+
+    def _anchor_and_gradient(
+        self, pairs: Pairs, sigma: Tensor, guidance: Guidance, reward: Reward
+    ) -> tuple[Tensor, Tensor]:
+        """The anchor's velocity, and the shaped gradient of the reward at the pairs' states or clean estimates."""
+        if guidance.at == "state":
+            anchor = self._anchor(pairs, sigma)
+            _, gradient = reward_value_and_gradient(reward, pairs.x, sigma, pairs.condition)
+        else:
+            network = self._base_velocity if self.method.needs_base else self.policy.velocity
+            anchor, _, gradient = reward_at_clean(network, pairs.x, sigma, pairs.condition, reward)
+            if not self.method.needs_base:
+                anchor = self._anchor(pairs, sigma)  # of the policy that drew the pairs
+        return anchor, shape_gradient(gradient, guidance)
+
+
+def _check_finite(gradient: Tensor, steps: Tensor, sigma: Tensor) -> None:
+    broken = (~torch.isfinite(gradient)).flatten(1).any(dim=1)
+    if broken.any():
+        first = int(broken.nonzero()[0])
+        raise NonFiniteError(
+            f"the reward's gradient for the distillation's target is not finite at step {int(steps[first])} "
+            f"(sigma {float(sigma[first]):.4g}), in {int(broken.sum())} of {len(steps)} pairs"
+        )

@@ -1,0 +1,34 @@
+"""Settings that earlier versions wrote, in today's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def translated(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's fields as they are called now.
+
+    Earlier versions had a `kl_weight`, the KL to the base model, beside a `distillation` whose target was built on the
+    policy that drew the rollouts and guided as they were. Files of those versions always name `kl_weight`.
+
+    Args:
+        values: fields of a `Method`, of any version.
+
+    Raises:
+        ValueError: both were set, which is one setting now.
+    """
+    if "kl_weight" not in values:
+        return dict(values)
+    now = {name: value for name, value in values.items() if name != "kl_weight"}
+    weight, distillation = values["kl_weight"], now.get("distillation")
+    if isinstance(distillation, Mapping):
+        if weight:
+            raise ValueError(
+                f"kl_weight is {weight} and distillation is set: they are one setting now, a KL to one reference; "
+                "leave one of them out"
+            )
+        now["distillation"] = {"anchor": "policy", **distillation}
+    elif weight:
+        now["distillation"] = {"weight": weight, "anchor": "base", "strength": 0.0}
+    return now

@@ -1,0 +1,106 @@
+"""The parts that a method is made of beside its sampler, each as settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Frozen, without unknown fields or infinite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AdvantageSettings(Settings):
+    """Group-relative advantage, A = (r - mean of the group) / (std + eps), then clipped.
+
+    Attributes:
+        std: over each "group", or over the whole "batch" (Flow-GRPO's global std).
+        unbiased: divide by n - 1 (DanceGRPO, Euphonium) or by n (Flow-GRPO).
+        eps: added to the std.
+        clip: largest absolute advantage.
+    """
+
+    std: Literal["group", "batch"] = "group"
+    unbiased: bool = True
+    eps: float = Field(default=1e-8, ge=0)
+    clip: float = Field(default=5.0, gt=0)
+
+
+class ProcessLoss(Settings):
+    """The process term of Euphonium's dual reward (arXiv 2602.04928).
+
+    Attributes:
+        weight: of this term beside the outcome terms.
+        credit: state at which step i's process reward is read: `state` x_i (the published code), `next_state`
+            x_{i+1}, or their `difference`.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    credit: Literal["state", "next_state", "difference"] = "state"
+
+
+class Distillation(Settings):
+    """A KL, in closed form, from a reference's transition to the policy's; the reference may be guided.
+
+    The reference is the anchor's velocity plus the guidance: v_target = v_anchor + (c / b) grad r (docs/theory.md).
+    Anchored at the base model, the target stands still, and strength 0 is the KL to the base model of Flow-GRPO.
+    Anchored at the policy that drew the rollouts, it moves away with every update: kept for ablations.
+
+    Where and how the gradient is taken (window, normalisation, `at`) is what `sampler.guidance` says; without one, the
+    raw gradient at the state, at every step.
+
+    Attributes:
+        weight: of the KL, averaged over elements and over the trained steps.
+        decay: factor on the weight per iteration; 1 keeps it.
+        anchor: the `base` model, or the `policy` that drew the rollouts. At the latter, unguided steps do not count.
+        strength: of the target's guidance, 1 / beta; 0 for none. None guides the target as the rollouts are.
+    """
+
+    weight: float = Field(gt=0)
+    decay: float = Field(default=1.0, gt=0, le=1)
+    anchor: Literal["base", "policy"] = "base"
+    strength: float | None = Field(default=None, ge=0)
+
+
+class OutcomeGuidance(Settings):
+    """Guidance by the outcome rewards that train, through the decoder (rewards/gradients.py).
+
+    SPSA needs no gradient of decoder or rewards. Its estimate's norm grows with the number of latent elements N, as
+    sqrt(1 + (N - 1) / directions): tune the guidance's strength for it, or set `sampler.guidance.normalisation`.
+
+    Attributes:
+        estimator: `spsa` for any reward, or `autograd`, exact, for differentiable ones.
+        directions: random directions of one SPSA estimate; each costs two decodings and reward calls a sample.
+        radius: how far SPSA moves the latent along each, in latent units.
+    """
+
+    estimator: Literal["spsa", "autograd"] = "spsa"
+    directions: int = Field(default=8, ge=1)
+    radius: float = Field(default=0.1, gt=0)
+
+
+class ProcessRefresh(Settings):
+    """Trains the process reward on, with the policy's own videos: each iteration, after the policy's update.
+
+    The loss is the Bradley-Terry loss that made it, on pairs of a group, preferred by the weighted outcome rewards.
+
+    Attributes:
+        steps: optimiser steps per iteration.
+        batch: pairs a step.
+        learning_rate: AdamW's.
+    """
+
+    steps: int = Field(default=4, ge=1)
+    batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+
+
+class Optimiser(Settings):
+    """AdamW with a limit on the gradient's norm."""
+
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
