@@ -102,7 +102,7 @@ def process_costs(run: Run, baseline: str | None = None) -> list[Price]:
             for share in SHARES
         )
         own = {sigma: value for (owner, sigma), value in first.items() if owner == method}
-        prices.append(Price(str(method), float(cost), _gain(run, str(method)), own, paying))
+        prices.append(Price(str(method), float(cost), final_gain(run, str(method)), own, paying))
     return sorted(prices, key=lambda price: price.making)
 
 
@@ -117,7 +117,8 @@ def _curves(run: Run) -> dict[str, Curves]:
     return {method: found for method, found in arrays.items() if found is not None}
 
 
-def _gain(run: Run, method: str) -> Interval:
+def final_gain(run: Run, method: str) -> Interval:
+    """Gain of the headline reward over the base model, on held-out prompts, at the end."""
     values = final_values(run)
     own = values[
         (values["method"] == method)

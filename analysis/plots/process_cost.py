@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis import style, text
-from analysis.process_cost import SHARED, SHARES, Price
+from analysis.process_cost import SHARED, SHARES, Price, final_gain
 from analysis.records import Run
 from analysis.statistics import Estimate
 
@@ -28,15 +28,17 @@ _LEVELS = 4
 
 def write_process_cost(prices: Sequence[Price], baseline: str, run: Run, folder: Path) -> list[Path]:
     """Draws `process_cost` as PNG and SVG."""
-    drawn = style.figure(3.6 * (len(SHARES) + 2), 3.5)
-    axes = drawn.subplots(1, len(SHARES) + 2)
+    drawn = style.figure(8.4, 6.6)
+    axes = drawn.subplots(2, len(SHARES)).flatten()
     for place, share in enumerate(SHARES):
         _speeds(axes[place], prices, place)
         axes[place].set_title(f"to {text.percent(share)} of {baseline}'s gain", fontsize=9)
-    _gains(axes[-2], prices, run)
+    _gains(axes[-2], prices, baseline, run)
     _accuracies(axes[-1], prices)
+    ends = prices[0].making / 1.6, prices[-1].making * 1.6
     for each in axes:
         each.set_xscale("log")
+        each.set_xlim(*ends)
         _plain(each.xaxis)
         each.set_xlabel("TFLOP that made the process reward")
         style.tidy(each)
@@ -68,11 +70,14 @@ def _bar(axes: Axes, x: float, speed: Estimate, colour: str) -> None:
         axes.plot([x, x], [speed.low, speed.high], color=colour, lw=1)
 
 
-def _gains(axes: Axes, prices: Sequence[Price], run: Run) -> None:
+def _gains(axes: Axes, prices: Sequence[Price], baseline: str, run: Run) -> None:
     at = [price.making for price in prices]
     axes.plot(at, [price.gain.mean for price in prices], color=style.VERMILION, marker="o", lw=1.2, ms=4)
     for x, price in zip(at, prices, strict=True):
         axes.plot([x, x], [price.gain.low, price.gain.high], color=style.VERMILION, lw=1)
+    axes.axhline(0, color=style.FAINT, lw=1, ls=":")
+    axes.axhline(final_gain(run, baseline).mean, color=style.BLUE, lw=1.2, ls="--", label=baseline)
+    axes.legend(fontsize=7, frameon=False)
     axes.set_ylabel(f"gain of {text.reward_name(run.suite.headline)}")
     axes.set_title("at the end of the budget", fontsize=9)
 

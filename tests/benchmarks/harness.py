@@ -65,7 +65,8 @@ class Bench:
     def config(self, **changes: Any) -> Path:
         """A --config file with the tiny world's settings, some changed."""
         values = {**world_flags(self.world), "method_settings": {}, **changes}
-        values["evaluation"] = {"early_until": 0, **values["evaluation"]}
+        if isinstance(values["evaluation"], dict):
+            values["evaluation"] = {"early_until": 0, **values["evaluation"]}
         self._calls += 1
         path = self.folder / f"config{self._calls}.yaml"
         path.write_text(yaml.safe_dump(_plain(values)))

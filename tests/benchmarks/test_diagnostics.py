@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.diagnostics import diagnose, pairwise_accuracy
+from benchmarks.diagnostics import Rollouts, diagnose, pairwise_accuracy
+from benchmarks.evaluation import evenly_spaced
 from methods.catalog import CATALOG
 from samplers import Noise, Sampler, SamplerSettings
 from tests.benchmarks.harness import Result
@@ -32,7 +33,7 @@ def test_what_is_diagnosed(world: Path, tmp_path: Path, name: str) -> None:
     if small.method.guided:
         expected |= {"guided", "unguided"}
     if small.method.needs_process_reward:
-        expected |= {"process_accuracy"}
+        expected |= {"process_accuracy", "process_reward"}
     assert kinds == expected
     assert figures(small) == found  # the same noise every time
 
@@ -104,6 +105,17 @@ def test_pairwise_accuracy_is_scipy_s_concordance() -> None:
     values, score = torch.randn(1, 12, generator=numbers), torch.randn(12, generator=numbers)
     tau = kendalltau(values[0].numpy(), score.numpy()).statistic
     assert pairwise_accuracy(values, score, 12).item() == pytest.approx((1 + tau) / 2)
+
+
+def test_the_process_reward_is_that_of_the_finished_videos(world: Path, tmp_path: Path) -> None:
+    small = make(world, tmp_path, "euphonium")
+    settings, suite = small.training.settings, small.training.session.suite
+    prompts = evenly_spaced(settings.prompts.train, settings.evaluation.diagnostic_prompts)
+    rollouts = Rollouts(small.learner, suite, settings, small.process_reward, prompts)
+    clean = rollouts.draw(guided=False).final
+    condition = small.policy.encode(rollouts.group)
+    expected = small.process_reward(clean, torch.zeros(len(clean)), condition).mean()
+    assert figures(small)["process_reward"] == pytest.approx(expected.item())
 
 
 def test_guidance_that_does_nothing_leaves_no_gap(world: Path, tmp_path: Path) -> None:
