@@ -19,7 +19,7 @@ from benchmarks.ledger import WHOLE, Ledger, Meter, Usage, peak_memory_mb, reset
 from benchmarks.resolve import resolve
 from benchmarks.session import Session
 from benchmarks.task import Training
-from benchmarks.testbed import WEIGHTS
+from benchmarks.testbed import NUM_STEPS, SHIFT, WEIGHTS
 from benchmarks.testbed.measurement import GEOMETRY
 from benchmarks.testbed.scenes import all_prompts
 from methods.metering import unmetered
@@ -27,8 +27,6 @@ from methods.seeding import generator
 from rewards.process import LatentProcessReward
 from samplers import Sampler, build, reward_value_and_gradient
 from samplers.pipeline import Condition, PipelinePolicy, load_policy
-
-STEPS, SHIFT, NOISE = 8, 3.0, 0.7
 
 
 @dataclass
@@ -82,7 +80,7 @@ def batching(policy: PipelinePolicy, count: int = 32, repeats: int = 5) -> tuple
         Median seconds of each over `repeats`, and the largest pixel difference. One unmeasured batch goes first:
         it pays for memory that later ones find ready.
     """
-    sampler = build("dance_grpo", num_steps=STEPS, shift=SHIFT, noise_level=NOISE)
+    sampler = build("dance_grpo", num_steps=NUM_STEPS, shift=SHIFT)
 
     def videos(numbers: list[int]) -> Tensor:
         return policy.decode(rollout(sampler, policy, numbers, policy.velocity))
@@ -102,7 +100,7 @@ def batching(policy: PipelinePolicy, count: int = 32, repeats: int = 5) -> tuple
 
 def overhead(policy: PipelinePolicy, batch: int, repeats: int) -> float:
     """Median share of an unguided rollout that is not the network's."""
-    sampler = build("dance_grpo", num_steps=STEPS, shift=SHIFT, noise_level=NOISE)
+    sampler = build("dance_grpo", num_steps=NUM_STEPS, shift=SHIFT)
     shares = []
     for _ in range(repeats):
         clock = Clock()
@@ -124,8 +122,8 @@ def guidance(
     Returns:
         Median of that excess as a share of policy plus reward, and median share of the reward in the rollout.
     """
-    plain = build("dance_grpo", num_steps=STEPS, shift=SHIFT, noise_level=NOISE)
-    guided = build("euphonium", num_steps=STEPS, shift=SHIFT, noise_level=NOISE, guidance=1.0)
+    plain = build("dance_grpo", num_steps=NUM_STEPS, shift=SHIFT)
+    guided = build("euphonium", num_steps=NUM_STEPS, shift=SHIFT, guidance=1.0)
     excess, share = [], []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -210,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     reward = LatentProcessReward.load(WEIGHTS / "process_reward")
     batched, apart, difference = batching(policy)
     lines = [
-        f"32 videos, {STEPS} steps, decoded: batched {batched:.2f} s, one by one {apart:.2f} s, "
+        f"32 videos, {NUM_STEPS} steps, decoded: batched {batched:.2f} s, one by one {apart:.2f} s, "
         f"ratio {batched / apart:.3f}, largest pixel difference {difference:.1e}"
     ]
     for batch in (8, 32, 64):

@@ -16,7 +16,7 @@ from rich.progress import track
 from benchmarks.commandline import Parser
 from benchmarks.ledger import Meter
 from benchmarks.settings import VIDEO_HELP, parse_geometry
-from benchmarks.testbed import WEIGHTS
+from benchmarks.testbed import NUM_STEPS, SHIFT, WEIGHTS
 from benchmarks.testbed.scenes import prompt_split
 from methods.seeding import generator
 from rewards.base import OutcomeReward, RewardError, scored
@@ -105,8 +105,8 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--video", default="9x32x32", help=VIDEO_HELP)
     parser.add_argument("--samples-per-prompt", type=int, default=128, help="(%(default)s)")
-    parser.add_argument("--num-steps", type=int, default=8, help="ODE steps (%(default)s)")
-    parser.add_argument("--shift", type=float, default=3.0, help="timestep shift (%(default)s)")
+    parser.add_argument("--num-steps", type=int, default=NUM_STEPS, help="ODE steps (%(default)s)")
+    parser.add_argument("--shift", type=float, default=SHIFT, help="timestep shift (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     return parser

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.testbed import WEIGHTS
+from benchmarks.testbed import NUM_STEPS, SHIFT, WEIGHTS
 from benchmarks.testbed.scenes import prompt_split
+from samplers.presets import last_quarter
+
+DEFAULT_PRESET = "default"
 
 
 @dataclass(frozen=True)
@@ -41,35 +44,27 @@ def _testbed() -> dict[str, Any]:
 
 #: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update a rollout.
 _SHARED = {
-    "sampler.num_steps": 8,
-    "sampler.shift": 3.0,
+    "sampler.num_steps": NUM_STEPS,
+    "sampler.shift": SHIFT,
     "group_size": 8,
     "updates_per_rollout": 1,
 }
 
-#: What each method needs of its own. docs/tuning.md says how it was found: forty trials and a final for each method.
+# What was tuned. docs/tuning.md says how it was found: forty trials and a final for each method.
+_FLOW_GRPO = {"sampler.noise.level": 1.13, "optimiser.learning_rate": 1.11e-3}
+_DANCE_GRPO = {"sampler.noise.level": 0.785, "optimiser.learning_rate": 5.47e-4}
+_EUPHONIUM = {"sampler.noise.level": 1.14, "optimiser.learning_rate": 2.99e-3}
+_TARGET = {"distillation.strength": 59.2, "distillation.weight": 0.347}
+
+#: What each method needs of its own.
 _PER_METHOD: dict[str, dict[str, Any]] = {
-    "flow_grpo": {"sampler.noise.level": 1.13, "optimiser.learning_rate": 1.11e-3},
-    "dance_grpo": {"sampler.noise.level": 0.785, "optimiser.learning_rate": 5.47e-4},
-    "euphonium": {
-        "sampler.noise.level": 1.14,
-        "distillation.strength": 59.2,
-        "distillation.weight": 0.347,
-        "optimiser.learning_rate": 2.99e-3,
-    },
+    "flow_grpo": _FLOW_GRPO,
+    "dance_grpo": _DANCE_GRPO,
+    "euphonium": {**_EUPHONIUM, **_TARGET},
     # Not tuned: dance_grpo's noise and learning rate with euphonium's target.
-    "euphonium_dance": {
-        "sampler.noise.level": 0.785,
-        "distillation.strength": 59.2,
-        "distillation.weight": 0.347,
-        "optimiser.learning_rate": 5.47e-4,
-    },
-    # The released code's guidance and losses, on the noise and learning rate that dance_grpo has here.
-    "euphonium_published": {
-        "sampler.noise.level": 0.785,
-        "sampler.guidance.start": 6,
-        "optimiser.learning_rate": 5.47e-4,
-    },
+    "euphonium_dance": {**_DANCE_GRPO, **_TARGET},
+    # Not tuned: the released code's guidance and losses, on dance_grpo's noise and learning rate.
+    "euphonium_published": {**_DANCE_GRPO, "sampler.guidance.start": last_quarter(NUM_STEPS)},
 }
 
 PRESETS: dict[str, Preset] = {

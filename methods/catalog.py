@@ -5,12 +5,12 @@ from __future__ import annotations
 from methods.method import Method
 from methods.naming import closest
 from methods.parts import AdvantageSettings, Distillation, Optimiser, ProcessLoss
-from samplers import Guidance, Noise, SamplerSettings
+from samplers import PRESETS
 
 FLOW_GRPO = Method(
     name="flow_grpo",
     reference="Flow-GRPO, arXiv 2505.05470 (SD3 settings; group 24, std over the batch)",
-    sampler=SamplerSettings(num_steps=10, shift=3.0, noise=Noise(kind="flow_grpo", level=0.7)),
+    sampler=PRESETS["flow_grpo"],
     group_size=24,
     same_initial_noise=False,
     train_fraction=0.99,
@@ -24,7 +24,7 @@ FLOW_GRPO = Method(
 DANCE_GRPO = Method(
     name="dance_grpo",
     reference="DanceGRPO, arXiv 2505.07818 (Wan 2.1 settings: no best-of-n)",
-    sampler=SamplerSettings(num_steps=20, shift=3.0, noise=Noise(kind="constant", level=0.3)),
+    sampler=PRESETS["dance_grpo_wan"],
     group_size=12,
     same_initial_noise=True,
     train_fraction=0.6,
@@ -34,13 +34,7 @@ DANCE_GRPO = Method(
 EUPHONIUM_PUBLISHED = Method(
     name="euphonium_published",
     reference="Euphonium, arXiv 2602.04928 (released code: guidance 0.01 D grad r on steps 12 to 15 of 16)",
-    sampler=SamplerSettings(
-        num_steps=16,
-        shift=5.0,
-        noise=Noise(kind="constant", level=0.25),
-        guidance=Guidance(strength=0.32, start=12),
-        score_mean="unguided",
-    ),
+    sampler=PRESETS["euphonium"],
     group_size=8,
     same_initial_noise=True,
     train_fraction=0.6,
@@ -49,21 +43,16 @@ EUPHONIUM_PUBLISHED = Method(
     optimiser=Optimiser(learning_rate=1e-6),
 )
 
-EUPHONIUM = FLOW_GRPO.model_copy(
-    update={
-        "name": "euphonium",
-        "reference": "Euphonium, arXiv 2602.04928: the guided base model distilled (docs/theory.md); Flow-GRPO's SDE",
-        "distillation": Distillation(weight=1.0, strength=16.0),
-    }
-)
 
-EUPHONIUM_DANCE = DANCE_GRPO.model_copy(
-    update={
-        "name": "euphonium_dance",
-        "reference": "Euphonium, arXiv 2602.04928: the guided base model distilled (docs/theory.md); DanceGRPO's SDE",
-        "distillation": Distillation(weight=1.0, strength=16.0),
-    }
-)
+def _distilling(name: str, nearest: Method, sde: str) -> Method:
+    """Euphonium's guided base model, distilled by a method that is otherwise another one's."""
+    reference = f"Euphonium, arXiv 2602.04928: the guided base model distilled (docs/theory.md); {sde}'s SDE"
+    target = Distillation(weight=1.0, strength=16.0)
+    return nearest.model_copy(update={"name": name, "reference": reference, "distillation": target})
+
+
+EUPHONIUM = _distilling("euphonium", FLOW_GRPO, "Flow-GRPO")
+EUPHONIUM_DANCE = _distilling("euphonium_dance", DANCE_GRPO, "DanceGRPO")
 
 #: Name -> method, with its published settings.
 CATALOG: dict[str, Method] = {

@@ -7,25 +7,23 @@ from samplers.noise import Noise, NoiseKind
 from samplers.sampler import Sampler
 from samplers.settings import SamplerSettings
 
-# Published settings: (steps, shift, noise), each with its paper.
+# arXiv 2505.05470, SD3 script: 10 training steps, the model's shift of 3.
+_FLOW_GRPO = SamplerSettings(num_steps=10, shift=3.0, noise=Noise(kind="flow_grpo", level=0.7))
+# arXiv 2505.07818, HunyuanVideo.
+_DANCE_GRPO = SamplerSettings(num_steps=16, shift=5.0, noise=Noise(kind="constant", level=0.25))
+
+# Published settings, each with its paper; where they differ by model, the name says which.
 PRESETS: dict[str, SamplerSettings] = {
-    # arXiv 2505.05470, SD3 script: 10 training steps, the model's shift of 3.
-    "flow_grpo": SamplerSettings(num_steps=10, shift=3.0, noise=Noise(kind="flow_grpo", level=0.7)),
-    # arXiv 2505.07818, HunyuanVideo.
-    "dance_grpo": SamplerSettings(num_steps=16, shift=5.0, noise=Noise(kind="constant", level=0.25)),
-    # arXiv 2602.04928, HunyuanVideo; guidance 0.01 * D * gradient on the last quarter, as a relative
-    # strength.
-    "euphonium": SamplerSettings(
-        num_steps=16,
-        shift=5.0,
-        noise=Noise(kind="constant", level=0.25),
-        guidance=Guidance(strength=0.32, start=12),
-    ),
-    "ode": SamplerSettings(num_steps=16, shift=5.0, noise=Noise(kind="zero")),
+    "flow_grpo": _FLOW_GRPO,
+    "dance_grpo": _DANCE_GRPO,
+    # The same paper, Wan 2.1.
+    "dance_grpo_wan": _DANCE_GRPO.replace(num_steps=20, shift=3.0, noise=Noise(kind="constant", level=0.3)),
+    # arXiv 2602.04928, HunyuanVideo as DanceGRPO has it; guidance 0.01 * D * gradient on the last quarter, as
+    # a relative strength.
+    "euphonium": _DANCE_GRPO.replace(guidance=Guidance(strength=0.32, start=12)),
+    "ode": _DANCE_GRPO.replace(noise=Noise(kind="zero")),
     # arXiv 2509.05952, SD3 settings of Flow-GRPO.
-    "cps": SamplerSettings(
-        num_steps=10, shift=3.0, noise=Noise(kind="angle", level=0.7), kernel="coefficient_preserving"
-    ),
+    "cps": _FLOW_GRPO.replace(noise=Noise(kind="angle", level=0.7), kernel="coefficient_preserving"),
     # arXiv 2409.08861: 40 steps, no shift.
     "memoryless": SamplerSettings(num_steps=40, shift=1.0, noise=Noise(kind="memoryless")),
 }
@@ -41,7 +39,7 @@ def build(
     """A published sampler, with some settings changed.
 
     Args:
-        name: flow_grpo, dance_grpo, euphonium, ode, cps or memoryless.
+        name: flow_grpo, dance_grpo, dance_grpo_wan, euphonium, ode, cps or memoryless.
         num_steps: steps; None for the published number.
         shift: time shift; None for the published one.
         noise_level: level of the sampler's own kind of noise; None for the published one.

@@ -4,3 +4,5 @@ from pathlib import Path
 
 #: Where the shipped weights lie.
 WEIGHTS = Path(__file__).parent / "weights"
+#: Steps and timestep shift with which its videos are sampled.
+NUM_STEPS, SHIFT = 8, 3.0

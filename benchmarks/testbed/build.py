@@ -10,8 +10,8 @@ from pathlib import Path
 from diffusers import AutoencoderKLWan, WanPipeline
 
 from benchmarks.preferences import sample_preferences
-from benchmarks.testbed import manifest
-from benchmarks.testbed.measurement import GEOMETRY, NUM_STEPS, SHIFT, headroom_problems, measure_base
+from benchmarks.testbed import NUM_STEPS, SHIFT, manifest
+from benchmarks.testbed.measurement import GEOMETRY, headroom_problems, measure_base
 from benchmarks.testbed.pipeline import assemble
 from benchmarks.testbed.recipe import Recipe
 from benchmarks.testbed.scenes import prompt_split

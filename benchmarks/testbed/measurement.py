@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.testbed import NUM_STEPS, SHIFT
 from benchmarks.testbed.scenes import NUM_FRAMES, SIDE, all_prompts, prompt_split
 from methods.seeding import generator
 from rewards.caption_match import CaptionMatch, VideoWordModel
@@ -12,7 +13,6 @@ from samplers import build
 from samplers.pipeline import Geometry, PipelinePolicy
 
 GEOMETRY = Geometry(NUM_FRAMES, SIDE, SIDE)
-NUM_STEPS, SHIFT = 8, 3.0
 VIDEOS_PER_PROMPT = 16
 
 #: The bounds of a base model with headroom: above chance by this much, and at most this.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from benchmarks.testbed import SHIFT
 from rewards.fitting import Schedule
 from rewards.train_prm import PrmTraining
 
@@ -30,7 +31,7 @@ class Recipe(BaseModel):
     polish: Schedule = Schedule(steps=2_500, batch=256, learning_rate=1e-3)
     ema: float = 0.999
     #: Timestep shift of sampling, and of the distribution from which training draws its noise levels.
-    shift: float = 3.0
+    shift: float = SHIFT
     max_sequence_length: int = 12
     outcome: Schedule = Schedule(steps=600, batch=64, learning_rate=2e-3)
     #: Samples of the base model per training prompt, from which the process reward learns its preferences.

@@ -42,6 +42,18 @@ def test_published_settings_are_those_of_the_catalogue() -> None:
     assert settings.method_settings == CATALOG
 
 
+def test_what_was_not_tuned_has_what_was() -> None:
+    """The noise and learning rate of dance_grpo, the target of euphonium, guidance on the last quarter."""
+    methods = resolve("default", {}, {"methods": list(CATALOG)}, [], "").method_settings
+    for name in ("euphonium_dance", "euphonium_published"):
+        assert methods[name].sampler.noise == methods["dance_grpo"].sampler.noise
+        assert methods[name].optimiser == methods["dance_grpo"].optimiser
+    assert methods["euphonium_dance"].distillation == methods["euphonium"].distillation
+    guidance = methods["euphonium_published"].sampler.guidance
+    assert guidance is not None
+    assert (guidance.start, methods["euphonium_published"].sampler.num_steps) == (6, 8)
+
+
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "published"])
 def test_what_a_fair_comparison_shares(preset: str) -> None:
     """Same steps, videos and weights for all: only what makes a method, and its own tuning, may differ."""

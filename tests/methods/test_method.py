@@ -8,7 +8,7 @@ from methods import CATALOG, Method, difference, method_named
 from methods.method import flatten
 from methods.naming import changed, closest
 from methods.parts import Distillation, OutcomeGuidance, ProcessLoss
-from samplers import Guidance, Sampler
+from samplers import PRESETS, Guidance, Sampler, build
 
 EUPHONIUM, PUBLISHED, FLOW, DANCE = (
     CATALOG[name] for name in ("euphonium", "euphonium_published", "flow_grpo", "dance_grpo")
@@ -53,6 +53,22 @@ def test_methods_are_frozen_to_the_last_part(name):
     for part, field in ((method, "group_size"), (method.sampler, "num_steps"), (method.advantage, "eps")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(part, field, 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "sampler"),
+    [
+        ("flow_grpo", "flow_grpo"),
+        ("dance_grpo", "dance_grpo_wan"),
+        ("euphonium_published", "euphonium"),
+        ("euphonium", "flow_grpo"),
+        ("euphonium_dance", "dance_grpo_wan"),
+    ],
+)
+def test_a_methods_sampler_is_a_published_one(method, sampler):
+    """The same object: what a paper publishes for a model is written down once."""
+    assert CATALOG[method].sampler is PRESETS[sampler]
+    assert build(sampler).settings == CATALOG[method].sampler
 
 
 def test_published_settings_are_those_of_the_papers():

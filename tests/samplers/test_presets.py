@@ -30,6 +30,13 @@ def test_published_settings():
     assert build("euphonium").guided_steps == (False,) * 12 + (True,) * 4
     flow = build("flow_grpo").settings
     assert (flow.num_steps, flow.shift, flow.noise) == (10, 3.0, Noise(kind="flow_grpo", level=0.7))
+    dance, wan = build("dance_grpo").settings, build("dance_grpo_wan").settings
+    assert (dance.num_steps, dance.shift, dance.noise) == (16, 5.0, Noise(kind="constant", level=0.25))
+    assert (wan.num_steps, wan.shift, wan.noise) == (20, 3.0, Noise(kind="constant", level=0.3))
+    ode, cps = build("ode").settings, build("cps").settings
+    assert (ode.num_steps, ode.shift, ode.noise) == (16, 5.0, Noise(kind="zero"))
+    assert (cps.num_steps, cps.shift, cps.noise) == (10, 3.0, Noise(kind="angle", level=0.7))
+    assert cps.kernel == "coefficient_preserving"
     assert all(PRESETS[name].log_prob_reduction == "mean" for name in PRESETS)
 
 
