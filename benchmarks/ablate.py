@@ -8,9 +8,8 @@ fields differ, and the difference that they make, with intervals corrected for t
 from __future__ import annotations
 
 import argparse
-import logging
-import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,17 @@ from benchmarks.ablating.variants import (
     write_arms,
 )
 from benchmarks.commandline import (
-    DEFAULT_PRESET,
     Parser,
+    add_running,
     add_settings,
     comma_separated,
-    exit_code,
     known_names,
+    run_program,
     settings_flags,
 )
-from benchmarks.records import ABLATION_FILE, resume_command
+from benchmarks.records import ABLATION_FILE
 from benchmarks.resolve import read_config, resolve
-from benchmarks.run import Benchmark, output_folder, resumed_settings
+from benchmarks.run import Benchmark, carry_out, resumed_settings
 from benchmarks.settings import RunSettings, SettingsError
 from methods.method import Method
 
@@ -46,12 +45,7 @@ _WIDTH = 190
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = Parser(
-        prog="python -m benchmarks.ablate",
-        description=__doc__,
-        epilog=known_names(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m benchmarks.ablate", description=__doc__, epilog=known_names())
     add = parser.add_argument
     add("base", nargs="?", help="the method that variants are made of (the file's)")
     add_settings(
@@ -65,11 +59,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     add("--factors", metavar="A,B,...", help="only these factors of the file (all)")
     add("--dry-run", action="store_true", help="print the table of variants, and run nothing")
-    add("--workers", type=int, metavar="N", help="runs side by side (one a CPU core, or 1 on a GPU)")
-    add("--output", type=Path, metavar="DIR", help="folder for everything (results/<date and time>)")
-    add(
-        "--resume", action="store_true", help="go on with the ablation in --output, from its last checkpoints"
-    )
+    add_running(parser, resume="the ablation")
     return parser
 
 
@@ -89,44 +79,29 @@ def plan(given: argparse.Namespace, command: str) -> tuple[RunSettings, Method, 
         raise SettingsError(
             "no base is named, neither on the command line nor in the file; give a method's name"
         )
-    config: dict[str, Any] = read_config(given.settings) if given.settings else {}
-    config = {**config, **ablation.settings}
     for field in ablation.settings:
         if field not in RunSettings.model_fields or field in ("methods", "method_settings"):
             raise SettingsError(
                 f"ablation file {str(given.config)!r}: settings.{field} is no field of a run that it may set"
             )
-    config.pop("command", None)
-    preset = given.preset or config.pop("preset", DEFAULT_PRESET)
-    config.pop("preset", None)
-    flags = settings_flags(given)
-    alone = resolve(preset, config, {**flags, "methods": [name]}, given.set, command)
+    config = {**(read_config(given.settings) if given.settings else {}), **ablation.settings}
+    flags = {**settings_flags(given), "methods": [name]}
+    alone = resolve(given.preset, config, flags, given.set, command)
     base = alone.method_settings[name]
     arms, same = make_arms(ablation, base, comma_separated(given.factors or ""))
     if not arms:
         raise SettingsError(
             f"no variant of {name} is left to run: {', '.join(same) or 'none is named'} is what it is already"
         )
-    methods = [base, *(arm.method for arm in arms)]
-    whole = {method.name: method.model_dump(mode="json") for method in methods}
-    settings = resolve(
-        preset, {**config, "method_settings": whole}, {**flags, "methods": list(whole)}, [], command
-    )
-    return settings, base, arms, same
+    return alone.of_methods([base, *(arm.method for arm in arms)]), base, arms, same
 
 
-def main(given_arguments: list[str] | None = None) -> int:
+def main(typed: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    typed = sys.argv[1:] if given_arguments is None else given_arguments
-    command = shlex.join(["python", "-m", "benchmarks.ablate", *typed])
-    given = arguments().parse_args(given_arguments)
-    return exit_code(lambda: _run(given, command), "nothing was written")
+    return run_program(arguments(), typed, _run, "nothing was written")
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
-    if given.workers is not None and given.workers < 1:
-        raise SettingsError(f"--workers is {given.workers}; give at least 1")
     if given.resume:
         settings = resumed_settings(given)
         base, arms = read_arms(given.output / ABLATION_FILE, settings.method_settings)
@@ -135,32 +110,20 @@ def _run(given: argparse.Namespace, command: str) -> int:
         _print_plan(settings, base, arms, same)
         if given.dry_run:
             return 0
-    output = output_folder(given)
-    return exit_code(
-        _Ablation(settings, output, given.workers, given.resume, base, arms).run,
-        f"the records so far are kept, go on with `{resume_command(output, 'ablate')}`",
-    )
+    return carry_out(given, partial(_Ablation, base, arms, settings), "ablate")
 
 
 class _Ablation(Benchmark):
     """A benchmark of a method and its variants, which also writes what differs and what difference it makes.
 
     Args:
-        settings, output, workers, resume: the benchmark's.
         base: the method.
         arms: its variants.
+        settings, output, workers, resume: the benchmark's.
     """
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        output: Path,
-        workers: int | None,
-        resume: bool,
-        base: Method,
-        arms: list[Arm],
-    ) -> None:
-        super().__init__(settings, output, workers, resume)
+    def __init__(self, base: Method, arms: list[Arm], *benchmark: Any) -> None:
+        super().__init__(*benchmark)
         self.base, self.arms = base, arms
 
     def _prepare(self) -> None:

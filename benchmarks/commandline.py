@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.budget import UNITS
-from benchmarks.presets import PRESETS
-from benchmarks.resolve import catalogue
-from benchmarks.settings import VIDEO_HELP, SettingsError, parse_geometry
-
-DEFAULT_PRESET = "default"
+from benchmarks.presets import DEFAULT_PRESET, PRESETS
+from benchmarks.resolve import read_config, resolve
+from benchmarks.settings import VIDEO_HELP, RunSettings, SettingsError, parse_geometry
+from methods.catalog import CATALOG
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +24,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, formatter_class=layout, **options)
 
     def error(self, message: str) -> NoReturn:
         """Ends the program."""
@@ -33,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 def known_names() -> str:
     """The presets and methods, for the end of a help text."""
     presets = "\n".join(f"  {name:10s} {preset.summary}" for name, preset in PRESETS.items())
-    methods = "\n".join(f"  {name:20s} {reference}" for name, reference in catalogue())
+    methods = "\n".join(f"  {method.name:20s} {method.reference}" for method in CATALOG.values())
     return f"presets:\n{presets}\n\nmethods:\n{methods}"
 
 
@@ -82,26 +84,34 @@ def add_settings(
     add("--config", type=Path, metavar="FILE.yaml", help=config)
 
 
+def add_running(parser: argparse.ArgumentParser, resume: str = "the run") -> None:
+    """Adds the options of how a benchmark runs: none of them changes a result.
+
+    Args:
+        parser: gets the options.
+        resume: what is gone on with.
+    """
+    add = parser.add_argument
+    add("--workers", type=int, metavar="N", help="runs side by side (one a CPU core, or 1 on a GPU)")
+    add("--output", type=Path, metavar="DIR", help="folder for everything (results/<date and time>)")
+    add("--resume", action="store_true", help=f"go on with {resume} in --output, from its last checkpoints")
+
+
 def comma_separated(text: str) -> list[str]:
     """The names in "a, b"."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+#: Options that are fields of `RunSettings` as they are given.
+_FIELDS = (
+    *("seeds", "first_seed", "budget", "budget_unit", "charge_prm", "suite"),
+    *("model", "process_reward", "outcome_model", "precision"),
+)
+
+
 def settings_flags(given: argparse.Namespace) -> dict[str, Any]:
     """Fields of `RunSettings` that the command line names."""
-    names = (
-        "seeds",
-        "first_seed",
-        "budget",
-        "budget_unit",
-        "charge_prm",
-        "suite",
-        "model",
-        "process_reward",
-        "outcome_model",
-        "precision",
-    )
-    flags = {name: value for name in names if (value := vars(given)[name]) is not None}
+    flags = {name: value for name in _FIELDS if (value := vars(given)[name]) is not None}
     methods = vars(given).get("methods")
     if methods is not None:
         flags["methods"] = comma_separated(methods)
@@ -110,6 +120,40 @@ def settings_flags(given: argparse.Namespace) -> dict[str, Any]:
     if given.weights is not None:
         flags["weights"] = {"kind": given.weights}
     return flags
+
+
+def settings_of(given: argparse.Namespace, command: str) -> RunSettings:
+    """The run that a command line asks for: preset, then file, then options, then `--set`.
+
+    Raises:
+        SettingsError: naming field, value and remedy.
+    """
+    config = read_config(given.config) if given.config else {}
+    return resolve(given.preset, config, settings_flags(given), given.set, command)
+
+
+def run_program(
+    parser: argparse.ArgumentParser,
+    typed: list[str] | None,
+    action: Callable[[argparse.Namespace, str], int],
+    interrupted: str,
+) -> int:
+    """A command line from its words to its exit code.
+
+    Args:
+        parser: the command line.
+        typed: its words; None for those that the program was called with.
+        action: what it is for, given the options and the command as typed; returns the exit code.
+        interrupted: what to say of an interruption.
+
+    Returns:
+        The action's own code, 2 for what the user can mend, 130 for an interruption.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    words = sys.argv[1:] if typed is None else typed
+    command = shlex.join([*parser.prog.split(), *words])
+    given = parser.parse_args(words)
+    return exit_code(lambda: action(given, command), interrupted)
 
 
 def exit_code(action: Callable[[], int], interrupted: str) -> int:

@@ -22,6 +22,29 @@ if TYPE_CHECKING:
     from benchmarks.task import Progress
 
 
+def say(console: Console, line: str) -> None:
+    """A line as it is, however long."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def bars(console: Console, *columns: str, period: float) -> Bars:
+    """Bars with a description, the columns (fields of a task, padded as they say), and the time gone and left.
+
+    Args:
+        console: where to draw; nothing is drawn where it is no terminal.
+        columns: format strings, the bar after the first.
+        period: seconds that the time left is estimated from.
+    """
+    first, *rest = (TextColumn(column, markup=False) for column in columns)
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Bars(
+        *(first, BarColumn(bar_width=28), *rest, *times),
+        console=console,
+        disable=not console.is_terminal,
+        speed_estimate_period=period,
+    )
+
+
 class Display:
     """One bar for the whole benchmark and one for each run under way, with its reward and the time left.
 
@@ -35,18 +58,8 @@ class Display:
 
     def __init__(self, console: Console, total: int, done: float) -> None:
         self._console, self._total = console, total
-        self._bars = Bars(
-            TextColumn("{task.description:<26}", markup=False),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[count]:<16}"),
-            TextColumn("{task.fields[reward]:<14}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            speed_estimate_period=300,
-        )
+        columns = ("{task.description:<26}", "{task.fields[count]:<16}", "{task.fields[reward]:<14}")
+        self._bars = bars(console, *columns, period=300)
         self._overall = self._bars.add_task("all runs", total=total, reward="", count=f"{done / total:.0%}")
         self._bars.update(self._overall, completed=done)
         self._tasks: dict[tuple[str, int], TaskID] = {}
@@ -101,4 +114,4 @@ class Display:
             self._say(f"{quarter * 25} % done, about {math.ceil(seconds / 60)} min left")
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        say(self._console, line)

@@ -45,9 +45,8 @@ class FineTuningSettings(RunSettings):
     @classmethod
     def of(cls, shared: RunSettings, method: BestOfN) -> FineTuningSettings:
         """An ordinary run's settings with this for its only method."""
-        fields = set(RunSettings.model_fields) - {"methods", "method_settings"}
-        values = {name: getattr(shared, name) for name in fields}
-        return cls(**values, methods=(method.name,), method_settings={method.name: method})
+        own = {"methods": (method.name,), "method_settings": {method.name: method}}
+        return cls.checked(**{**dict(shared), **own})
 
     @property
     def method(self) -> BestOfN:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from benchmarks.presets import PRESETS, Preset
-from benchmarks.settings import RunSettings, SettingsError
+from benchmarks.presets import DEFAULT_PRESET, PRESETS, Preset
+from benchmarks.records import replace_text
+from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError, variant
 from methods import earlier
 from methods.catalog import CATALOG, method_named
 from methods.method import Method
-from methods.naming import changed, closest, explain
+from methods.naming import closest, explain, field_type
 from rewards.suites import suite_named
 
 #: In `--set` and `method_settings`: every method of the run.
 EVERY = "all"
-#: An entry of `method_settings` with all of these is a whole method, whatever its name.
-_REQUIRED = {name for name, field in Method.model_fields.items() if field.is_required()}
+#: (dotted field, value), in the order in which they are made.
+Changes = list[tuple[str, Any]]
 
 
 def read_fields(path: Path, kind: str, model: type[BaseModel], holding: str) -> dict[str, Any]:
@@ -62,6 +63,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_settings(settings: RunSettings, folder: Path) -> None:
+    """Writes a run's settings where its records lie, so that `read_config` reads them; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    suite = suite_named(settings.suite).model_dump(mode="json")
+    replace_text(folder / SETTINGS_FILE, settings.dump(suite))
+
+
 def parse_assignment(text: str) -> tuple[str, str, Any]:
     """ "euphonium.sampler.guidance.strength=0.5" as method, field and value (read as YAML).
 
@@ -86,31 +94,39 @@ def _preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def nested(changes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names, ready for `changed`."""
+def nested(
+    changes: Mapping[str, Any], prefix: str = "", whole: Callable[[Mapping[str, Any]], bool] = lambda _: False
+) -> dict[str, Any]:
+    """Nested settings as dotted names, ready for `variant`.
+
+    Args:
+        changes: field -> value, or a mapping of a part's fields.
+        prefix: of the names.
+        whole: which mappings are values and no parts.
+    """
     flat: dict[str, Any] = {}
     for name, value in changes.items():
-        if isinstance(value, dict):
-            flat |= nested(value, f"{prefix}{name}.")
+        if isinstance(value, dict) and not whole(value):
+            flat |= nested(value, f"{prefix}{name}.", whole)
         else:
             flat[f"{prefix}{name}"] = value
     return flat
 
 
-def _as_written(name: str, configured: Mapping[str, Any]) -> Method:
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of `method_settings` is a whole method, as a run's own settings.yaml has it."""
+    return all(name in entry for name, field in Method.model_fields.items() if field.is_required())
+
+
+def _as_written(name: str, entry: Mapping[str, Any]) -> Method:
     """A method of which all is given. A field that its file does not know yet has the default that it had then."""
-    changed(
-        next(iter(CATALOG.values())), nested(configured), name
-    )  # names what is misspelt, and what is near
-    return Method.model_validate(configured)
+    for field in nested(entry):
+        field_type(Method, field, name)  # names what is misspelt, and what is near
+    return Method.model_validate(entry)
 
 
 def _method(
-    name: str,
-    preset: Preset,
-    every: Mapping[str, Any],
-    configured: Mapping[str, Any],
-    assigned: Sequence[tuple[str, Any]],
+    name: str, preset: Preset, every: Mapping[str, Any], own: Mapping[str, Any], assigned: Changes
 ) -> Method:
     """One method: published settings, then the preset's, the file's and the command line's changes, in that order.
 
@@ -118,24 +134,23 @@ def _method(
         name: its name in the run; the catalogue's, unless the file names a `base` or has all its fields.
         preset: the preset.
         every: the file's entry for every method.
-        configured: the file's entry for this one.
+        own: the file's entry for this one.
         assigned: (field, value) of the command line.
     """
-    configured = dict(configured)
-    whole = configured.keys() >= _REQUIRED  # as a run's own settings.yaml has it
-    if whole:
-        configured = earlier.translated(configured)
-    base = configured.pop("base", name)
-    method = _as_written(name, configured) if whole else method_named(base)
-    ordered: list[tuple[str, Any]] = []
-    if not whole:
-        ordered += [*preset.every_method.items(), *preset.per_method.get(base, {}).items()]
+    layers: list[Mapping[str, Any]]
+    if _is_whole(own):
+        own = earlier.translated(own)
+        method, layers = _as_written(name, own), []
+    else:
+        base = own.get("base", name)
+        own = {field: value for field, value in own.items() if field != "base"}
+        method, layers = method_named(base), [preset.every_method, preset.per_method.get(base, {})]
+    layers += [nested(every), nested(own), *({field: value} for field, value in assigned)]
     changes: dict[str, Any] = {}
-    for field, value in [*ordered, *nested(every).items(), *nested(configured).items(), *assigned]:
-        # A later change of a part replaces earlier ones of what it holds; a part comes before what it holds.
-        changes = {other: kept for other, kept in changes.items() if not f"{other}.".startswith(f"{field}.")}
-        changes[field] = value
-    return changed(method, {**changes, "name": name}, name)
+    for layer in layers:
+        # What is changed again goes to the end: a part that is replaced takes with it what was changed in it before.
+        changes = {field: value for field, value in changes.items() if field not in layer} | dict(layer)
+    return variant(method, changes, name)
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,22 +187,35 @@ def _configured(configured: Any, names: Sequence[str]) -> dict[str, dict[str, An
             raise SettingsError(f"method_settings.{name} is {fields!r}; give a mapping from field to value")
         known = [EVERY, *names, *CATALOG]
         # A file may hold more methods than run, such as the settings.yaml of a run of which some are repeated.
-        if name not in known and not {"base", "name"} & fields.keys():
+        if name not in known and "base" not in fields and not _is_whole(fields):
             raise SettingsError(f"method_settings names method {name!r}; {closest(str(name), known)}")
     return configured
 
 
+def _assigned(texts: Sequence[str], names: Sequence[str]) -> dict[str, Changes]:
+    """Each method's (field, value) of `--set`, in their order."""
+    found: dict[str, Changes] = {name: [] for name in names}
+    for target, field, value in map(parse_assignment, texts):
+        if target != EVERY and target not in found:
+            raise SettingsError(
+                f"--set names method {target!r}, which does not run; {closest(target, names)}"
+            )
+        for name in names if target == EVERY else [target]:
+            found[name].append((field, value))
+    return found
+
+
 def resolve(
-    preset_name: str,
+    preset_name: str | None,
     config: Mapping[str, Any],
     flags: Mapping[str, Any],
     assignments: Sequence[str],
     command: str,
 ) -> RunSettings:
-    """Resolved settings.
+    """Resolved settings: the one place where text becomes settings.
 
     Args:
-        preset_name: a name of `PRESETS`.
+        preset_name: a name of `PRESETS`; None for the file's, or the default.
         config: what `read_config` gave, or nothing.
         flags: fields of `RunSettings` given on the command line.
         assignments: the texts of `--set`.
@@ -196,38 +224,21 @@ def resolve(
     Raises:
         SettingsError: naming field, value and remedy.
     """
-    preset = _preset(preset_name)
+    name = preset_name or config.get("preset", DEFAULT_PRESET)
+    preset = _preset(name)
     try:
-        values = _merged(_merged(preset.run, config), flags)
-        values |= {"preset": preset_name, "command": command}
+        values = _merged(_merged(preset.run, config), flags) | {"preset": name, "command": command}
         if not isinstance(values["suite"], str):
             raise SettingsError(f"suite is {values['suite']!r}; give a suite's name")
         suite_named(values["suite"])
         names = _names(values)
-        configured = _configured(values.pop("method_settings", {}), names)
-        assigned = [parse_assignment(text) for text in assignments]
-        for method, _, _ in assigned:
-            if method != EVERY and method not in names:
-                raise SettingsError(
-                    f"--set names method {method!r}, which does not run; {closest(method, names)}"
-                )
+        configured = _configured(values.get("method_settings", {}), names)
+        assigned, every = _assigned(assignments, names), configured.get(EVERY, {})
         values["method_settings"] = {
-            name: _method(
-                name,
-                preset,
-                configured.get(EVERY, {}),
-                configured.get(name, {}),
-                [(field, value) for method, field, value in assigned if method in (EVERY, name)],
-            )
-            for name in names
+            name: _method(name, preset, every, configured.get(name, {}), assigned[name]) for name in names
         }
-        return RunSettings(**values)
     except ValidationError as error:
         raise SettingsError(explain(error)) from error
     except ValueError as error:
         raise SettingsError(str(error)) from error
-
-
-def catalogue() -> list[tuple[str, str]]:
-    """(name, reference) of every method, for `--help`."""
-    return [(method.name, method.reference) for method in CATALOG.values()]
+    return RunSettings.checked(**values)

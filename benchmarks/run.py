@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks.commandline import (
-    DEFAULT_PRESET,
     Parser,
+    add_running,
     add_settings,
     exit_code,
     known_names,
-    settings_flags,
+    run_program,
+    settings_of,
 )
 from benchmarks.locking import alone
-from benchmarks.records import replace_text, resume_command
-from benchmarks.resolve import read_config, resolve
+from benchmarks.records import resume_command
+from benchmarks.resolve import read_config, resolve, write_settings
 from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError
-
-logger = logging.getLogger(__name__)
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = Parser(
-        prog="python -m benchmarks.run",
-        description=__doc__,
-        epilog=known_names(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--methods", metavar="A,B,...", help="methods to train, by name, comma-separated")
+    parser = Parser(prog="python -m benchmarks.run", description=__doc__, epilog=known_names())
+    parser.add_argument("--methods", metavar="A,B,...", help="methods to train, by name, comma-separated")
     add_settings(parser)
-    add("--workers", type=int, metavar="N", help="runs side by side (one a CPU core, or 1 on a GPU)")
-    add("--output", type=Path, metavar="DIR", help="folder for everything (results/<date and time>)")
-    add("--resume", action="store_true", help="go on with the run in --output, from its last checkpoints")
+    add_running(parser)
     return parser
 
 
@@ -51,39 +43,30 @@ def arguments() -> argparse.ArgumentParser:
 _WITH_RESUME = ("resume", "output", "workers")
 
 
-def resumed_settings(given: argparse.Namespace) -> RunSettings:
-    """The settings of the run to go on with.
+def resumed_file(given: argparse.Namespace) -> Path:
+    """The settings file of the run to go on with.
 
     Raises:
         SettingsError: --output holds no run, or other options would change it.
     """
     if given.output is None:
         raise SettingsError("--resume needs --output, the folder of the run to go on with")
-    if not (given.output / SETTINGS_FILE).is_file():
+    file: Path = given.output / SETTINGS_FILE
+    if not file.is_file():
         raise SettingsError(f"--resume: {str(given.output)!r} holds no run ({SETTINGS_FILE} is missing)")
-    others = [
-        name
-        for name, value in vars(given).items()
-        if name not in _WITH_RESUME and value not in (None, [], False)
-    ]
-    if others:
-        raise SettingsError(
-            f"--resume goes on with the run's own settings; give only --output and --workers, not "
-            f"--{others[0].replace('_', '-')}"
-        )
-    config = read_config(given.output / SETTINGS_FILE)
-    command = str(config.pop("command", ""))
-    return resolve(config.pop("preset", DEFAULT_PRESET), config, {}, [], command)
+    for name, value in vars(given).items():
+        if name not in _WITH_RESUME and value not in (None, [], False):
+            raise SettingsError(
+                f"--resume goes on with the run's own settings; give only --output and --workers, not "
+                f"--{name.replace('_', '-')}"
+            )
+    return file
 
 
-def _settings(given: argparse.Namespace, command: str) -> RunSettings:
-    """The settings of a new run, or of the one to go on with."""
-    if given.resume:
-        return resumed_settings(given)
-    config = read_config(given.config) if given.config else {}
-    config.pop("command", None)
-    configured = config.pop("preset", DEFAULT_PRESET)
-    return resolve(given.preset or configured, config, settings_flags(given), given.set, command)
+def resumed_settings(given: argparse.Namespace) -> RunSettings:
+    """The settings of the run to go on with; errors are those of `resumed_file`."""
+    config = read_config(resumed_file(given))
+    return resolve(None, config, {}, [], str(config.get("command", "")))
 
 
 def output_folder(given: argparse.Namespace) -> Path:
@@ -112,25 +95,34 @@ def output_folder(given: argparse.Namespace) -> Path:
     raise SettingsError(f"--output {str(output)!r} {what}, or choose another folder")
 
 
-def main(given_arguments: list[str] | None = None) -> int:
+def main(typed: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    command = shlex.join(
-        ["python", "-m", "benchmarks.run", *(sys.argv[1:] if given_arguments is None else given_arguments)]
-    )
-    given = arguments().parse_args(given_arguments)
-    return exit_code(lambda: _run(given, command), "nothing was written")
+    return run_program(arguments(), typed, _run, "nothing was written")
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
+    settings = resumed_settings(given) if given.resume else settings_of(given, command)
+    return carry_out(given, partial(Benchmark, settings))
+
+
+def carry_out(
+    given: argparse.Namespace, make: Callable[[Path, int | None, bool], Benchmark], module: str = "run"
+) -> int:
+    """Runs a benchmark; returns the exit code.
+
+    Args:
+        given: the options of `add_running`.
+        make: the benchmark, of its folder, its workers and whether it goes on with what lies there.
+        module: whose command line goes on with it.
+
+    Raises:
+        SettingsError: naming option, value and remedy.
+    """
     if given.workers is not None and given.workers < 1:
         raise SettingsError(f"--workers is {given.workers}; give at least 1")
-    settings = _settings(given, command)
     output = output_folder(given)
-    return exit_code(
-        Benchmark(settings, output, given.workers, given.resume).run,
-        f"the records so far are kept, go on with `{resume_command(output)}`",
-    )
+    again = f"the records so far are kept, go on with `{resume_command(output, module)}`"
+    return exit_code(make(output, given.workers, given.resume).run, again)
 
 
 class Benchmark:
@@ -150,13 +142,9 @@ class Benchmark:
         self.console = Console(width=None if sys.stdout.isatty() else 120)
 
     def _default_workers(self) -> int:
-        import torch
+        from benchmarks.workers import side_by_side
 
-        from benchmarks.workers import cores
-
-        if launched() or torch.cuda.is_available():
-            return 1
-        return min(cores(), len(self.runs))
+        return 1 if launched() else side_by_side(len(self.runs))
 
     def run(self) -> int:
         """Everything, and the exit code."""
@@ -196,7 +184,7 @@ class Benchmark:
         from benchmarks.display import Display
         from benchmarks.records import consolidate
         from benchmarks.tracking import Tracker
-        from benchmarks.workers import run_all
+        from benchmarks.workers import run_all, told
 
         self.console.print(
             f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
@@ -223,11 +211,7 @@ class Benchmark:
         problem = tracker.finish()
         if problem:
             sys.stderr.write(f"warning: {problem}\n")
-        for failure in failures:
-            sys.stderr.write(f"error: {failure.run}: {failure.line}\n")
-        if not failures:
-            return 0
-        return 2 if all(failure.expected for failure in failures) else 1
+        return told(failures)
 
     def _check(self) -> None:
         """Fails before anything is written where model, suite or process reward cannot be used."""
@@ -239,13 +223,10 @@ class Benchmark:
 
     def _prepare(self) -> None:
         """Creates the folder and writes the resolved settings."""
-        from rewards.suites import suite_named
-
-        suite = suite_named(self.settings.suite).model_dump(mode="json")
+        if self.resume:
+            return
         try:
-            self.output.mkdir(parents=True, exist_ok=True)
-            if not self.resume:
-                replace_text(self.output / SETTINGS_FILE, self.settings.dump(suite))
+            write_settings(self.settings, self.output)
         except OSError as error:
             raise SettingsError(f"--output {str(self.output)!r} cannot be written: {error}") from error
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from methods.method import Method
+from methods.naming import changed, explain
 from methods.weights import WeightSettings
 from samplers.pipeline import Geometry
 
@@ -17,6 +19,8 @@ VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
 SETTINGS_FILE = "settings.yaml"
 #: Names that no method of one's own can have: the untrained model's, and every method's in `--set`.
 RESERVED = ("base", "all")
+#: The settings of a method, of whatever kind.
+AnyMethod = TypeVar("AnyMethod", bound=BaseModel)
 #: Units of budgets whose names for people differ from those in settings.
 _UNIT_NAMES = {"tflops": "TFLOP", "nfe": "NFE"}
 
@@ -181,6 +185,35 @@ class RunSettings(_Settings):
             )
         return self
 
+    @classmethod
+    def checked(cls, **fields: Any) -> Self:
+        """Settings with these fields.
+
+        Raises:
+            SettingsError: naming field, value and what is wrong.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise SettingsError(explain(error)) from error
+
+    def replace(self, **changes: Any) -> Self:
+        """These settings with some fields changed, checked anew.
+
+        Raises:
+            SettingsError: naming field, value and what is wrong.
+        """
+        return self.checked(**{**dict(self), **changes})
+
+    def of_methods(self, methods: Sequence[Method]) -> Self:
+        """The same run of other methods, in their order.
+
+        Raises:
+            SettingsError: two have one name, or a name cannot be a folder's.
+        """
+        named = {method.name: method for method in methods}
+        return self.replace(methods=tuple(method.name for method in methods), method_settings=named)
+
     @property
     def budget_text(self) -> str:
         """The budget of each (method, seed) for people: "30 iterations", "1.5 TFLOP"."""
@@ -200,6 +233,23 @@ class RunSettings(_Settings):
         content = self.model_dump(mode="json")
         content["suite"] = suite
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
+def variant(method: AnyMethod, changes: Mapping[str, Any], name: str) -> AnyMethod:
+    """A method with some fields changed.
+
+    Args:
+        method: stays as it is.
+        changes: dotted field -> value, one after another.
+        name: the variant's.
+
+    Raises:
+        SettingsError: no such field (names the nearest), or a value that does not fit.
+    """
+    try:
+        return changed(method, {**changes, "name": name}, name)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def parse_geometry(text: str) -> Geometry:

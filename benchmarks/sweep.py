@@ -9,9 +9,7 @@ what is there, and repeats trials whose process was killed.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
-from benchmarks.commandline import exit_code
+from benchmarks.commandline import run_program
 from benchmarks.locking import alone
 from benchmarks.records import replace_text
 from benchmarks.settings import SettingsError
@@ -36,19 +34,16 @@ from benchmarks.sweeping.results import (
 )
 from benchmarks.sweeping.space import caution
 from benchmarks.sweeping.storage import masked, open_storage, open_study, recover, turn
+from benchmarks.workers import Failure, quieten, side_by_side, told
 
 if TYPE_CHECKING:
     from benchmarks.sweeping.tracking import SweepTracker
-    from benchmarks.workers import Failure
 
 
-def main(given_arguments: list[str] | None = None) -> int:
+def main(typed: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    typed = sys.argv[1:] if given_arguments is None else given_arguments
-    command = masked(shlex.join(["python", "-m", "benchmarks.sweep", *typed]))
-    given = arguments(__doc__ or "").parse_args(given_arguments)
-    return exit_code(lambda: _run(given, command), "what is done is kept; the same command goes on with it")
+    again = "what is done is kept; the same command goes on with it"
+    return run_program(arguments(__doc__ or ""), typed, _run, again)
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
@@ -58,7 +53,7 @@ def _run(given: argparse.Namespace, command: str) -> int:
         )
     quiet()
     study, storage, output = place(given)
-    plan = make_plan(given, study, storage, command)
+    plan = make_plan(given, study, storage, masked(command))
     return Sweep(plan, output, given.workers, given.retry_running).run()
 
 
@@ -75,21 +70,13 @@ class Sweep:
     def __init__(self, plan: Plan, output: Path, workers: int | None, retry_running: bool) -> None:
         self.plan, self.output, self.retry_running = plan, output, retry_running
         self.total = sum(map(plan.trials_of, plan.methods))
-        self.workers = workers if workers is not None else self._default_workers()
+        self.workers = workers if workers is not None else side_by_side(self.total)
         self.final: Final | None = None
         self.console = Console(width=None if sys.stdout.isatty() else 140)
-
-    def _default_workers(self) -> int:
-        import torch
-
-        from benchmarks.workers import cores
-
-        return 1 if torch.cuda.is_available() else min(cores(), self.total)
 
     def run(self) -> int:
         """Everything, and the exit code."""
         from benchmarks.session import check
-        from benchmarks.workers import quieten
 
         quieten()
         self._check_folder()
@@ -121,7 +108,7 @@ class Sweep:
         for method, space in plan.spaces.items():
             self._say(f"  {method}: {', '.join(parameter.text for parameter in space)}")
             for parameter in space:
-                why = caution(parameter, plan.base_method(method), space, plan.base.budget_unit)
+                why = caution(parameter, plan.base.method_settings[method], space, plan.base.budget_unit)
                 if why:
                     sys.stderr.write(f"warning: {why}\n")
 
@@ -140,7 +127,7 @@ class Sweep:
     def _write_down(self) -> None:
         """Creates the folder and writes what is done."""
         described = {
-            "command": self.plan.command,
+            "command": self.plan.run.command,
             "study": self.plan.study,
             "storage": masked(self.plan.storage),
             "trials": self.plan.trials,
@@ -178,10 +165,8 @@ class Sweep:
         problem = tracker.finish()
         if problem:
             sys.stderr.write(f"warning: {problem}\n")
-        for failure in failures:
-            sys.stderr.write(f"error: {failure.run}: {failure.line}\n")
         if failures:
-            return 2 if all(failure.expected for failure in failures) else 1
+            return told(failures)
         if stop is not None:
             sys.stderr.write(f"error: {stop.line}\n")
             (self.output / "error.txt").write_text(stop.detail, encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -58,16 +59,34 @@ class Failure:
     @classmethod
     def of(cls, method: str, seed: int, error: BaseException) -> Failure:
         """Describes an error."""
-        text = " ".join(str(error).split())
-        expected = type(error).__name__ in EXPECTED
-        return cls(
-            method, seed, text if expected else f"{type(error).__name__}: {text} (see {ERROR_FILE})", expected
-        )
+        return cls(method, seed, *described(error))
+
+
+def described(error: BaseException) -> tuple[str, bool]:
+    """An error in one line, and whether it is of `EXPECTED`."""
+    text, name = " ".join(str(error).split()), type(error).__name__
+    return (text, True) if name in EXPECTED else (f"{name}: {text} (see {ERROR_FILE})", False)
+
+
+def told(failures: Sequence[Failure]) -> int:
+    """Tells each failure in a line; returns the exit code: 0 without any, 2 if the user can mend all, else 1."""
+    for failure in failures:
+        sys.stderr.write(f"error: {failure.run}: {failure.line}\n")
+    if not failures:
+        return 0
+    return 2 if all(failure.expected for failure in failures) else 1
 
 
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(most: int) -> int:
+    """How many of at most so many runs go on at once, if nobody says it: one a CPU core, or one on a GPU."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else min(cores(), most)
 
 
 def run_all(

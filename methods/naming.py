@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import types
 import typing
@@ -25,7 +26,7 @@ def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Setti
 
     Args:
         settings: the settings to start from; they stay as they are.
-        changes: dotted field name -> value; a part that is None is made anew from its defaults.
+        changes: dotted field name -> value, made one after another; a part that is None is made anew from its defaults.
         owner: whose settings these are, for the error.
 
     Raises:
@@ -37,10 +38,14 @@ def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Setti
         *parents, last = name.split(".")
         target = values
         for parent in parents:
-            if target[parent] is None:
+            if target.get(parent) is None:
                 target[parent] = {}
             target = target[parent]
-        target[last] = value
+            if not isinstance(target, dict):
+                raise ValueError(
+                    f"{owner}: {parent} is {target!r}, which has no {last!r}; give its fields instead"
+                )
+        target[last] = copy.deepcopy(value)  # a later change may be made within it
     try:
         return type(settings).model_validate(values)
     except ValidationError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from benchmarks.resolve import nested, read_fields
-from benchmarks.settings import SettingsError
+from benchmarks.settings import SettingsError, variant
 from methods.method import Method, difference, flatten
-from methods.naming import changed, closest, explain
+from methods.naming import closest, explain
 
 #: What `against` calls the method that nothing is changed in.
 BASE = "base"
@@ -106,19 +106,26 @@ class Arm:
     """A variant, ready to run.
 
     Attributes:
-        name: the method's name in the run.
         factor, variant: where it comes from.
         about: the factor's question.
         against: name of the method that it is compared with.
         method: all its settings.
     """
 
-    name: str
     factor: str
     variant: str
     about: str
     against: str
     method: Method
+
+    @property
+    def name(self) -> str:
+        """The method's name in the run."""
+        return self.method.name
+
+
+#: What is written down of an arm beside its name.
+_WRITTEN = ("factor", "variant", "about", "against")
 
 
 def read_ablation(path: Path) -> Ablation:
@@ -157,26 +164,18 @@ def make_arms(ablation: Ablation, base: Method, only: Sequence[str] = ()) -> tup
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"the ablation asks for {name} twice; give each variant a name of its own")
-    same = []
-    arms = []
-    for (factor, label, about, variant), name in zip(asked, names, strict=True):
-        if variant.against != BASE and variant.against not in names:
-            raise SettingsError(
-                f"{name}: against is {variant.against!r}; {closest(variant.against, [BASE, *names])}"
-            )
-        full = f"{base.name}.{name}"
-        method = _changed(base, _resolved(variant.change, base, name), full)
-        if not difference(base, method):
-            same.append(name)
+    arms, same = [], []
+    for (factor, label, about, one), name in zip(asked, names, strict=True):
+        if one.against not in (BASE, *names):
+            raise SettingsError(f"{name}: against is {one.against!r}; {closest(one.against, [BASE, *names])}")
+        method = _varied(base, one.change, name)
+        if difference(base, method):
+            arms.append(Arm(factor, label, about, one.against, method))
         else:
-            arms.append(Arm(full, factor, label, about, variant.against, method))
-    return [_against(arm, base, same) for arm in arms], same
-
-
-def _against(arm: Arm, base: Method, same: Sequence[str]) -> Arm:
-    """An arm whose `against` is a method of the run: what is the base is not run twice."""
-    other = base.name if arm.against in (BASE, *same) else f"{base.name}.{arm.against}"
-    return Arm(arm.name, arm.factor, arm.variant, arm.about, other, arm.method)
+            same.append(name)
+    # What is the base already is not run twice: who is compared with it is compared with the base.
+    runs = {name: base.name if name in same else f"{base.name}.{name}" for name in names} | {BASE: base.name}
+    return [replace(arm, against=runs[arm.against]) for arm in arms], same
 
 
 def _asked(ablation: Ablation, base: Method) -> Iterable[tuple[str, str, str, Variant]]:
@@ -187,8 +186,8 @@ def _asked(ablation: Ablation, base: Method) -> Iterable[tuple[str, str, str, Va
             assert factor.field is not None  # Factor has both or none
             if flat.get(factor.field) != value:
                 yield name, _label(value), factor.about, Variant(change={factor.field: value})
-        for label, variant in factor.variants.items():
-            yield name, label, factor.about, variant
+        for label, one in factor.variants.items():
+            yield name, label, factor.about, one
     if ablation.grid:
         for values in itertools.product(*ablation.grid.values()):
             change = dict(zip(ablation.grid, values, strict=True))
@@ -198,22 +197,17 @@ def _asked(ablation: Ablation, base: Method) -> Iterable[tuple[str, str, str, Va
 
 def _label(value: Any) -> str:
     """A value as part of a name, which also names a folder."""
-    text = f"{value:g}" if isinstance(value, float) else str(value).lower()
-    return re.sub(r"[^\w.+-]+", "_", text)
+    return re.sub(r"[^\w.+-]+", "_", shown(value).lower())
 
 
-def _resolved(change: Mapping[str, Any], base: Method, name: str, part: str = "") -> dict[str, Any]:
-    """Changes with numbers where they named multiples."""
-    resolved: dict[str, Any] = {}
-    for field, value in change.items():
-        where = f"{part}{field}"
-        if not isinstance(value, Mapping):
-            resolved[field] = value
-        elif "times" in value:
-            resolved[field] = _number(value, where, base, name)
-        else:
-            resolved[field] = _resolved(value, base, name, f"{where}.")
-    return resolved
+def _varied(base: Method, change: Mapping[str, Any], name: str) -> Method:
+    """The base with some fields changed, multiples of its own numbers among them."""
+    flat = nested(change, whole=lambda part: "times" in part)
+    values = {
+        field: _number(value, field, base, name) if isinstance(value, Mapping) else value
+        for field, value in flat.items()
+    }
+    return variant(base, values, f"{base.name}.{name}")
 
 
 def _number(value: Mapping[str, Any], field: str, base: Method, name: str) -> float:
@@ -243,13 +237,6 @@ def _number(value: Mapping[str, Any], field: str, base: Method, name: str) -> fl
     return float(f"{number:.4g}")
 
 
-def _changed(base: Method, change: Mapping[str, Any], name: str) -> Method:
-    try:
-        return changed(base, {**nested(change), "name": name}, name)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-
-
 def shown_difference(base: Method, other: Method) -> dict[str, tuple[Any, Any]]:
     """The fields in which a variant differs from its base: field -> both values.
 
@@ -274,15 +261,9 @@ def _parts(field: str) -> Iterable[str]:
 
 def shown(value: Any) -> str:
     """A setting as a reader sees it."""
-    if value is None:
-        return "none"
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def described(base: Method, other: Method) -> str:
@@ -298,10 +279,7 @@ def write_arms(path: Path, base: Method, arms: Sequence[Arm]) -> None:
         "arms": [
             {
                 "name": arm.name,
-                "factor": arm.factor,
-                "variant": arm.variant,
-                "about": arm.about,
-                "against": arm.against,
+                **{field: getattr(arm, field) for field in _WRITTEN},
                 "differs": described(base, arm.method),
             }
             for arm in arms
@@ -325,8 +303,8 @@ def read_arms(path: Path, methods: Mapping[str, Method]) -> tuple[Method, list[A
             f"{str(path)!r} is missing: the folder is of no ablation, go on with benchmarks.run"
         )
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    fields = ("name", "factor", "variant", "about", "against")
     arms = [
-        Arm(**{field: arm[field] for field in fields}, method=methods[arm["name"]]) for arm in content["arms"]
+        Arm(**{field: arm[field] for field in _WRITTEN}, method=methods[arm["name"]])
+        for arm in content["arms"]
     ]
     return methods[content["base"]], arms

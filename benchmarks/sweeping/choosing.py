@@ -66,8 +66,3 @@ def finalists_of(plan: Plan, study: Study, method: str) -> list[Finalist]:
     for trial in ranked(plan, study, method):
         different.setdefault(tuple(sorted(trial.params.items())), trial)
     return [Finalist(method, trial) for trial in list(different.values())[: plan.finalists]]
-
-
-def fields_of(plan: Plan, method: str, trial: FrozenTrial) -> dict[str, Any]:
-    """Dotted field -> value that a trial had."""
-    return {parameter.field: trial.params[parameter.name] for parameter in plan.spaces[method]}

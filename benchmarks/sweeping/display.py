@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
+from benchmarks.display import bars, say
 from benchmarks.sweeping.trial import Sheet
 
 
@@ -37,18 +38,8 @@ class SweepDisplay:
     ) -> None:
         self._console, self._total, self._done = console, total, done
         self._best = dict(best)
-        self._bars = Progress(
-            TextColumn("{task.description:<24}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]:<14}"),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            speed_estimate_period=600,
-        )
+        columns = ("{task.description:<24}", "{task.fields[count]:<14}", "{task.fields[note]}")
+        self._bars = bars(console, *columns, period=600)
         self._overall = self._bars.add_task("all trials", total=total, completed=done, count="", note="")
         self._tasks: dict[tuple[str, int], TaskID] = {}
         self._count()
@@ -95,11 +86,10 @@ class SweepDisplay:
         )
 
     def _best_of(self, method: str) -> str:
-        return (
-            f"; best {self._best[method][0]:.3f} of trial {self._best[method][1]}"
-            if method in self._best
-            else ""
-        )
+        if method not in self._best:
+            return ""
+        reward, number = self._best[method]
+        return f"; best {reward:.3f} of trial {number}"
 
     def _count(self) -> None:
         best = ", ".join(f"{name} {reward:.3f} ({number})" for name, (reward, number) in self._best.items())
@@ -107,4 +97,4 @@ class SweepDisplay:
 
     def say(self, line: str) -> None:
         """A line above the bars."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, line)

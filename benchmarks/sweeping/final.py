@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.display import Display
-from benchmarks.records import BASE, consolidate, read_status, replace_text, run_folder
+from benchmarks.records import BASE, consolidate, read_status, run_folder
+from benchmarks.resolve import write_settings
 from benchmarks.run import Benchmark
-from benchmarks.settings import SETTINGS_FILE, RunSettings
-from benchmarks.sweeping.choosing import Finalist, fields_of
+from benchmarks.settings import RunSettings
+from benchmarks.sweeping.choosing import Finalist
 from benchmarks.sweeping.display import shown_values
 from benchmarks.sweeping.plan import Plan
 from benchmarks.workers import ERROR_FILE, Failure, run_all
@@ -32,22 +33,14 @@ _DIVERGED = ("FloatingPointError", "NonFiniteError")
 
 def final_settings(plan: Plan, finalists: Sequence[Finalist]) -> RunSettings:
     """The final as one run: what the trials had, on other seeds, with the finalists for methods."""
-    methods = {}
-    for entry in finalists:
-        settings = plan.settings(entry.method, fields_of(plan, entry.method, entry.trial))
-        method = settings.method_settings[entry.method].model_copy(update={"name": entry.name})
-        methods[entry.name] = method.model_dump()
-    base = plan.base.model_dump()
-    evaluation = {**base["evaluation"], "every": AT_THE_END, "diagnostic_prompts": 0}
-    return RunSettings.model_validate(
-        {
-            **base,
-            "methods": tuple(methods),
-            "method_settings": methods,
-            "seeds": plan.final_seeds,
-            "first_seed": plan.final_seed_range.start,
-            "evaluation": evaluation,
-        }
+    methods = [
+        plan.method(entry.method, entry.trial.params).model_copy(update={"name": entry.name})
+        for entry in finalists
+    ]
+    evaluation = plan.base.evaluation.model_copy(update={"every": AT_THE_END, "diagnostic_prompts": 0})
+    seeds = plan.final_seed_range
+    return plan.base.of_methods(methods).replace(
+        seeds=len(seeds), first_seed=seeds.start, evaluation=evaluation
     )
 
 
@@ -187,9 +180,7 @@ class Final(Benchmark):
 
     def _prepare(self) -> None:
         """Writes the settings, which more trials may have changed, and takes over the base model's evaluation."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        suite = suite_named(self.settings.suite).model_dump(mode="json")
-        replace_text(self.output / SETTINGS_FILE, self.settings.dump(suite))
+        write_settings(self.settings, self.output)
         known = run_folder(self.shared, BASE, 0)
         status = read_status(known)
         if status is not None and status.status == "finished":

@@ -6,17 +6,14 @@ import argparse
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks.commandline import (
-    DEFAULT_PRESET,
     Parser,
     add_settings,
     comma_separated,
     known_names,
-    settings_flags,
+    settings_of,
 )
-from benchmarks.resolve import read_config, resolve
 from benchmarks.settings import RunSettings, SettingsError
 from benchmarks.sweeping.plan import (
     FIRST_SEED,
@@ -25,7 +22,7 @@ from benchmarks.sweeping.plan import (
     SEARCHES,
     WILCOXON_SEEDS,
     Plan,
-    trial_flags,
+    for_trials,
 )
 from benchmarks.sweeping.space import DEFAULT_PARAMS, SHORT, Parameter, lacking, parse
 from methods.naming import closest
@@ -55,12 +52,7 @@ def _choices(entries: Mapping[str, str]) -> str:
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """The command line."""
-    parser = Parser(
-        prog="python -m benchmarks.sweep",
-        description=description,
-        epilog=_epilog(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m benchmarks.sweep", description=description, epilog=_epilog())
     add = parser.add_argument
     add("--methods", "--method", metavar="A,B,...", help="methods to tune, by name, comma-separated (needed)")
     add(
@@ -137,18 +129,6 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _base(given: argparse.Namespace) -> tuple[str, dict[str, Any], dict[str, Any], RunSettings]:
-    """Preset, file and flags, and the run that they would make without a sweep."""
-    if given.methods is None:
-        raise SettingsError("--methods is missing; name what to tune, such as --methods euphonium")
-    config = read_config(given.config) if given.config else {}
-    config.pop("command", None)
-    preset = given.preset or config.pop("preset", DEFAULT_PRESET)
-    config.pop("preset", None)
-    flags = settings_flags(given)
-    return preset, config, flags, resolve(preset, config, flags, given.set, "")
-
-
 def _spaces(given: argparse.Namespace, run: RunSettings) -> dict[str, tuple[Parameter, ...]]:
     """Each method's parameters: of those asked for, what it has.
 
@@ -212,7 +192,9 @@ def make_plan(given: argparse.Namespace, study: str, storage: str, command: str)
         SettingsError: naming option, value and remedy.
     """
     _positive(given)
-    preset, config, flags, run = _base(given)
+    if given.methods is None:
+        raise SettingsError("--methods is missing; name what to tune, such as --methods euphonium")
+    run = settings_of(given, command)
     objectives = tuple(comma_separated(given.objectives))
     for name in objectives:
         if name not in OBJECTIVES:
@@ -228,18 +210,14 @@ def make_plan(given: argparse.Namespace, study: str, storage: str, command: str)
     plan = Plan(
         study=study,
         storage=storage,
-        methods=run.methods,
+        run=run,
+        base=for_trials(run, seeds, first, given.every, "kl" in objectives),
         spaces=_spaces(given, run),
-        trials=given.trials or (SMOKE_TRIALS if preset == "smoke" else TRIALS),
+        trials=given.trials or (SMOKE_TRIALS if run.preset == "smoke" else TRIALS),
         objectives=objectives,
         search=given.search,
         pruner=_pruner(given, objectives, seeds),
         search_seed=given.search_seed,
-        preset=preset,
-        config=config,
-        flags=trial_flags(run, flags, seeds, first, given.every, "kl" in objectives),
-        assignments=tuple(given.set),
-        command=command,
         finalists=finalists,
         final_seeds=final_seeds,
     )
@@ -288,6 +266,6 @@ def _check_ends(plan: Plan) -> None:
         for parameter in plan.spaces[method]:
             for value in parameter.ends():
                 try:
-                    check_methods(plan.settings(method, {parameter.field: value}))
+                    check_methods(plan.settings(method, {parameter.name: value}))
                 except SettingsError as error:
                     raise SettingsError(f"--params {parameter.name}: at {value!r}, {error}") from error

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import optuna
@@ -16,8 +14,8 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
 from pydantic import ValidationError
 
-from benchmarks.resolve import nested, resolve
-from benchmarks.settings import RunSettings, SettingsError
+from benchmarks.resolve import nested
+from benchmarks.settings import Prompts, RunSettings, SettingsError, variant
 from benchmarks.sweeping.space import Parameter
 from methods.method import Method, flatten
 from methods.seeding import derived_seed
@@ -77,63 +75,57 @@ class Plan:
     Attributes:
         study: its name in the storage.
         storage: URL of the storage.
-        methods: what is tuned, each in a study of its own.
+        run: what `benchmarks.run` would do with the same options: the methods as they are, on all training prompts.
+        base: the same for trials: on tuning seeds and prompts.
         spaces: method -> its parameters.
         trials: how many for each method, in all.
         objectives: names of `OBJECTIVES`; the first, the reward, chooses the best trial.
         search: name of `SEARCHES`.
         pruner: name of `PRUNERS`.
         search_seed: of the search's own draws.
-        preset, config, flags, assignments: where a trial's settings come from, as `resolve` takes them.
-        command: the command line.
         finalists: trials of each method that the final trains again; 0 for no final.
         final_seeds: on how many further seeds.
     """
 
     study: str
     storage: str
-    methods: tuple[str, ...]
+    run: RunSettings
+    base: RunSettings
     spaces: Mapping[str, tuple[Parameter, ...]]
     trials: int
     objectives: tuple[str, ...]
     search: str
     pruner: str
     search_seed: int
-    preset: str
-    config: Mapping[str, Any]
-    flags: Mapping[str, Any]
-    assignments: tuple[str, ...]
-    command: str = ""
     finalists: int = 0
     final_seeds: int = 0
 
-    def settings(self, method: str, values: Mapping[str, Any]) -> RunSettings:
-        """A trial's run: the method with some fields set, through the path that `benchmarks.run` takes.
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is tuned, each in a study of its own."""
+        return self.base.methods
+
+    def method(self, name: str, values: Mapping[str, Any]) -> Method:
+        """A method as a trial has it.
 
         Args:
-            method: its name.
-            values: dotted field -> value.
+            name: the method's.
+            values: parameter -> value; what is missing stays as it is.
 
         Raises:
             SettingsError: they do not fit.
         """
-        changes = [f"{method}.{field}={json.dumps(value)}" for field, value in values.items()]
-        own = [text for text in self.assignments if text.strip().partition(".")[0] in (method, "all")]
-        flags = {**self.flags, "methods": [method]}
-        return resolve(self.preset, self.config, flags, [*own, *changes], self.command)
+        space = self.spaces[name]
+        changes = {entry.field: values[entry.name] for entry in space if entry.name in values}
+        return variant(self.base.method_settings[name], changes, name)
 
-    @cached_property
-    def base(self) -> RunSettings:
-        """The settings that trials have in common; those of the first method, as it is."""
-        return self.settings(self.methods[0], {})
-
-    def base_method(self, method: str) -> Method:
-        """A method as it is before a trial sets anything."""
-        return self.settings(method, {}).method_settings[method]
+    def settings(self, name: str, values: Mapping[str, Any]) -> RunSettings:
+        """A trial's run; arguments and errors are those of `method`."""
+        return self.base.of_methods([self.method(name, values)])
 
     def current(self, method: str) -> dict[str, Any] | None:
         """The method's own values by parameter name: what the first trial tries. None where the space lacks them."""
-        flat = flatten(self.base_method(method))
+        flat = flatten(self.base.method_settings[method])
         values = {parameter.name: flat[parameter.field] for parameter in self.spaces[method]}
         inside = all(parameter.contains(values[parameter.name]) for parameter in self.spaces[method])
         return values if inside else None
@@ -197,21 +189,17 @@ class Plan:
         Args:
             method: the one whose study it is; None for all.
         """
-        run = self.base.model_dump(mode="json", exclude=_APART)
+        names = [method] if method else self.methods
         return {
             "objectives": list(self.objectives),
             "search": self.search,
             "search_seed": self.search_seed,
             "pruner": self.pruner,
             "parameters": {
-                name: {parameter.name: parameter.text for parameter in self.spaces[name]}
-                for name in ([method] if method else self.methods)
+                name: {parameter.name: parameter.text for parameter in self.spaces[name]} for name in names
             },
-            "methods": {
-                name: self.base_method(name).model_dump(mode="json")
-                for name in ([method] if method else self.methods)
-            },
-            "run": run,
+            "methods": {name: self.base.method_settings[name].model_dump(mode="json") for name in names},
+            "run": self.base.model_dump(mode="json", exclude=_APART),
             "prompts": {
                 "trained_on": list(self.base.prompts.train),
                 "judged": list(self.base.prompts.held_out),
@@ -269,14 +257,11 @@ def _as_of_today(described: Mapping[str, Any]) -> Mapping[str, Any]:
 _ABSENT = object()
 
 
-def trial_flags(
-    base: RunSettings, flags: Mapping[str, Any], seeds: int, first_seed: int, every: int | None, kl: bool
-) -> dict[str, Any]:
-    """The fields of `RunSettings` that a sweep sets for its trials.
+def for_trials(run: RunSettings, seeds: int, first_seed: int, every: int | None, kl: bool) -> RunSettings:
+    """A run as trials do it: on tuning seeds, on some of the training prompts, judged by the others.
 
     Args:
-        base: the run's settings without a sweep.
-        flags: what the command line names.
+        run: without a sweep.
         seeds, first_seed: training seeds of a trial.
         every: iterations between evaluations; None for what the run has.
         kl: whether the KL to the base model is an objective: then diagnostics are drawn.
@@ -284,25 +269,23 @@ def trial_flags(
     Raises:
         SettingsError: there are too few prompts, or no diagnostics to take the KL from.
     """
-    if kl and base.evaluation.diagnostic_prompts == 0:
+    usual = run.evaluation
+    if kl and usual.diagnostic_prompts == 0:
         raise SettingsError("evaluation.diagnostic_prompts is 0, and the objective kl needs at least 1")
-    train, judged = split_prompts(base.prompts.train)
-    given = flags.get("evaluation", {})
-    evaluation = {
-        **given,
-        "train_prompts": min(TRAIN_PROMPTS, base.evaluation.train_prompts),
-        "diagnostic_prompts": base.evaluation.diagnostic_prompts if kl else 0,
-        "every": every or base.evaluation.every,
+    train, judged = split_prompts(run.prompts.train)
+    changes = {
+        "train_prompts": min(TRAIN_PROMPTS, usual.train_prompts),
+        "diagnostic_prompts": usual.diagnostic_prompts if kl else 0,
+        "every": every or usual.every,
         "early_until": 0,  # trials compare at tenths of the budget, and need no denser beginning
     }
-    return {
-        **flags,
-        "seeds": seeds,
-        "first_seed": first_seed,
-        "prompts": {"train": train, "held_out": judged},
-        "prompts_per_iteration": min(base.prompts_per_iteration, len(train)),
-        "evaluation": evaluation,
-    }
+    return run.replace(
+        seeds=seeds,
+        first_seed=first_seed,
+        prompts=Prompts(train=tuple(train), held_out=tuple(judged)),
+        prompts_per_iteration=min(run.prompts_per_iteration, len(train)),
+        evaluation=usual.model_copy(update=changes),
+    )
 
 
 def quiet() -> None:

@@ -27,13 +27,13 @@ from benchmarks.sweeping.space import Parameter
 
 #: Importances of fewer complete trials than these are noise.
 FEWEST = 8
-_COLOURS = "viridis"
+_COLOURS, _PRUNED = "viridis", "#777777"
 _LABELS = {"reward": "judged reward", "kl": "KL to the base model, nats a video"}
 
 
 def write_figures(plan: Plan, studies: Mapping[str, Study], output: Path, base: float | None) -> list[Path]:
     """Writes every figure that the trials so far allow, as PNG and SVG; returns the files."""
-    complete = {name: _complete(plan, study, name) for name, study in studies.items()}
+    complete = {name: _trials(plan, study, name) for name, study in studies.items()}
     if not any(complete.values()):
         return []
     folder = output / "figures"
@@ -47,17 +47,15 @@ def write_figures(plan: Plan, studies: Mapping[str, Study], output: Path, base: 
     for method, trials in complete.items():
         pair = _pair(plan, method, importances.get(method, {}))
         if pair is not None and len(trials) >= 4:
-            pruned = [
-                trial
-                for trial in trials_of(plan, studies[method], method)
-                if trial.state == TrialState.PRUNED
-            ]
+            pruned = _trials(plan, studies[method], method, TrialState.PRUNED)
             written += save(_landscape(plan, method, trials, pruned, pair), folder, f"landscape_{method}")
     return written
 
 
-def _complete(plan: Plan, study: Study, method: str) -> list[FrozenTrial]:
-    return [trial for trial in trials_of(plan, study, method) if trial.state == TrialState.COMPLETE]
+def _trials(
+    plan: Plan, study: Study, method: str, state: TrialState = TrialState.COMPLETE
+) -> list[FrozenTrial]:
+    return [trial for trial in trials_of(plan, study, method) if trial.state == state]
 
 
 def _score(trial: FrozenTrial) -> float:
@@ -66,6 +64,11 @@ def _score(trial: FrozenTrial) -> float:
 
 def _negative(trial: FrozenTrial) -> float:
     return -_score(trial)
+
+
+def _key(label: str, marker: str = "", line: Any = "", colour: str = INK, **look: Any) -> Line2D:
+    """An entry of a figure's key."""
+    return Line2D([], [], color=colour, marker=marker, linestyle=line, label=label, **look)
 
 
 def _footer(plan: Plan) -> str:
@@ -89,33 +92,32 @@ def _history(plan: Plan, studies: Mapping[str, Study], base: float | None) -> Fi
     handles = []
     for method, study in studies.items():
         colour, marker = styles[method].colour, styles[method].marker
-        trials = trials_of(plan, study, method)
-        complete = [(trial.number, _score(trial)) for trial in trials if trial.state == TrialState.COMPLETE]
-        pruned = [
-            (trial.number, trial.intermediate_values[max(trial.intermediate_values)])
-            for trial in trials
-            if trial.state == TrialState.PRUNED and trial.intermediate_values
-        ]
+        complete = {trial.number: _score(trial) for trial in _trials(plan, study, method)}
+        pruned = {
+            trial.number: trial.intermediate_values[max(trial.intermediate_values)]
+            for trial in _trials(plan, study, method, TrialState.PRUNED)
+            if trial.intermediate_values
+        }
         if complete:
-            numbers, scores = (np.array(column) for column in zip(*complete, strict=True))
-            axes.scatter(numbers, scores, s=26, color=colour, marker=marker, alpha=0.75, linewidths=0)
-            best = np.maximum.accumulate(scores)
-            axes.step(
-                [*numbers, trials[-1].number], [*best, best[-1]], where="post", color=colour, linewidth=1.6
-            )
-        if pruned:
-            at, last = (list(column) for column in zip(*pruned, strict=True))
-            axes.scatter(at, last, s=26, marker="x", color=colour, alpha=0.6, linewidths=1)
-        handles.append(Line2D([], [], color=colour, marker=marker, label=f"{method}, best so far"))
-    handles.append(Line2D([], [], color=FAINT, marker="x", linestyle="", label="pruned, last value"))
+            last = trials_of(plan, study, method)[-1].number
+            axes.scatter(*_columns(complete), s=26, color=colour, marker=marker, alpha=0.75, linewidths=0)
+            best = np.maximum.accumulate(list(complete.values()))
+            axes.step([*complete, last], [*best, best[-1]], where="post", color=colour, linewidth=1.6)
+        axes.scatter(*_columns(pruned), s=26, marker="x", color=colour, alpha=0.6, linewidths=1)
+        handles.append(_key(f"{method}, best so far", marker, "-", colour))
+    handles.append(_key("pruned, last value", "x", colour=FAINT))
     if base is not None:
         axes.axhline(base, color=styles["base"].colour, linestyle=":", linewidth=1.2)
-        handles.append(Line2D([], [], color=styles["base"].colour, linestyle=":", label="base model"))
+        handles.append(_key("base model", line=":", colour=styles["base"].colour))
     axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(_label(plan))
     surround(drawn, "Trials in their order", _footer(plan), handles, labels_a_row=3)
     return drawn
+
+
+def _columns(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    return list(points.keys()), list(points.values())
 
 
 def _importances(
@@ -150,7 +152,7 @@ def _importance(plan: Plan, importances: Mapping[str, Mapping[str, float]]) -> F
     axes.invert_yaxis()
     axes.set_xlim(0, 1.08)
     axes.set_xlabel("share of importance (PED-ANOVA)")
-    handles = [Line2D([], [], color=styles[name].colour, linewidth=6, label=name) for name in importances]
+    handles = [_key(name, line="-", colour=styles[name].colour, linewidth=6) for name in importances]
     surround(drawn, "Which parameters matter", _footer(plan), handles)
     return drawn
 
@@ -162,7 +164,7 @@ def _slices(plan: Plan, studies: Mapping[str, Study]) -> Figure:
     grid = drawn.subplots(len(studies), columns, squeeze=False, sharey="row")
     styles = looks(list(studies))
     for row, (method, study) in zip(grid, studies.items(), strict=True):
-        trials = _complete(plan, study, method)
+        trials = _trials(plan, study, method)
         best = best_trial(plan, study, method)
         for axes, parameter in itertools.zip_longest(row, plan.spaces[method]):
             if parameter is None:
@@ -171,10 +173,7 @@ def _slices(plan: Plan, studies: Mapping[str, Study]) -> Figure:
             tidy(axes)
             _scatter(axes, parameter, trials, styles[method].colour, best)
         row[0].set_ylabel(f"{method}\n{_label(plan)}", fontsize=9)
-    handles = [
-        Line2D([], [], color=INK, marker="o", linestyle="", alpha=0.6, label="a trial"),
-        Line2D([], [], color=INK, marker="*", linestyle="", markersize=11, label="the best"),
-    ]
+    handles = [_key("a trial", "o", alpha=0.6), _key("the best", "*", markersize=11)]
     surround(drawn, "Reward over each parameter", _footer(plan), handles)
     return drawn
 
@@ -250,30 +249,22 @@ def _landscape(
     axes.set_xlabel(f"{across.name}  ({across.field})")
     axes.set_ylabel(f"{up.name}  ({up.field})")
     best = frame.sort_values("score").iloc[-1]
-    handles = [
-        Line2D([], [], color=INK, marker="*", linestyle="", markersize=11, label=f"best, {best['score']:.3f}")
-    ]
+    handles = [_key(f"best, {best['score']:.3f}", "*", markersize=11)]
     if plan.search != "grid":
-        axes.scatter(
-            [best["x"]],
-            [best["y"]],
-            marker="*",
-            s=170,
-            color="white",
-            edgecolors=INK,
-            linewidths=0.9,
-            zorder=4,
-        )
-        handles.append(
-            Line2D([], [], color=INK, marker="o", linestyle="", markersize=4, label="complete trials")
-        )
-        left = [trial.params[across.name] for trial in pruned]
-        if left:
-            right = [trial.params[up.name] for trial in pruned]
-            axes.scatter(left, right, marker="x", s=22, color="#777777", linewidths=1)
-            handles.append(
-                Line2D([], [], color="#777777", marker="x", linestyle="", markersize=5, label="pruned")
-            )
+        star: dict[str, Any] = {
+            "marker": "*",
+            "s": 170,
+            "color": "white",
+            "edgecolors": INK,
+            "linewidths": 0.9,
+            "zorder": 4,
+        }
+        axes.scatter([best["x"]], [best["y"]], **star)
+        handles.append(_key("complete trials", "o", markersize=4))
+        if pruned:
+            left, right = ([trial.params[entry.name] for trial in pruned] for entry in pair)
+            axes.scatter(left, right, marker="x", s=22, color=_PRUNED, linewidths=1)
+            handles.append(_key("pruned", "x", colour=_PRUNED, markersize=5))
     surround(drawn, f"{method}: reward over {across.name} and {up.name}", _footer(plan), handles)
     return drawn
 
@@ -310,16 +301,8 @@ def _contours(
         triangles = Triangulation(*unit)
         triangles.x, triangles.y = frame["x"].to_numpy(), frame["y"].to_numpy()
         axes.tricontourf(triangles, frame["score"], levels=12, cmap=_COLOURS, zorder=0.5, **limits)
-    dots = axes.scatter(
-        frame["x"],
-        frame["y"],
-        c=frame["score"],
-        cmap=_COLOURS,
-        s=34,
-        edgecolors=INK,
-        linewidths=0.6,
-        **limits,
-    )
+    look: dict[str, Any] = {"cmap": _COLOURS, "s": 34, "edgecolors": INK, "linewidths": 0.6, **limits}
+    dots = axes.scatter(frame["x"], frame["y"], c=frame["score"], **look)
     for parameter, which in zip(pair, "xy", strict=True):
         _set_scale(axes, parameter, which)
     drawn.colorbar(dots, ax=axes, label=label, shrink=0.9)
@@ -333,15 +316,13 @@ def _front(plan: Plan, studies: Mapping[str, Study]) -> Figure:
     handles = []
     for method, study in studies.items():
         look = styles[method]
-        values = np.array([trial.values[:2] for trial in _complete(plan, study, method)]).reshape(-1, 2)
+        values = np.array([trial.values[:2] for trial in _trials(plan, study, method)]).reshape(-1, 2)
         front = np.array(sorted(tuple(trial.values[:2]) for trial in study.best_trials)).reshape(-1, 2)
         axes.scatter(
             values[:, 1], values[:, 0], s=26, color=look.colour, marker=look.marker, alpha=0.6, linewidths=0
         )
         axes.plot(front[:, 1], front[:, 0], color=look.colour, linewidth=1.4)
-        handles.append(
-            Line2D([], [], color=look.colour, marker=look.marker, label=f"{method}, no trial beats these")
-        )
+        handles.append(_key(f"{method}, no trial beats these", look.marker, "-", look.colour))
     axes.set_xlabel(_label(plan, 1))
     axes.set_ylabel(_label(plan))
     surround(drawn, "Objectives against one another", _footer(plan), handles, labels_a_row=2)

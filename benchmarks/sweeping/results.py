@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.records import replace_text
 from benchmarks.resolve import resolve
-from benchmarks.sweeping.choosing import best_trial, fields_of, trials_of
+from benchmarks.sweeping.choosing import best_trial, trials_of
 from benchmarks.sweeping.display import shown_values
 from benchmarks.sweeping.final import Verdict, finals_table
 from benchmarks.sweeping.plan import Plan
@@ -31,6 +31,7 @@ _RUN_FIELDS = (
     "process_reward",
     "video",
     "guidance_scale",
+    "prompts",
     "prompts_per_iteration",
     "weights",
     "precision",
@@ -88,19 +89,11 @@ def tuned_settings(
     for method, study in studies.items():
         chosen = chosen_trial(plan, study, method, verdicts)
         if chosen is not None:
-            settings = plan.settings(method, fields_of(plan, method, chosen))
-            methods[method] = settings.method_settings[method].model_dump(mode="json")
-    own = plan.base.model_dump(mode="json")
-    usual = resolve(plan.preset, {}, {}, [], "").model_dump(mode="json")
+            methods[method] = plan.method(method, chosen.params).model_dump(mode="json")
+    own = plan.base.replace(prompts=plan.run.prompts).model_dump(mode="json")
+    usual = resolve(plan.run.preset, {}, {}, [], "").model_dump(mode="json")
     different = {name: own[name] for name in _RUN_FIELDS if own[name] != usual[name]}
-    prompts = {"prompts": plan.config["prompts"]} if "prompts" in plan.config else {}
-    return {
-        "preset": plan.preset,
-        "methods": list(methods),
-        **different,
-        **prompts,
-        "method_settings": methods,
-    }
+    return {"preset": plan.run.preset, "methods": list(methods), **different, "method_settings": methods}
 
 
 def _header(
@@ -112,7 +105,7 @@ def _header(
     lines = [
         f"The {'winner of the final' if won else 'best trial'} of each method in the sweep {plan.study!r}. Take it "
         f"with: python -m benchmarks.run --config {TUNED_FILE}",
-        f"Made by: {masked(plan.command)}" if plan.command else "",
+        f"Made by: {plan.run.command}" if plan.run.command else "",
         f"Storage {masked(plan.storage)}; each trial used at most {plan.base.budget_text}, with "
         f"training {seeds}; trained on {len(prompts.train)} and judged on {len(prompts.held_out)} of the training"
         " prompts; no trial saw the held-out ones.",

@@ -18,12 +18,12 @@ from optuna.trial import Trial
 from benchmarks.budget import Budget
 from benchmarks.ledger import Ledger
 from benchmarks.records import BASE, Recorder, consolidate, read_rows, replace_text, run_folder
+from benchmarks.resolve import write_settings
 from benchmarks.session import Session, check_methods
-from benchmarks.settings import SETTINGS_FILE, RunSettings
+from benchmarks.settings import RunSettings
 from benchmarks.sweeping.plan import MARKS, Plan
 from benchmarks.sweeping.storage import ERROR, history, turn
 from benchmarks.task import Progress, Training, evaluate_base
-from rewards.suites import suite_named
 
 TRIAL_FILE = "trial.json"
 
@@ -117,12 +117,9 @@ class TrialRun:
         return scores
 
     def _prepare(self) -> RunSettings:
-        fields = {p.field: self.sheet.values[p.name] for p in self.plan.spaces[self.method]}
-        settings = self.plan.settings(self.method, fields)
+        settings = self.plan.settings(self.method, self.sheet.values)
         check_methods(settings)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        suite = suite_named(settings.suite).model_dump(mode="json")
-        replace_text(self.folder / SETTINGS_FILE, settings.dump(suite))
+        write_settings(settings, self.folder)
         self._tell()
         return settings
 

@@ -20,7 +20,7 @@ from optuna.trial import Trial, TrialState
 from benchmarks.sweeping.plan import Plan, quiet
 from benchmarks.sweeping.storage import counted, mark, open_storage, open_study, recover, study_name, turn
 from benchmarks.sweeping.trial import Sheet, TrialRun, read_sheets
-from benchmarks.workers import ERROR_FILE, EXPECTED, cores, end_with_parent, quieten
+from benchmarks.workers import cores, described, end_with_parent, quieten
 
 #: How often the place of a worker that died is filled, for each worker asked for.
 REPLACEMENTS = 5
@@ -118,9 +118,7 @@ class Worker:
 
 
 def _stop(error: BaseException) -> Stop:
-    text, expected = " ".join(str(error).split()), type(error).__name__ in EXPECTED
-    line = text if expected else f"{type(error).__name__}: {text} (see {ERROR_FILE})"
-    return Stop(line, expected, "".join(traceback.format_exception(error)))
+    return Stop(*described(error), "".join(traceback.format_exception(error)))
 
 
 def run_here(

@@ -10,7 +10,7 @@ import yaml
 
 from benchmarks.presets import PRESETS
 from benchmarks.resolve import parse_assignment, read_config, resolve
-from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError, parse_geometry
+from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError, parse_geometry, variant
 from methods.catalog import CATALOG
 from methods.method import Method, difference, differing, flatten
 from rewards.suites import suite_named
@@ -52,6 +52,21 @@ def test_a_part_changes_only_where_it_is_named() -> None:
         (["published.sampler.guidance={strength: 0.5}"], 0.5),
         (["published.sampler.guidance.strength=0.5", "published.sampler.guidance=null"], None),
         (["published.sampler={num_steps: 4, noise: {kind: constant, level: 1}}"], None),
+        (
+            [
+                "published.sampler={num_steps: 4, noise: {kind: constant, level: 1}}",
+                "published.sampler.guidance.strength=0.5",
+            ],
+            0.5,
+        ),
+        (
+            [
+                "published.sampler.guidance.strength=0.25",
+                "published.sampler.guidance=null",
+                "published.sampler.guidance.strength=0.5",
+            ],
+            0.5,
+        ),
     ],
     ids=str,
 )
@@ -60,6 +75,40 @@ def test_parts_are_taken_away_and_made_anew(assignments: list[str], strength: fl
     changes = [text.replace("published.", f"{name}.", 1) for text in assignments]
     guidance = resolve("default", {}, {"methods": [name]}, changes, "").method_settings[name].sampler.guidance
     assert (guidance.strength if guidance else None) == strength
+
+
+def test_a_part_that_is_given_for_all_is_each_methods_own() -> None:
+    """A change within it for one method leaves the others'."""
+    names = ["euphonium", "flow_grpo"]
+    texts = ["all.distillation={weight: 0.5, strength: 1}", "euphonium.distillation.weight=0.25"]
+    methods = resolve("default", {}, {"methods": names}, texts, "").method_settings.values()
+    assert [method.distillation and method.distillation.weight for method in methods] == [0.25, 0.5]
+
+
+def test_a_field_of_what_is_no_part_is_refused() -> None:
+    texts = ["euphonium.distillation=16", "euphonium.distillation.weight=1"]
+    with pytest.raises(SettingsError, match="euphonium: distillation is 16, which has no 'weight'"):
+        resolve("default", {}, {"methods": ["euphonium"]}, texts, "")
+
+
+def test_settings_are_derived_from_settings(world: Path) -> None:
+    """Checked anew, in the same words as those of a command line; the first ones stay as they are."""
+    settings = world_settings(world, ["euphonium", "dance_grpo"])
+    dance = settings.method_settings["dance_grpo"]
+    mine = variant(dance, {"clip_range": 0.5, "sampler.noise.level": 0.2}, "mine")
+    again = settings.of_methods([mine, dance]).replace(seeds=7)
+    assert (again.methods, again.seeds) == (("mine", "dance_grpo"), 7)
+    assert difference(dance, again.method_settings["mine"]).keys() == {"clip_range", "sampler.noise.level"}
+    assert (
+        again.replace(methods=settings.methods, method_settings=settings.method_settings, seeds=1) == settings
+    )
+    for changes, message in (({"seeds": 0}, "seeds is 0"), ({"budget": 1.5}, "budget is 1.5: give a whole")):
+        with pytest.raises(SettingsError, match=message):
+            settings.replace(**changes)
+    with pytest.raises(SettingsError, match="name one twice"):
+        settings.of_methods([dance, dance])
+    with pytest.raises(SettingsError, match="mine: unknown field 'clip'; did you mean 'clip_range'"):
+        variant(dance, {"clip": 1}, "mine")
 
 
 def test_a_method_of_ones_own() -> None:

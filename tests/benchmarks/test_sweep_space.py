@@ -247,14 +247,12 @@ def test_judged_prompts_are_training_prompts_that_are_not_trained_on() -> None:
 
 def test_a_trial_is_what_the_runner_would_make_of_the_same_assignments() -> None:
     """Preset, --set and the trial's own value, the last one winning; everything else as it was."""
-    asked = plan(
-        "--methods", "euphonium,dance_grpo", "--set", "all.group_size=12", "--set", "euphonium.clip_range=0.1"
-    )
-    method = asked.settings(
-        "euphonium", {"sampler.noise.level": 1e-05, "distillation.anchor": "policy"}
-    ).method_settings
+    given = ("--set", "all.group_size=12", "--set", "euphonium.clip_range=0.1")
+    space = "noise=1e-6..1,distillation.anchor=base|policy"
+    asked = plan("--methods", "euphonium,dance_grpo", *given, "--params", space)
+    method = asked.settings("euphonium", {"noise": 1e-05, "distillation.anchor": "policy"}).method_settings
     assert method.keys() == {"euphonium"}
-    before = flatten(asked.base_method("euphonium"))
+    before = flatten(asked.base.method_settings["euphonium"])
     after = flatten(method["euphonium"])
     assert {name for name in after if after[name] != before[name]} == {
         "sampler.noise.level",
@@ -262,14 +260,15 @@ def test_a_trial_is_what_the_runner_would_make_of_the_same_assignments() -> None
     }
     assert (after["sampler.noise.level"], after["distillation.anchor"]) == (1e-05, "policy")
     assert (after["group_size"], after["clip_range"]) == (12, 0.1)
-    assert asked.base_method("dance_grpo").clip_range == CATALOG["dance_grpo"].clip_range
+    assert asked.base.method_settings["dance_grpo"].clip_range == CATALOG["dance_grpo"].clip_range
 
 
 def test_the_methods_own_values_come_first_where_the_space_has_them() -> None:
     """As preset and --set have them; a range or choices without the method's own value leave all to the search."""
     given = ["--methods", "euphonium"]
     preset = plan(*given, "--params", "noise=0.01..9")
-    assert preset.current("euphonium") == {"noise": preset.base_method("euphonium").sampler.noise.level}
+    own = preset.run.method_settings["euphonium"].sampler.noise.level
+    assert preset.current("euphonium") == {"noise": own}
     for field in (
         "distillation.strength=12",
         "sampler.noise.level=1",
