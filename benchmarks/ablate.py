@@ -14,16 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.ablating.variants import (
-    Arm,
-    described,
-    make_arms,
-    read_ablation,
-    read_arms,
-    write_arms,
-)
+from benchmarks.ablating.variants import Arm, described, make_arms, read_ablation, read_arms, write_arms
 from benchmarks.commandline import (
     Parser,
     add_running,
@@ -33,6 +25,7 @@ from benchmarks.commandline import (
     run_program,
     settings_flags,
 )
+from benchmarks.display import print_table, say
 from benchmarks.records import ABLATION_FILE
 from benchmarks.resolve import read_config, resolve
 from benchmarks.run import Benchmark, carry_out, resumed_settings
@@ -142,19 +135,19 @@ def _console() -> Console:
 
 def _print_plan(settings: RunSettings, base: Method, arms: list[Arm], same: list[str]) -> None:
     """The variants, and what they are compared with."""
-    console = _console()
-    title = f"{base.name} and {len(arms)} variants, {settings.seeds} seeds, {settings.budget_text} each"
-    table = Table(title=title, title_justify="left")
-    for column in ("variant", "differs from the base in", "compared with"):
-        table.add_column(column, overflow="fold")
-    for arm in arms:
-        against = "base" if arm.against == base.name else arm.against.removeprefix(f"{base.name}.")
-        table.add_row(f"{arm.factor}: {arm.variant}", described(base, arm.method), against)
-    console.print(table, highlight=False, markup=False)
-    if same:
-        console.print(
-            f"left out, for the base is that already: {', '.join(same)}", highlight=False, markup=False
+    rows = [
+        (
+            f"{arm.factor}: {arm.variant}",
+            described(base, arm.method),
+            "base" if arm.against == base.name else arm.against.removeprefix(f"{base.name}."),
         )
+        for arm in arms
+    ]
+    title = f"{base.name} and {len(arms)} variants, {settings.seeds} seeds, {settings.budget_text} each"
+    columns, console = ("variant", "differs from the base in", "compared with"), _console()
+    print_table(console, title, columns, rows, left=range(3), overflow="fold")
+    if same:
+        say(console, f"left out, for the base is that already: {', '.join(same)}")
 
 
 def _report(output: Path, base: Method, arms: list[Arm]) -> None:
@@ -168,19 +161,9 @@ def _report(output: Path, base: Method, arms: list[Arm]) -> None:
         sys.stderr.write(f"warning: no table: {error}\n")
         return
     write_table(run, rows, output)
-    console = _console()
-    table = Table(
-        title=f"Ablation of {base.name}",
-        caption=note(run, rows),
-        title_justify="left",
-        caption_justify="left",
-    )
-    for number, column in enumerate(COLUMNS):
-        table.add_column(column, overflow="fold", justify="left" if number in (0, 1, 5) else "right")
-    for row in cells(rows):
-        table.add_row(*row)
-    console.print(table, highlight=False, markup=False)
-    console.print(f"{output / 'tables' / 'ablation.md'}, .csv; {output / 'figures' / 'ablation.png'}, .svg")
+    console, title = _console(), f"Ablation of {base.name}"
+    print_table(console, title, COLUMNS, cells(rows), note(run, rows), left=(0, 1, 5), overflow="fold")
+    say(console, f"{output / 'tables' / 'ablation.md'}, .csv; {output / 'figures' / 'ablation.png'}, .svg")
 
 
 if __name__ == "__main__":

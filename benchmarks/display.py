@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 from benchmarks.records import BASE
 
@@ -25,6 +21,32 @@ if TYPE_CHECKING:
 def say(console: Console, line: str) -> None:
     """A line as it is, however long."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    note: str = "",
+    left: Collection[int] = (0,),
+    **look: Any,
+) -> None:
+    """A table.
+
+    Args:
+        console: where to print.
+        title, note: above and below.
+        columns, rows: what it says.
+        left: numbers of the columns that are not flush right.
+        look: of all columns, as `rich` has it.
+    """
+    table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number in left else "right", **look)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, highlight=False, markup=False)
 
 
 def bars(console: Console, *columns: str, period: float) -> Bars:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +123,14 @@ class Ledger:
     paid: Cost | None = None
     totals: Usage = field(default_factory=dict)
     _recent: deque[Usage] = field(default_factory=lambda: deque(maxlen=_RECENT))
+
+    @classmethod
+    def of(cls, usages: Iterable[Usage], paid: Cost | None = None) -> Ledger:
+        """The ledger of iterations that were recorded, one after another."""
+        ledger = cls(paid=paid)
+        for usage in usages:
+            ledger.add(usage)
+        return ledger
 
     def add(self, usage: Usage) -> None:
         """Enters one training iteration."""

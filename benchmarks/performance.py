@@ -7,9 +7,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from methods.metering import unmetered
 from methods.seeding import generator
 from rewards.process import LatentProcessReward
 from samplers import Sampler, build, reward_value_and_gradient
-from samplers.pipeline import Condition, PipelinePolicy, load_policy
+from samplers.pipeline import PipelinePolicy, load_policy
 
 
 @dataclass
@@ -34,7 +36,6 @@ class Clock:
     """Adds up the seconds spent inside what it wraps."""
 
     seconds: float = 0.0
-    calls: int = field(default=0)
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, timed."""
@@ -43,24 +44,9 @@ class Clock:
             started = time.perf_counter()
             result = function(*arguments)
             self.seconds += time.perf_counter() - started
-            self.calls += 1
             return result
 
         return timed
-
-
-class TimedReward:
-    """A process reward whose forward and input gradient are timed."""
-
-    def __init__(self, reward: LatentProcessReward) -> None:
-        self.reward, self.clock = reward, Clock()
-
-    def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Values (B,) and gradient, by autograd."""
-        started = time.perf_counter()
-        result = reward_value_and_gradient(self.reward, x, sigma, condition)
-        self.clock.seconds += time.perf_counter() - started
-        return result
 
 
 def rollout(
@@ -77,8 +63,8 @@ def batching(policy: PipelinePolicy, count: int = 32, repeats: int = 5) -> tuple
     """One batched rollout with decoding, against `count` single ones.
 
     Returns:
-        Median seconds of each over `repeats`, and the largest pixel difference. One unmeasured batch goes first:
-        it pays for memory that later ones find ready.
+        Median seconds of each over `repeats`, and the largest pixel difference. That comes first, and pays for memory
+        that the timed ones find ready.
     """
     sampler = build("dance_grpo", num_steps=NUM_STEPS, shift=SHIFT)
 
@@ -86,16 +72,14 @@ def batching(policy: PipelinePolicy, count: int = 32, repeats: int = 5) -> tuple
         return policy.decode(rollout(sampler, policy, numbers, policy.velocity))
 
     numbers = list(range(count))
-    videos(numbers)
-    batched, apart = [], []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        together = videos(numbers)
-        batched.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        single = torch.cat([videos([number]) for number in numbers])
-        apart.append(time.perf_counter() - started)
-    return statistics.median(batched), statistics.median(apart), (together - single).abs().max().item()
+
+    def apart() -> Tensor:
+        return torch.cat([videos([number]) for number in numbers])
+
+    difference = (videos(numbers) - apart()).abs().max().item()
+    times = [(seconds(lambda: videos(numbers)), seconds(apart)) for _ in range(repeats)]
+    batched, single = map(statistics.median, zip(*times, strict=True))
+    return batched, single, difference
 
 
 def overhead(policy: PipelinePolicy, batch: int, repeats: int) -> float:
@@ -107,9 +91,8 @@ def overhead(policy: PipelinePolicy, batch: int, repeats: int) -> float:
         prompts = [all_prompts()[i % 48] for i in range(batch)]
         noise = policy.initial_noise([generator(0, "noise", i) for i in range(batch)])
         condition, source = policy.encode(prompts), generator(0, "steps")
-        started = time.perf_counter()
-        sampler.rollout(clock.around(policy.velocity), noise, condition, source)
-        total = time.perf_counter() - started
+        velocity = clock.around(policy.velocity)
+        total = seconds(partial(sampler.rollout, velocity, noise, condition, source))
         shares.append(1 - clock.seconds / total)
     return statistics.median(shares)
 
@@ -126,15 +109,13 @@ def guidance(
     guided = build("euphonium", num_steps=NUM_STEPS, shift=SHIFT, guidance=1.0)
     excess, share = [], []
     for _ in range(repeats):
-        started = time.perf_counter()
-        rollout(plain, policy, list(range(batch)), policy.velocity)
-        unguided = time.perf_counter() - started
-        timed = TimedReward(reward)
-        started = time.perf_counter()
-        rollout(guided, policy, list(range(batch)), policy.velocity, timed)
-        total = time.perf_counter() - started
-        excess.append((total - timed.clock.seconds - unguided) / (unguided + timed.clock.seconds))
-        share.append(timed.clock.seconds / total)
+        unguided = seconds(partial(rollout, plain, policy, list(range(batch)), policy.velocity))
+        clock = Clock()
+        gradient = clock.around(partial(reward_value_and_gradient, reward))
+        timed = SimpleNamespace(value_and_gradient=gradient)
+        total = seconds(partial(rollout, guided, policy, list(range(batch)), policy.velocity, timed))
+        excess.append((total - clock.seconds - unguided) / (unguided + clock.seconds))
+        share.append(clock.seconds / total)
     return statistics.median(excess), statistics.median(share)
 
 

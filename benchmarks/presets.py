@@ -43,12 +43,7 @@ def _testbed() -> dict[str, Any]:
 
 
 #: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update a rollout.
-_SHARED = {
-    "sampler.num_steps": NUM_STEPS,
-    "sampler.shift": SHIFT,
-    "group_size": 8,
-    "updates_per_rollout": 1,
-}
+_SHARED = {"sampler.num_steps": NUM_STEPS, "sampler.shift": SHIFT, "group_size": 8, "updates_per_rollout": 1}
 
 # What was tuned. docs/tuning.md says how it was found: forty trials and a final for each method.
 _FLOW_GRPO = {"sampler.noise.level": 1.13, "optimiser.learning_rate": 1.11e-3}

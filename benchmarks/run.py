@@ -11,10 +11,10 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from benchmarks.budget import Budget
 from benchmarks.commandline import (
     Parser,
     add_running,
@@ -24,10 +24,13 @@ from benchmarks.commandline import (
     run_program,
     settings_of,
 )
+from benchmarks.display import Display, print_table, say
+from benchmarks.ledger import Ledger
 from benchmarks.locking import alone
-from benchmarks.records import resume_command
+from benchmarks.records import BASE, Recorder, consolidate, read_status, resume_command, run_folder
 from benchmarks.resolve import read_config, resolve, write_settings
 from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError
+from benchmarks.workers import Failure, quieten, run_all, side_by_side, told
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -142,14 +145,10 @@ class Benchmark:
         self.console = Console(width=None if sys.stdout.isatty() else 120)
 
     def _default_workers(self) -> int:
-        from benchmarks.workers import side_by_side
-
         return 1 if launched() else side_by_side(len(self.runs))
 
     def run(self) -> int:
         """Everything, and the exit code."""
-        from benchmarks.workers import run_all
-
         self._check()
         if not is_main_process():
             run_all(self.settings, self.output, self._waiting(), 1, lambda _: None)
@@ -160,63 +159,54 @@ class Benchmark:
 
     def _waiting(self) -> list[tuple[str, int]]:
         """The runs that have not finished."""
-        from benchmarks.records import read_status, run_folder
-
         statuses = {run: read_status(run_folder(self.output, *run)) for run in self.runs}
         return [run for run, status in statuses.items() if status is None or status.status != "finished"]
 
     def _share_done(self) -> float:
         """Runs' worth of budget that an earlier call has used, up to the last checkpoints."""
-        from benchmarks.budget import Budget
-        from benchmarks.ledger import Ledger
-        from benchmarks.records import Recorder
-
         budget, done = Budget.of(self.settings), 0.0
         for run in self.runs if self.resume else []:
-            recorder, ledger = Recorder(self.output, *run), Ledger()
-            for usage in recorder.usages()[: recorder.status.iterations]:
-                ledger.add(usage)
+            recorder = Recorder(self.output, *run)
+            ledger = Ledger.of(recorder.usages()[: recorder.status.iterations])
             done += 1.0 if recorder.status.status == "finished" else budget.share(ledger)
         return done
 
     def _run(self) -> int:
         """Trains, tracks and reports; returns the exit code."""
-        from benchmarks.display import Display
-        from benchmarks.records import consolidate
         from benchmarks.tracking import Tracker
-        from benchmarks.workers import run_all, told
 
-        self.console.print(
+        say(
+            self.console,
             f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
-            f"{self.settings.budget_text} each, {self.workers} side by side; "
-            f"results in {self.output}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"{self.settings.budget_text} each, {self.workers} side by side; results in {self.output}",
         )
-        waiting = self._waiting()
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
         tracker.start()
         try:
-            with Display(self.console, len(self.runs), self._share_done()) as display:
-                workers = min(self.workers, max(1, len(waiting)))
-                failures = run_all(self.settings, self.output, waiting, workers, display.show)
+            failures = self._train()
         except KeyboardInterrupt:
             tracker.finish(patience=5.0)
             raise
-        finally:
-            consolidate(self.output, self.runs)
         self._report(time.monotonic() - started)
         problem = tracker.finish()
         if problem:
             sys.stderr.write(f"warning: {problem}\n")
         return told(failures)
 
+    def _train(self) -> list[Failure]:
+        """Trains what has not finished, and gathers the records; returns the runs that failed."""
+        waiting = self._waiting()
+        workers = min(self.workers, max(1, len(waiting)))
+        try:
+            with Display(self.console, len(self.runs), self._share_done()) as display:
+                return run_all(self.settings, self.output, waiting, workers, display.show)
+        finally:
+            consolidate(self.output, self.runs)
+
     def _check(self) -> None:
         """Fails before anything is written where model, suite or process reward cannot be used."""
         from benchmarks.session import check
-        from benchmarks.workers import quieten
 
         quieten()
         check(self.settings)
@@ -246,10 +236,9 @@ class Benchmark:
         except RecordError as error:
             sys.stderr.write(f"warning: no report: {error}\n")
             return
-        _print_table(self.console, shown)
+        print_table(self.console, shown.title, shown.columns, shown.rows, shown.note, no_wrap=True)
         self.console.print(found.sentence, highlight=False, markup=False)
-        line = f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}"
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}")
 
     def _animate(self) -> None:
         """Writes `samples.gif` beside each run's sample videos: any viewer plays it, MLflow's page included."""
@@ -257,7 +246,6 @@ class Benchmark:
 
         from analysis.records import Samples
         from analysis.videos import animation_frames, arrange, save_animation
-        from benchmarks.records import BASE, run_folder
 
         for method, seed in [(BASE, 0), *self.runs]:
             source = run_folder(self.output, method, seed) / "samples.npz"
@@ -273,17 +261,6 @@ class Benchmark:
             return "the store that MLFLOW_TRACKING_URI names"
         own = f"sqlite:///{self.output / 'mlflow.db'}"
         return f"mlflow ui --backend-store-uri {shlex.quote(own)}"
-
-
-def _print_table(console: Console, shown: Any) -> None:
-    from rich.table import Table
-
-    table = Table(title=shown.title, caption=shown.note or None, title_justify="left", caption_justify="left")
-    for number, column in enumerate(shown.columns):
-        table.add_column(column, no_wrap=True, justify="left" if number == 0 else "right")
-    for row in shown.rows:
-        table.add_row(*row)
-    console.print(table, highlight=False)
 
 
 def launched() -> bool:

@@ -18,22 +18,17 @@ import yaml
 from rich.console import Console
 
 from benchmarks.commandline import run_program
-from benchmarks.locking import alone
+from benchmarks.display import say
+from benchmarks.locking import alone, turn
 from benchmarks.records import replace_text
 from benchmarks.settings import SettingsError
 from benchmarks.sweeping.choosing import are_over, best_trial, finalists_of, trials_of
 from benchmarks.sweeping.final import FINALS_FOLDER, Final
 from benchmarks.sweeping.options import arguments, make_plan, place
 from benchmarks.sweeping.plan import Plan, quiet
-from benchmarks.sweeping.results import (
-    FINALS_FILE,
-    SWEEP_FILE,
-    TRIALS_FILE,
-    TUNED_FILE,
-    write_results,
-)
+from benchmarks.sweeping.results import FINALS_FILE, SWEEP_FILE, TRIALS_FILE, TUNED_FILE, write_results
 from benchmarks.sweeping.space import caution
-from benchmarks.sweeping.storage import masked, open_storage, open_study, recover, turn
+from benchmarks.sweeping.storage import masked, open_storage, open_study, recover
 from benchmarks.workers import Failure, quieten, side_by_side, told
 
 if TYPE_CHECKING:
@@ -80,8 +75,7 @@ class Sweep:
 
         quieten()
         self._check_folder()
-        for method in self.plan.methods:
-            check(self.plan.settings(method, {}))
+        check(self.plan.base)
         storage = open_storage(self.plan.storage)
         self.studies = {method: open_study(self.plan, storage, method) for method in self.plan.methods}
         self._write_down()
@@ -94,7 +88,7 @@ class Sweep:
             return self._run()
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, line)
 
     def _say_what(self) -> None:
         plan = self.plan

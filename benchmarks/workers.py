@@ -115,10 +115,7 @@ def run_all(
 
 
 def _run_here(
-    settings: RunSettings,
-    output: Path,
-    tasks: Sequence[tuple[str, int]],
-    report: Callable[[Progress], None],
+    settings: RunSettings, output: Path, tasks: Sequence[tuple[str, int]], report: Callable[[Progress], None]
 ) -> list[Failure]:
     from benchmarks.session import Session
 

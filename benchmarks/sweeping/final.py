@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.display import Display
-from benchmarks.records import BASE, consolidate, read_status, run_folder
+from benchmarks.records import BASE, read_status, run_folder
 from benchmarks.resolve import write_settings
 from benchmarks.run import Benchmark
 from benchmarks.settings import RunSettings
 from benchmarks.sweeping.choosing import Finalist
 from benchmarks.sweeping.display import shown_values
 from benchmarks.sweeping.plan import Plan
-from benchmarks.workers import ERROR_FILE, Failure, run_all
+from benchmarks.workers import ERROR_FILE, Failure
 from rewards.suites import suite_named
 
 FINALS_FOLDER = "finals"
@@ -149,22 +148,11 @@ class Final(Benchmark):
     def train(self) -> list[Failure]:
         """Trains what is missing; returns the runs that failed by an error that may be mended."""
         self._prepare()
-        try:
-            failures = self._train()
-        finally:
-            consolidate(self.output, self.runs)
+        failures = self._train()
         for run in self.runs:
             if self._state(*run) == "finished":  # nothing goes on from there
                 shutil.rmtree(run_folder(self.output, *run) / "checkpoint", ignore_errors=True)
         return [failure for failure in failures if self._state(failure.method, failure.seed) != "diverged"]
-
-    def _train(self) -> list[Failure]:
-        waiting = self._waiting()
-        if not waiting:
-            return []
-        with Display(self.console, len(self.runs), self._share_done()) as display:
-            workers = min(self.workers, len(waiting))
-            return run_all(self.settings, self.output, waiting, workers, display.show)
 
     def verdicts(self) -> dict[str, Verdict]:
         """What the records say so far, for each method."""

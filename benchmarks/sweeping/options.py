@@ -7,13 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks.commandline import (
-    Parser,
-    add_settings,
-    comma_separated,
-    known_names,
-    settings_of,
-)
+from benchmarks.commandline import Parser, add_settings, comma_separated, known_names, settings_of
 from benchmarks.settings import RunSettings, SettingsError
 from benchmarks.sweeping.plan import (
     FIRST_SEED,

@@ -7,17 +7,11 @@ import math
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import yaml
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.trial import Trial
 
 from benchmarks.settings import SettingsError
@@ -26,46 +20,6 @@ from methods.naming import closest, field_names, field_type
 
 #: Points of a continuous parameter in a grid, where its range does not say how many.
 GRID_POINTS = 5
-
-
-@dataclass(frozen=True)
-class Short:
-    """A parameter known by a short name.
-
-    Attributes:
-        field: the method's field that it sets.
-        low, high: its range, where none is given; None for what depends on the method.
-        log: whether it is drawn on a logarithmic scale.
-        choices: values instead of a range.
-        about: what it is, for `--help`.
-    """
-
-    field: str
-    about: str
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    choices: tuple[Any, ...] = ()
-
-
-SHORT: Mapping[str, Short] = {
-    "target": Short("distillation.strength", "guidance strength of what is distilled", 2.0, 64.0, log=True),
-    "guidance": Short("sampler.guidance.strength", "guidance strength of the rollouts", 0.5, 64.0, log=True),
-    "guidance_window": Short("sampler.guidance.start", "first guided step", 0, None),
-    "guidance_decay": Short("guidance_decay", "factor on the guidance an iteration", 0.8, 1.0),
-    "noise": Short("sampler.noise.level", "noise level of the rollouts", 0.2, 1.3),
-    "learning_rate": Short("optimiser.learning_rate", "learning rate", 1e-4, 3e-3, log=True),
-    "clip": Short("clip_range", "clip range of the ratio", 1e-5, 1e-2, log=True),
-    "process_weight": Short("process.weight", "weight of the process term", 0.03, 3.0, log=True),
-    "distillation": Short(
-        "distillation.weight", "weight of the KL to what is distilled", 0.01, 3.0, log=True
-    ),
-    "group_size": Short("group_size", "videos a prompt", choices=(4, 8, 12, 16)),
-}
-#: Learning rates where all weights are trained.
-_FULL_LEARNING_RATE = (1e-6, 1e-4)
-#: What is tuned unless `--params` says otherwise; of a method what it has.
-DEFAULT_PARAMS = ("target", "guidance", "noise", "learning_rate")
 
 
 @dataclass(frozen=True)
@@ -80,6 +34,7 @@ class Parameter:
         integer: whether only whole numbers are tried.
         choices: values instead of a range.
         points: values of a grid along this dimension; None for the default.
+        about: what it is, for `--help`.
     """
 
     name: str
@@ -90,15 +45,7 @@ class Parameter:
     integer: bool = False
     choices: tuple[Any, ...] = ()
     points: int | None = None
-
-    def distribution(self) -> BaseDistribution:
-        """As Optuna has it."""
-        if self.choices:
-            return CategoricalDistribution(self.choices)
-        low, high = self.limits
-        if self.integer:
-            return IntDistribution(int(low), int(high), log=self.log)
-        return FloatDistribution(low, high, log=self.log)
+    about: str = ""
 
     def suggest(self, trial: Trial) -> Any:
         """A value for one trial."""
@@ -153,6 +100,33 @@ class Parameter:
         return f"{self.field}={self.low!r}..{self.high!r}{options}"
 
 
+def _log(name: str, field: str, low: float, high: float, about: str) -> Parameter:
+    return Parameter(name, field, low, high, log=True, about=about)
+
+
+#: Parameters known by a short name, with the ranges that they have unless it is said.
+SHORT: Mapping[str, Parameter] = {
+    entry.name: entry
+    for entry in (
+        _log("target", "distillation.strength", 2.0, 64.0, "guidance strength of what is distilled"),
+        _log("guidance", "sampler.guidance.strength", 0.5, 64.0, "guidance strength of the rollouts"),
+        # Up to the method's last step.
+        Parameter("guidance_window", "sampler.guidance.start", 0, integer=True, about="first guided step"),
+        Parameter("guidance_decay", "guidance_decay", 0.8, 1.0, about="factor on the guidance an iteration"),
+        Parameter("noise", "sampler.noise.level", 0.2, 1.3, about="noise level of the rollouts"),
+        _log("learning_rate", "optimiser.learning_rate", 1e-4, 3e-3, "learning rate"),
+        _log("clip", "clip_range", 1e-5, 1e-2, "clip range of the ratio"),
+        _log("process_weight", "process.weight", 0.03, 3.0, "weight of the process term"),
+        _log("distillation", "distillation.weight", 0.01, 3.0, "weight of the KL to what is distilled"),
+        Parameter("group_size", "group_size", choices=(4, 8, 12, 16), about="videos a prompt"),
+    )
+}
+#: Learning rates where all weights are trained.
+_FULL_LEARNING_RATE = (1e-6, 1e-4)
+#: What is tuned unless `--params` says otherwise; of a method what it has.
+DEFAULT_PARAMS = ("target", "guidance", "noise", "learning_rate")
+
+
 def parse(text: str, method: Method, full_weights: bool) -> list[Parameter]:
     """The parameters of `--params`, for one method.
 
@@ -192,13 +166,12 @@ def _parameter(text: str, method: Method, full_weights: bool) -> Parameter:
         raise SettingsError(
             f"--params names {name!r} without a range; give {name}=LOW..HIGH, :log if it needs it, or A|B|C"
         )
-    short = SHORT[name]
-    low, high = short.low, short.high
     if name == "guidance_window":
-        low, high = 0, method.sampler.num_steps - 1
+        return replace(SHORT[name], high=method.sampler.num_steps - 1)
     if name == "learning_rate" and full_weights:
         low, high = _FULL_LEARNING_RATE
-    return Parameter(name, field, low, high, short.log, _holds_integers(field), short.choices)
+        return replace(SHORT[name], low=low, high=high)
+    return SHORT[name]
 
 
 def _holds_integers(field: str) -> bool:

@@ -6,10 +6,7 @@ import copy
 import os
 import re
 import socket
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks.settings import SettingsError
 from benchmarks.sweeping.plan import Plan, differing_settings
-
-if sys.platform != "win32":
-    import fcntl
 
 #: Seconds between the signs of life of a trial, and without one until it is taken for lost (databases only).
 HEARTBEAT, GRACE = 30, 180
@@ -133,16 +127,6 @@ def _check(study: Study, described: dict[str, Any]) -> None:
             f"the storage holds a study {study.study_name!r} with other settings: {shown}; repeat its settings to go "
             "on with it, or choose another --study"
         )
-
-
-@contextmanager
-def turn(folder: Path) -> Iterator[None]:
-    """Within, no other process of this folder is; waits for its turn. A killed process lets the next one in."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".turn").open("w") as file:
-        if sys.platform != "win32":
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def mark(trial: Trial) -> None:

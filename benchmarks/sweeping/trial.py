@@ -17,12 +17,13 @@ from optuna.trial import Trial
 
 from benchmarks.budget import Budget
 from benchmarks.ledger import Ledger
+from benchmarks.locking import turn
 from benchmarks.records import BASE, Recorder, consolidate, read_rows, replace_text, run_folder
 from benchmarks.resolve import write_settings
 from benchmarks.session import Session, check_methods
 from benchmarks.settings import RunSettings
 from benchmarks.sweeping.plan import MARKS, Plan
-from benchmarks.sweeping.storage import ERROR, history, turn
+from benchmarks.sweeping.storage import ERROR, history
 from benchmarks.task import Progress, Training, evaluate_base
 
 TRIAL_FILE = "trial.json"
@@ -244,12 +245,7 @@ def cost_of(output: Path, runs: Iterable[tuple[str, int]]) -> dict[str, float]:
         output: the folder that their records lie below.
         runs: each (method, seed).
     """
-    ledgers = []
-    for run in runs:
-        ledger = Ledger()
-        for usage in Recorder(output, *run).usages():
-            ledger.add(usage)
-        ledgers.append(ledger)
+    ledgers = [Ledger.of(Recorder(output, *run).usages()) for run in runs]
     units = ("tflops", "seconds", "iterations")
     return {unit: sum(ledger.used(unit) for ledger in ledgers) for unit in units}
 

@@ -17,8 +17,9 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
+from benchmarks.locking import turn
 from benchmarks.sweeping.plan import Plan, quiet
-from benchmarks.sweeping.storage import counted, mark, open_storage, open_study, recover, study_name, turn
+from benchmarks.sweeping.storage import counted, mark, open_storage, open_study, recover, study_name
 from benchmarks.sweeping.trial import Sheet, TrialRun, read_sheets
 from benchmarks.workers import cores, described, end_with_parent, quieten
 
