@@ -107,7 +107,7 @@ def method(given: argparse.Namespace, earlier: dict[str, Any], every: int) -> Be
         if target not in (EVERY, name):
             raise SettingsError(f"--set is {text!r}; the only method is {name!r}")
         changes[field] = value
-    return variant(BestOfN(data=changes["data"]), changes, name)
+    return variant(BestOfN(data=Path()), changes, name)
 
 
 def settings(given: argparse.Namespace, command: str) -> FineTuningSettings:

@@ -102,23 +102,16 @@ def comma_separated(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-#: Options that are fields of `RunSettings` as they are given.
-_FIELDS = (
-    *("seeds", "first_seed", "budget", "budget_unit", "charge_prm", "suite"),
-    *("model", "process_reward", "outcome_model", "precision"),
-)
-
-
 def settings_flags(given: argparse.Namespace) -> dict[str, Any]:
-    """Fields of `RunSettings` that the command line names."""
-    flags = {name: value for name in _FIELDS if (value := vars(given)[name]) is not None}
-    methods = vars(given).get("methods")
-    if methods is not None:
-        flags["methods"] = comma_separated(methods)
-    if given.video is not None:
-        flags["video"] = vars(parse_geometry(given.video))
-    if given.weights is not None:
-        flags["weights"] = {"kind": given.weights}
+    """Fields of `RunSettings` that the command line names: options are called as they are."""
+    fields = RunSettings.model_fields.keys() - {"preset"}
+    flags = {name: value for name, value in vars(given).items() if name in fields and value is not None}
+    if "methods" in flags:
+        flags["methods"] = comma_separated(flags["methods"])
+    if "video" in flags:
+        flags["video"] = vars(parse_geometry(flags["video"]))
+    if "weights" in flags:
+        flags["weights"] = {"kind": flags["weights"]}
     return flags
 
 

@@ -9,7 +9,6 @@ what is there, and repeats trials whose process was killed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from benchmarks.commandline import run_program
 from benchmarks.display import say
 from benchmarks.locking import alone, turn
 from benchmarks.records import replace_text
+from benchmarks.run import launched
 from benchmarks.settings import SettingsError
 from benchmarks.sweeping.choosing import are_over, best_trial, finalists_of, trials_of
 from benchmarks.sweeping.final import FINALS_FOLDER, Final
@@ -42,7 +42,7 @@ def main(typed: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched():
         raise SettingsError(
             "a sweep runs one process a trial: start it without accelerate launch, and give --workers"
         )

@@ -42,14 +42,11 @@ class SweepTracker(Mirror):
     def _remedy(self) -> str:
         return "the same command sends the rest"
 
-    def _parent_tags(self) -> dict[str, str]:
-        return self._tags()
-
     def _views(self) -> list[View]:
         spaces = [[parameter.name for parameter in self.plan.spaces[method]] for method in self.plan.methods]
         return [sweep_view(self.plan.study, suite_named(self.plan.base.suite).headline, spaces)]
 
-    def _tags(self) -> dict[str, str]:
+    def _parent_tags(self) -> dict[str, str]:
         base = self.plan.base
         return {"phase": "sweep", "study": self.plan.study, "suite": base.suite, "preset": base.preset}
 
@@ -94,10 +91,8 @@ class SweepTracker(Mirror):
     def _sync_final(self, finalist: Finalist, seed: int, closing: bool) -> None:
         """Copies what is new of one finalist's run with one seed of the final."""
         folder = run_folder(self.output / FINALS_FOLDER, finalist.name, seed)
-        state, key = (
-            run_state(folder),
-            (finalist.name, seed),
-        )  # before the rows: a finished run has all of its own
+        key = (finalist.name, seed)
+        state = run_state(folder)  # before the rows: a finished run has all of its own
         if state == "waiting" or (key in self._children and self._children[key].ended):
             return
         ended = state in _FINAL_STATUS
@@ -105,7 +100,7 @@ class SweepTracker(Mirror):
             named = {"method": finalist.method, "trial": str(finalist.trial.number), "seed": str(seed)}
             run_id = self._create_child(
                 f"{finalist.method} trial {finalist.trial.number} final seed {seed}",
-                {**self._tags(), "phase": "final", "state": state, **named},
+                {**self._parent_tags(), "phase": "final", "state": state, **named},
             )
             self._params(run_id, {**finalist.trial.params, **named})
             self._children[key] = Child(run_id)
@@ -120,7 +115,12 @@ class SweepTracker(Mirror):
         """A trial's child for each seed, all of one MLflow run, made when the trial is first seen."""
         keys = {seed: (folder.name, seed) for seed in self.plan.seeds}
         if any(key not in self._children for key in keys.values()):
-            tags = {**self._tags(), "method": sheet.method, "trial": str(sheet.number), "state": sheet.state}
+            tags = {
+                **self._parent_tags(),
+                "method": sheet.method,
+                "trial": str(sheet.number),
+                "state": sheet.state,
+            }
             run_id = self._create_child(f"{sheet.method} trial {sheet.number}", tags)
             self._params(run_id, {**sheet.values, "method": sheet.method, "trial": sheet.number})
             self._children |= {key: Child(run_id) for key in keys.values()}
