@@ -54,15 +54,15 @@ def resumed_file(given: argparse.Namespace) -> Path:
     """
     if given.output is None:
         raise SettingsError("--resume needs --output, the folder of the run to go on with")
-    file: Path = given.output / SETTINGS_FILE
-    if not file.is_file():
-        raise SettingsError(f"--resume: {str(given.output)!r} holds no run ({SETTINGS_FILE} is missing)")
     for name, value in vars(given).items():
         if name not in _WITH_RESUME and value not in (None, [], False):
             raise SettingsError(
                 f"--resume goes on with the run's own settings; give only --output and --workers, not "
                 f"--{name.replace('_', '-')}"
             )
+    file: Path = given.output / SETTINGS_FILE
+    if not file.is_file():
+        raise SettingsError(f"--resume: {str(given.output)!r} holds no run ({SETTINGS_FILE} is missing)")
     return file
 
 
