@@ -2,6 +2,7 @@
 
 This package reads what `python -m benchmarks.run` wrote and imports no other package of the project:
 
+- `schema`: how files, columns, components, metrics and units are called; what writes them reads it too
 - `records`, `combine`: a run's folder as data frames, with what is missing said in words; several as one
 - `curves`, `costs`: means over evaluated videos per seed and iteration; the compute spent up to each
 - `statistics`: metrics, estimates and intervals over seeds; `power`: how many seeds the next benchmark needs
@@ -9,5 +10,6 @@ This package reads what `python -m benchmarks.run` wrote and imports no other pa
 - `convergence`, `alignment`, `hacking`, `guidance`: the evidence, one subject each
 - `tables`, `plots`, `videos`: how the evidence looks; `page`, `report`: all of it in one page
 
-Command lines, each for one run or several: `python -m analysis.report`, `.convergence`, `.alignment`, `.power`.
+Command lines, each for one run or several: `python -m analysis.report`, `.convergence`, `.alignment`, `.power`,
+`.process_cost`.
 """

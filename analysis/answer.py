@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis import text
-from analysis.convergence import SHARES, UNDECIDED, Convergence, Speed, convergence
-from analysis.costs import PRM_TRAINING, budget
+from analysis.convergence import SHARES, UNDECIDED, Convergence, Speed
+from analysis.costs import spending
 from analysis.curves import final_values, run_status
-from analysis.records import Run
+from analysis.records import Records
+from analysis.schema import PRM_TRAINING
 from analysis.statistics import Difference, Interval, paired_gain, pairwise_differences
 
 FEW_SEEDS = 5
@@ -55,15 +56,14 @@ class Answer:
         return " ".join(filter(None, [self.ending, self.speed]))
 
 
-def answer(run: Run, finals: pd.DataFrame | None = None, course: Convergence | None = None) -> Answer:
+def answer(run: Records, course: Convergence) -> Answer:
     """Answer a run's question from its records; works for any part of a run, saying what cannot be said."""
-    values = final_values(run) if finals is None else finals
+    values = final_values(run)
     split = run.splits[0] if run.splits else "held_out"
     headline = values[(values["reward"] == run.suite.headline) & (values["split"] == split)]
     standings = _standings(run, headline)
     groups = {entry.method: _of(headline, entry.method)["final"].to_numpy() for entry in standings}
     differences = tuple(pairwise_differences(groups))
-    course = convergence(run) if course is None else course
     return Answer(
         question=_question(run, split),
         ending=_sentence(run, standings, differences, split),
@@ -78,7 +78,7 @@ def _of(values: pd.DataFrame, method: str) -> pd.DataFrame:
     return values[values["method"] == method]
 
 
-def _standings(run: Run, headline: pd.DataFrame) -> tuple[Standing, ...]:
+def _standings(run: Records, headline: pd.DataFrame) -> tuple[Standing, ...]:
     entries = []
     for method in run.methods:
         seeds = _of(headline, method)
@@ -88,11 +88,11 @@ def _standings(run: Run, headline: pd.DataFrame) -> tuple[Standing, ...]:
     return tuple(sorted(entries, key=lambda entry: -entry.final))
 
 
-def _headline(run: Run) -> str:
+def _headline(run: Records) -> str:
     return text.reward_name(run.suite.headline)
 
 
-def _question(run: Run, split: str) -> str:
+def _question(run: Records, split: str) -> str:
     trained = run.suite.role(run.suite.headline) == "training"
     kind = "which they were trained on" if trained else "which none was trained on"
     prompts = (
@@ -107,7 +107,7 @@ def _question(run: Run, split: str) -> str:
 
 
 def _sentence(
-    run: Run, standings: tuple[Standing, ...], differences: tuple[Difference, ...], split: str
+    run: Records, standings: tuple[Standing, ...], differences: tuple[Difference, ...], split: str
 ) -> str:
     if not standings:
         asked = text.listed(run.methods, "or")
@@ -165,7 +165,7 @@ def _some(names: list[str], last: str = "and") -> str:
     return text.listed(names, last) if len(names) <= NAMED else f"{len(names)} others"
 
 
-def _speed(run: Run, course: Convergence) -> str:
+def _speed(run: Records, course: Convergence) -> str:
     """Who reaches the baseline's end sooner, in the budget's unit; empty for a single method."""
     if len(run.methods) < 2:
         return ""
@@ -245,7 +245,7 @@ def _seed_range(standings: tuple[Standing, ...]) -> str:
     return f"{counts[0]} to {counts[-1]} seeds each"
 
 
-def _limits(run: Run, standings: tuple[Standing, ...], split: str, course: Convergence) -> list[str]:
+def _limits(run: Records, standings: tuple[Standing, ...], split: str, course: Convergence) -> list[str]:
     limits = []
     if split != "held_out":
         limits.append("No held-out prompts were evaluated, so the answer is about the training prompts.")
@@ -285,9 +285,9 @@ def _limits(run: Run, standings: tuple[Standing, ...], split: str, course: Conve
     return limits
 
 
-def _uncharged(run: Run, methods: list[str]) -> list[str]:
+def _uncharged(run: Records, methods: list[str]) -> list[str]:
     """Training a process reward model that costs more than a twentieth of a run and is not in the budget."""
-    spent = budget(run)
+    spent = spending(run)
     parts = spent.parts[(spent.parts["quantity"] == "tflops") & spent.parts["method"].isin(methods)]
     paid = parts[parts["component"] == PRM_TRAINING].set_index("method")["value"]
     if run.charges_prm or not len(paid):

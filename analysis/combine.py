@@ -11,7 +11,8 @@ import pandas as pd
 
 from analysis import text
 from analysis.curves import seed_means
-from analysis.records import BASE, RecordError, Run, load_run
+from analysis.records import RecordError, Records, load_run
+from analysis.schema import BASE
 from analysis.settings import differing, flatten
 
 FREE = (
@@ -37,7 +38,7 @@ BASE_TOLERANCE = 0.1
 _COLUMNS = ["split", "prompt", "sample", "reward"]
 
 
-def load_runs(paths: Sequence[Path | str]) -> Run:
+def load_runs(paths: Sequence[Path | str]) -> Records:
     """Read one run, or several that can be compared, as one.
 
     Raises:
@@ -50,7 +51,7 @@ def load_runs(paths: Sequence[Path | str]) -> Run:
     return combine([load_run(path) for path in paths])
 
 
-def combine(runs: Sequence[Run]) -> Run:
+def combine(runs: Sequence[Records]) -> Records:
     """Several runs as one: records joined, the base model's those of the first. Raises as `load_runs`."""
     first = runs[0]
     if len(runs) == 1:
@@ -93,7 +94,7 @@ def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     return free
 
 
-def _same_settings(first: Run, other: Run) -> None:
+def _same_settings(first: Records, other: Records) -> None:
     """Compare what both record, and the suite whole: an older run that lacks a setting is not refused for it."""
     ours, theirs = _comparable(first.settings), _comparable(other.settings)
     lines = []
@@ -116,8 +117,8 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _methods_once(runs: Sequence[Run]) -> None:
-    given: dict[str, tuple[Run, Mapping[str, Any]]] = {}
+def _methods_once(runs: Sequence[Records]) -> None:
+    given: dict[str, tuple[Records, Mapping[str, Any]]] = {}
     for run in runs:
         for name, entry in (run.settings.get("method_settings") or {}).items():
             before, kept = given.setdefault(str(name), (run, entry))
@@ -133,8 +134,8 @@ def _methods_once(runs: Sequence[Run]) -> None:
                 )
 
 
-def _seeds_once(runs: Sequence[Run]) -> None:
-    seen: dict[tuple[str, int], Run] = {}
+def _seeds_once(runs: Sequence[Records]) -> None:
+    seen: dict[tuple[str, int], Records] = {}
     for run in runs:
         for method in run.methods:
             for seed in run.seeds(method):
@@ -146,7 +147,7 @@ def _seeds_once(runs: Sequence[Run]) -> None:
                     )
 
 
-def _base(first: Run, other: Run) -> list[str]:
+def _base(first: Records, other: Records) -> list[str]:
     """Sentences on the base model's evaluations; RecordError where they are not those of one model."""
     values = [
         run.evaluations.loc[run.evaluations["method"] == BASE, [*_COLUMNS, "value"]].astype(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from analysis.combine import load_runs
-from analysis.records import RecordError, Run
+from analysis.records import RecordError, Records
+from analysis.schema import SETTINGS_FILE
 
-Work = Callable[[Run, Path, str | None], str]
+Work = Callable[[Records, Path, str | None], str]
 """Analyses a run into an output folder, against a baseline where that has a meaning; returns what to print."""
 
 
@@ -63,7 +64,7 @@ def output_folder(runs: Sequence[Path], given: Path | None) -> Path:
     output = runs[0] if given is None else given
     if output.exists() and not output.is_dir():
         raise RecordError(f"--output {output} is a file; name a folder")
-    if len(runs) > 1 and (output / "settings.yaml").is_file():
+    if len(runs) > 1 and (output / SETTINGS_FILE).is_file():
         raise RecordError(
             f"--output {output} holds a run, whose own report this would replace; name another folder"
         )

@@ -15,15 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.curves import run_status
-from analysis.records import BASE, UNITS, Run
-
-CHARGED = ("rollout", "update", "process_reward", "decoder", "outcome_rewards")
-"""Components of the ledger that count towards a budget."""
-
-EVALUATION, PRM_TRAINING, WHOLE = "evaluation", "process_reward_training", "whole"
-SUMMED = ("videos", "nfe", "tflops")
-"""Units that are added over the charged components; seconds are those of whole iterations."""
+from analysis.curves import counted
+from analysis.records import Records, once
+from analysis.schema import BASE, CHARGED, PEAK_MEMORY, PRM_TRAINING, SUMMED, UNITS, WHOLE
 
 MATCHED = 0.05
 """Totals within this share of each other count as one budget."""
@@ -31,7 +25,8 @@ MATCHED = 0.05
 _KEYS = ["method", "seed", "iteration"]
 
 
-def cumulative_costs(run: Run) -> pd.DataFrame:
+@once
+def cumulative_costs(run: Records) -> pd.DataFrame:
     """Cost after each iteration: columns method, seed, iteration and one for each of `UNITS`, NaN if unknown.
 
     Iteration 0 is the start: zero, or the process reward model's training where it is charged to a method.
@@ -49,7 +44,7 @@ def cumulative_costs(run: Run) -> pd.DataFrame:
     return table[[*_KEYS, *UNITS]]
 
 
-def _steps(run: Run) -> pd.DataFrame:
+def _steps(run: Records) -> pd.DataFrame:
     """Every (method, seed, iteration) that was trained, from 0."""
     last: dict[tuple[str, int], int] = dict(run.last_evaluated)
     parts = [frame for frame in (run.iterations, run.ledger) if len(frame)]
@@ -72,20 +67,20 @@ def _steps(run: Run) -> pd.DataFrame:
     ).astype({"method": "str", "seed": "int64", "iteration": "int64"})
 
 
-def _spent(run: Run) -> pd.DataFrame:
+def _spent(run: Records) -> pd.DataFrame:
     """What each iteration used: columns method, seed, iteration, videos, nfe, tflops, seconds."""
     ledger = run.ledger
     if not len(ledger):
         return _seconds_alone(run)
-    counted = ledger["component"].isin(CHARGED) & ledger["quantity"].isin(SUMMED)
-    counted |= (ledger["component"] == WHOLE) & (ledger["quantity"] == "seconds")
-    sums = ledger[counted].groupby([*_KEYS, "quantity"], observed=True)["value"].sum().unstack()
+    charged = ledger["component"].isin(CHARGED) & ledger["quantity"].isin(SUMMED)
+    charged |= (ledger["component"] == WHOLE) & (ledger["quantity"] == "seconds")
+    sums = ledger[charged].groupby([*_KEYS, "quantity"], observed=True)["value"].sum().unstack()
     frame = sums.reindex(columns=[*SUMMED, "seconds"]).reset_index()
     frame["method"] = frame["method"].astype("str")
     return frame
 
 
-def _seconds_alone(run: Run) -> pd.DataFrame:
+def _seconds_alone(run: Records) -> pd.DataFrame:
     """Without a ledger: the metric `seconds`, which counts from the start of training, as differences."""
     frame = run.iterations[run.iterations["metric"] == "seconds"]
     frame = frame[[*_KEYS, "value"]].astype({"method": "str", "seed": "int64", "iteration": "int64"})
@@ -95,7 +90,7 @@ def _seconds_alone(run: Run) -> pd.DataFrame:
     return frame.assign(**unknown, seconds=frame["total"] - before).drop(columns="total")
 
 
-def _with_prm(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+def _with_prm(run: Records, table: pd.DataFrame) -> pd.DataFrame:
     trained = run.ledger[run.ledger["component"] == PRM_TRAINING]
     sums = trained.groupby(["method", "seed", "quantity"], observed=True)["value"].sum().reset_index()
     for method, seed, quantity, value in sums.itertuples(index=False):
@@ -111,24 +106,21 @@ def known_units(costs: pd.DataFrame) -> tuple[str, ...]:
     return tuple(unit for unit in UNITS if len(trained) and bool(trained[unit].notna().all()))
 
 
-def with_costs(curves: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+def with_costs(run: Records, curves: pd.DataFrame) -> pd.DataFrame:
     """Curves (method, seed, iteration, ...) with the cost of their points in every unit; the base is left out."""
     trained = curves[curves["method"] != BASE]
-    return trained.merge(costs, on=_KEYS, how="left")
+    return trained.merge(cumulative_costs(run), on=_KEYS, how="left")
 
 
-def totals(run: Run, costs: pd.DataFrame | None = None) -> pd.DataFrame:
+def totals(run: Records) -> pd.DataFrame:
     """What each seed that counts used in all: columns method, seed and one for each of `UNITS`."""
-    spent = cumulative_costs(run) if costs is None else costs
+    spent = cumulative_costs(run)
     last = spent.loc[spent.groupby(["method", "seed"])["iteration"].idxmax()]
-    status = run_status(run)
-    counted = status.loc[status["counted"].astype(bool), ["method", "seed"]]
-    kept = last.merge(counted.astype({"seed": "int64"}), on=["method", "seed"], how="inner")
-    return kept[["method", "seed", *UNITS]].reset_index(drop=True)
+    return counted(run, last)[["method", "seed", *UNITS]].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
-class Budget:
+class Spending:
     """Compute of a run's methods.
 
     Attributes:
@@ -149,9 +141,9 @@ class Budget:
         return self.spread <= MATCHED
 
 
-def budget(run: Run, costs: pd.DataFrame | None = None) -> Budget:
+def spending(run: Records) -> Spending:
     """What each method used, and whether that was the same for all."""
-    each = totals(run, costs)
+    each = totals(run)
     means = (
         each.groupby("method")[list(UNITS)]
         .mean()
@@ -161,23 +153,23 @@ def budget(run: Run, costs: pd.DataFrame | None = None) -> Budget:
     used = means[unit] if unit in means and len(means) else pd.Series([math.nan])
     lowest = float(used.min())
     spread = float(used.max()) / lowest - 1 if lowest > 0 else math.nan
-    return Budget(means, _parts(run, each), unit, spread)
+    return Spending(means, _parts(run, each), unit, spread)
 
 
-def _parts(run: Run, each: pd.DataFrame) -> pd.DataFrame:
+def _parts(run: Records, each: pd.DataFrame) -> pd.DataFrame:
     """Sums over iterations (largest for memory) of every component and quantity, means over counted seeds."""
     keys = ["method", "component", "quantity"]
     if not len(run.ledger):
         return pd.DataFrame(columns=[*keys, "value"])
     ledger = run.ledger.groupby(["method", "seed", "component", "quantity"], observed=True)["value"]
     frame = ledger.agg(["sum", "max"]).reset_index().astype(dict.fromkeys(keys, "str"))
-    frame["value"] = frame["sum"].where(frame["quantity"] != "peak_memory_mb", frame["max"])
+    frame["value"] = frame["sum"].where(frame["quantity"] != PEAK_MEMORY, frame["max"])
     seeds = pd.concat([each[["method", "seed"]], pd.DataFrame({"method": [BASE], "seed": [0]})])
     frame = frame.merge(seeds, on=["method", "seed"], how="inner")
     return frame.groupby(keys)["value"].mean().reset_index()
 
 
-def budget_frame(found: Budget) -> pd.DataFrame:
+def spending_frame(found: Spending) -> pd.DataFrame:
     """Totals and parts as one tidy frame: method, component (`charged` for totals), quantity, value."""
     whole = found.totals.reset_index().melt("method", var_name="quantity").dropna()
     frames: Sequence[pd.DataFrame] = [whole.assign(component="charged"), found.parts]

@@ -8,49 +8,86 @@ Only seeds that finished count in a mean: a curve whose seeds drop out on the wa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.records import BASE, Run
+from analysis.records import Records, once
+from analysis.schema import BASE, FINISHED, RUN_COLUMNS
 from analysis.statistics import half_width
 
+_CURVE = ["method", "seed", "iteration", "split", "reward"]
 BAND = ("mean", "low", "high", "least", "most", "n")
 
 
-def seed_means(run: Run) -> pd.DataFrame:
+@once
+def seed_means(run: Records) -> pd.DataFrame:
     """Mean over videos: columns method, seed, iteration, split, reward, value.
 
     The base model's means are repeated as iteration 0 of every trained seed that has none of its own. A
     mean with a NaN among its videos is NaN.
     """
-    return run.means.copy()
+    grouped = run.evaluations.groupby(_CURVE, observed=True)["value"].agg(["mean", "count", "size"])
+    means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
+    for name in ("method", "split", "reward"):
+        means[name] = means[name].astype(str)
+    base = means[means["method"] == BASE].drop(columns=["method", "seed", "iteration"])
+    trained = means[means["method"] != BASE]
+    pairs = pd.concat([trained[["method", "seed"]], run.runs[["method", "seed"]]]).drop_duplicates()
+    starts = pairs.merge(base, how="cross").assign(iteration=0)[means.columns]
+    parts = [part for part in (means, starts) if len(part)]
+    curves = pd.concat(parts).drop_duplicates(_CURVE, keep="first") if parts else means
+    curves = curves.astype({"seed": "int64", "iteration": "int64"})
+    return curves.sort_values(_CURVE, ignore_index=True)
 
 
-def run_status(run: Run) -> pd.DataFrame:
+@once
+def run_status(run: Records) -> pd.DataFrame:
     """One row per (method, seed) asked for or recorded: runs.csv with `counted` and `evaluated` added.
 
     `evaluated` is the last iteration with an evaluation. A seed is `counted` when its status is "finished";
     where runs.csv is missing, when it was evaluated as late as the latest seed of its method.
     """
-    return run.status.copy()
+    last = run.last_evaluated
+    known = {(str(row["method"]), int(row["seed"])): row for row in run.runs.to_dict("records")}
+    rows = []
+    for method in run.methods:
+        latest = max((at for (name, _), at in last.items() if name == method), default=0)
+        for seed in run.seeds(method):
+            evaluated = last.get((method, seed), 0)
+            row: dict[Any, Any] = {"status": "no record", "iterations": evaluated, "error": ""}
+            if (method, seed) in known:
+                row = known[method, seed]
+                counted = row["status"] == FINISHED and evaluated > 0
+            else:
+                row["status"] = "unknown" if evaluated else "no record"
+                counted = not known and 0 < evaluated == latest
+            own = {"method": method, "seed": seed, "evaluated": evaluated, "counted": counted}
+            rows.append({**row, **own})
+    return pd.DataFrame(rows, columns=[*RUN_COLUMNS, "evaluated", "counted"])
 
 
-def counted_curves(run: Run, curves: pd.DataFrame | None = None) -> pd.DataFrame:
-    """`seed_means` of the seeds that count."""
-    means = seed_means(run) if curves is None else curves
+def counted(run: Records, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a frame with method and seed, of the seeds that count."""
     status = run_status(run)
-    counted = status.loc[status["counted"], ["method", "seed"]]
-    return means.merge(counted.astype({"seed": "int64"}), on=["method", "seed"], how="inner")
+    seeds = status.loc[status["counted"].astype(bool), ["method", "seed"]].astype({"seed": "int64"})
+    return frame.merge(seeds, on=["method", "seed"], how="inner")
 
 
-def final_values(run: Run, curves: pd.DataFrame | None = None) -> pd.DataFrame:
+def counted_curves(run: Records) -> pd.DataFrame:
+    """`seed_means` of the seeds that count."""
+    return counted(run, seed_means(run))
+
+
+@once
+def final_values(run: Records) -> pd.DataFrame:
     """Last evaluation of each seed that counts: method, seed, split, reward, iteration, base, final, gain."""
-    means = seed_means(run) if curves is None else curves
+    means = seed_means(run)
     base = means[means["method"] == BASE].set_index(["split", "reward"])["value"].rename("base")
-    counted = counted_curves(run, means)
-    last = counted.groupby(["method", "seed", "split", "reward"])["iteration"].idxmax()
-    final = counted.loc[last].rename(columns={"value": "final"})
+    curves = counted_curves(run)
+    last = curves.groupby(["method", "seed", "split", "reward"])["iteration"].idxmax()
+    final = curves.loc[last].rename(columns={"value": "final"})
     final = final.join(base, on=["split", "reward"]).assign(gain=lambda frame: frame["final"] - frame["base"])
     return final[["method", "seed", "split", "reward", "iteration", "base", "final", "gain"]].reset_index(
         drop=True

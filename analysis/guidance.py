@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.curves import run_status
-from analysis.records import Run
+from analysis.curves import counted
+from analysis.records import Records
+from analysis.schema import GRADIENT_SHARE, GUIDED, PROCESS_ACCURACY, UNGUIDED
 from analysis.statistics import Interval, mean_interval
 
-GUIDED, UNGUIDED = "diagnostic/guided/", "diagnostic/unguided/"
-ACCURACY, SHARE = "diagnostic/process_accuracy/", "diagnostic/gradient_share/"
 _KEYS = ["method", "seed", "iteration"]
 
 
@@ -52,19 +51,17 @@ class Accuracy:
     change: Interval
 
 
-def diagnostic(run: Run, prefix: str, name: str) -> pd.DataFrame:
+def diagnostic(run: Records, prefix: str, name: str) -> pd.DataFrame:
     """Counted seeds' values of the metrics that begin with `prefix`: columns method, seed, iteration, `name`, value."""
     names = [metric for metric in run.iterations["metric"].unique() if str(metric).startswith(prefix)]
     chosen = run.iterations[run.iterations["metric"].isin(names)]
     ends = chosen["metric"].astype(str).str[len(prefix) :]
     frame = chosen[[*_KEYS, "value"]].assign(**{name: ends})
     frame = frame.astype({"method": str, "seed": "int64", "iteration": "int64", "value": "float64"})
-    status = run_status(run)
-    counted = status.loc[status["counted"].astype(bool), ["method", "seed"]].astype({"seed": "int64"})
-    return frame.dropna(subset=["value"]).merge(counted, on=["method", "seed"], how="inner")
+    return counted(run, frame.dropna(subset=["value"]))
 
 
-def gap_frame(run: Run) -> pd.DataFrame:
+def gap_frame(run: Records) -> pd.DataFrame:
     """Columns method, seed, iteration, reward, guided, unguided, gap, where both were measured."""
     guided = diagnostic(run, GUIDED, "reward").rename(columns={"value": "guided"})
     unguided = diagnostic(run, UNGUIDED, "reward").rename(columns={"value": "unguided"})
@@ -72,9 +69,9 @@ def gap_frame(run: Run) -> pd.DataFrame:
     return both.assign(gap=both["guided"] - both["unguided"]).sort_values(_KEYS, ignore_index=True)
 
 
-def gaps(run: Run, frame: pd.DataFrame | None = None) -> list[Gap]:
+def gaps(run: Records) -> list[Gap]:
     """One entry per (guided method, reward)."""
-    every = gap_frame(run) if frame is None else frame
+    every = gap_frame(run)
     found = []
     for method in run.methods:
         own = every[every["method"] == method]
@@ -92,15 +89,15 @@ def gaps(run: Run, frame: pd.DataFrame | None = None) -> list[Gap]:
     return found
 
 
-def accuracy_frame(run: Run) -> pd.DataFrame:
+def accuracy_frame(run: Records) -> pd.DataFrame:
     """Columns method, seed, iteration, sigma (a number), value."""
-    frame = diagnostic(run, ACCURACY, "sigma")
+    frame = diagnostic(run, PROCESS_ACCURACY, "sigma")
     return frame.assign(sigma=pd.to_numeric(frame["sigma"])).sort_values([*_KEYS, "sigma"], ignore_index=True)
 
 
-def accuracies(run: Run, frame: pd.DataFrame | None = None) -> list[Accuracy]:
+def accuracies(run: Records) -> list[Accuracy]:
     """One entry per (method, noise level), from noise to video."""
-    every = accuracy_frame(run) if frame is None else frame
+    every = accuracy_frame(run)
     found = []
     for method in run.methods:
         own = every[every["method"] == method]
@@ -111,9 +108,9 @@ def accuracies(run: Run, frame: pd.DataFrame | None = None) -> list[Accuracy]:
     return found
 
 
-def share_frame(run: Run) -> pd.DataFrame:
+def share_frame(run: Records) -> pd.DataFrame:
     """Shares of the terms of a loss in its gradient: columns method, seed, iteration, term, value."""
-    return diagnostic(run, SHARE, "term").sort_values(_KEYS, ignore_index=True)
+    return diagnostic(run, GRADIENT_SHARE, "term").sort_values(_KEYS, ignore_index=True)
 
 
 def _ends(frame: pd.DataFrame, column: str) -> pd.DataFrame:

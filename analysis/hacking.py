@@ -15,11 +15,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.curves import counted_curves, seed_means
-from analysis.records import BASE, Run
+from analysis.records import Records, once
+from analysis.schema import BASE, KL_TO_BASE
 from analysis.statistics import Interval, mean_interval
-
-KL = "diagnostic/kl_to_base"
-"""Nats per video, of the whole path under the memoryless SDE; recorded at evaluations."""
 
 DIVERSITY = "diversity"
 _KEYS = ["method", "seed", "iteration"]
@@ -44,20 +42,21 @@ class Course:
     gain: Interval
 
 
-def proxy_frame(run: Run, curves: pd.DataFrame | None = None) -> pd.DataFrame:
+@once
+def proxy_frame(run: Records) -> pd.DataFrame:
     """Standardised gains of every counted seed over training.
 
     Columns method, seed, iteration; `training` (weighted mean of the training rewards, on training prompts),
     `training_held_out` (the same on held-out prompts), `headline` (on held-out prompts) and `gap` (training less
     headline), in standard deviations of the base model's videos. NaN where the base or a split is missing.
     """
-    means = seed_means(run) if curves is None else curves
+    means = seed_means(run)
     spread = _base_spread(run)
     base = means[means["method"] == BASE].set_index(["split", "reward"])["value"]
-    counted = counted_curves(run, means).set_index([*_KEYS, "split", "reward"])["value"]
-    if not len(counted):
+    curves = counted_curves(run).set_index([*_KEYS, "split", "reward"])["value"]
+    if not len(curves):
         return pd.DataFrame(columns=[*_KEYS, "training", "training_held_out", "headline", "gap"])
-    wide = counted.unstack(["split", "reward"])
+    wide = curves.unstack(["split", "reward"])
     standard = (wide - base.reindex(wide.columns)) / spread.reindex(wide.columns)
     frame = pd.DataFrame(index=wide.index)
     for name, split in (("training", "train"), ("training_held_out", "held_out")):
@@ -68,7 +67,7 @@ def proxy_frame(run: Run, curves: pd.DataFrame | None = None) -> pd.DataFrame:
     return frame.reset_index()
 
 
-def _base_spread(run: Run) -> pd.Series:
+def _base_spread(run: Records) -> pd.Series:
     """Standard deviation of each reward over the base model's videos, by split and reward; NaN where it is 0."""
     base = run.evaluations[run.evaluations["method"] == BASE]
     spread = base.groupby(["split", "reward"], observed=True)["value"].std(ddof=1)
@@ -78,7 +77,7 @@ def _base_spread(run: Run) -> pd.Series:
     return spread.where(spread > 0)
 
 
-def _weighted(standard: pd.DataFrame, run: Run, split: str) -> pd.Series:
+def _weighted(standard: pd.DataFrame, run: Records, split: str) -> pd.Series:
     weights = {reward: weight for reward, weight in run.suite.training.items() if (split, reward) in standard}
     if len(weights) < len(run.suite.training) or not weights:
         return pd.Series(math.nan, index=standard.index)
@@ -87,32 +86,32 @@ def _weighted(standard: pd.DataFrame, run: Run, split: str) -> pd.Series:
     return pd.Series(own.to_numpy() @ amounts / np.abs(amounts).sum(), index=standard.index)
 
 
-def kl_frame(run: Run) -> pd.DataFrame:
+def kl_frame(run: Records) -> pd.DataFrame:
     """Distance to the base model: columns method, seed, iteration, value; 0 at the start. Empty if not recorded."""
-    frame = run.iterations.loc[run.iterations["metric"] == KL, [*_KEYS, "value"]]
+    frame = run.iterations.loc[run.iterations["metric"] == KL_TO_BASE, [*_KEYS, "value"]]
     frame = frame.astype({"method": str, "seed": "int64", "iteration": "int64", "value": "float64"})
     starts = frame[["method", "seed"]].drop_duplicates().assign(iteration=0, value=0.0)
     every = pd.concat([frame, starts]).drop_duplicates(_KEYS, keep="first")
     return every.sort_values(_KEYS, ignore_index=True)
 
 
-def reward_and_kl(run: Run, curves: pd.DataFrame | None = None) -> pd.DataFrame:
+def reward_and_kl(run: Records) -> pd.DataFrame:
     """Headline reward on held-out prompts (`value`) and distance to the base (`kl`) where both were measured."""
-    here = _headline(run, curves)
+    here = _headline(run)
     return here.merge(kl_frame(run).rename(columns={"value": "kl"}), on=_KEYS, how="inner")
 
 
-def _headline(run: Run, curves: pd.DataFrame | None) -> pd.DataFrame:
-    means = counted_curves(run, curves)
+def _headline(run: Records) -> pd.DataFrame:
+    means = counted_curves(run)
     split = run.splits[0] if run.splits else "held_out"
     chosen = (means["split"] == split) & (means["reward"] == run.suite.headline)
     return means.loc[chosen, [*_KEYS, "value"]]
 
 
-def courses(run: Run, curves: pd.DataFrame | None = None, proxy: pd.DataFrame | None = None) -> list[Course]:
+def courses(run: Records) -> list[Course]:
     """One entry a method with a finished seed, in the run's order."""
-    headline = _headline(run, curves).dropna(subset=["value"])
-    gaps = proxy_frame(run, curves) if proxy is None else proxy
+    headline = _headline(run).dropna(subset=["value"])
+    gaps = proxy_frame(run)
     distance = kl_frame(run)
     found = []
     for method in run.methods:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from analysis import style, text
 from analysis.answer import Answer
 from analysis.plots.training import constant_metrics, training_metrics
-from analysis.records import Run
+from analysis.records import Records
 from analysis.tables.text_table import TextTable
 
 _TYPES = {".png": "image/png", ".webp": "image/webp"}
@@ -76,7 +76,7 @@ def filled(parts: Sequence[Part | None]) -> list[Part]:
     return kept
 
 
-def render(run: Run, found: Answer, sections: Sequence[Section], missing: Sequence[str]) -> str:
+def render(run: Records, found: Answer, sections: Sequence[Section], missing: Sequence[str]) -> str:
     """The whole page. Sections without parts are left out."""
     environment = Environment(
         loader=PackageLoader("analysis"),
@@ -100,12 +100,12 @@ def render(run: Run, found: Answer, sections: Sequence[Section], missing: Sequen
     )
 
 
-def _metrics(run: Run) -> list[tuple[str, str]]:
+def _metrics(run: Records) -> list[tuple[str, str]]:
     shown = {*training_metrics(run), *constant_metrics(run)}
     return [entry for name, entry in text.METRICS.items() if name in shown]
 
 
-def _glossary(run: Run) -> list[tuple[str, str, str]]:
+def _glossary(run: Records) -> list[tuple[str, str, str]]:
     """(name, role, meaning) of each reward that the suite lists or the records hold."""
     names = dict.fromkeys([*run.rewards, *run.suite.held_out, *run.suite.training])
     entries = []
@@ -116,6 +116,6 @@ def _glossary(run: Run) -> list[tuple[str, str, str]]:
             role, "not in the suite"
         )
         headline = "; answers the question" if name == run.suite.headline else ""
-        meaning = text.reward_description(name, run.suite.descriptions)
+        meaning = run.suite.descriptions.get(name, "No description was recorded with this run.")
         entries.append((text.reward_name(name), words + headline, meaning))
     return entries

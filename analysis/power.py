@@ -20,8 +20,9 @@ from analysis.combine import load_runs
 from analysis.convergence import Curves, check_baseline, curve_arrays
 from analysis.costs import cumulative_costs, known_units, with_costs
 from analysis.curves import counted_curves
-from analysis.records import UNITS, RecordError, Run
-from analysis.statistics import Plan, log_cost_spread, seeds_needed
+from analysis.records import RecordError, Records
+from analysis.schema import UNITS
+from analysis.statistics import SeedPlan, log_cost_spread, seeds_needed
 from analysis.tables.text_table import TextTable, to_text
 
 RATIOS = (1.25, 1.66)
@@ -44,12 +45,12 @@ class Need:
     method: str
     spread: float
     upper: float
-    plans: tuple[Plan, ...]
-    cautious: tuple[Plan, ...]
+    plans: tuple[SeedPlan, ...]
+    cautious: tuple[SeedPlan, ...]
 
 
 def power_note(
-    run: Run, baseline: str | None = None, target_fraction: float = 0.8, unit: str = "iterations"
+    run: Records, baseline: str | None = None, target_fraction: float = 0.8, unit: str = "iterations"
 ) -> TextTable:
     """Seeds needed to show speed-ups by `RATIOS` with power 0.8, one row per method other than the baseline.
 
@@ -81,15 +82,14 @@ def power_note(
     return TextTable(title, columns, tuple(_row(need) for need in needs), note)
 
 
-def _curves(run: Run, split: str, unit: str) -> dict[str, Curves]:
+def _curves(run: Records, split: str, unit: str) -> dict[str, Curves]:
     """Headline reward of each method's seeds that finished, against their costs in a unit."""
-    costs = cumulative_costs(run)
-    known = known_units(costs)
+    known = known_units(cumulative_costs(run))
     if unit not in known:
         raise RecordError(f"no costs in {unit!r} were recorded in {run.path}: there are {', '.join(known)}")
     means = counted_curves(run)
     chosen = means[(means["split"] == split) & (means["reward"] == run.suite.headline)]
-    joined = with_costs(chosen, costs)
+    joined = with_costs(run, chosen)
     found = {method: curve_arrays(joined[joined["method"] == method], unit) for method in run.methods}
     return {method: curves for method, curves in found.items() if curves is not None}
 
@@ -140,12 +140,12 @@ def _row(need: Need) -> tuple[str, ...]:
     )
 
 
-def _seeds(plan: Plan) -> str:
+def _seeds(plan: SeedPlan) -> str:
     return "over 1000" if plan.seeds is None else str(plan.seeds)
 
 
 def _sentence(
-    run: Run, needs: Sequence[Need], baseline: str, target: float, fraction: float, split: str
+    run: Records, needs: Sequence[Need], baseline: str, target: float, fraction: float, split: str
 ) -> str:
     reward = text.reward_name(run.suite.headline)
     goal = f"{text.number(target)} in {reward} on {text.SPLIT_NAMES[split]} ({fraction:.0%} of {baseline}'s gain)"
@@ -167,7 +167,7 @@ def _sentence(
     return " ".join(sentences)
 
 
-def _span(plans: Sequence[Plan]) -> str:
+def _span(plans: Sequence[SeedPlan]) -> str:
     counts = [math.inf if plan.seeds is None else plan.seeds for plan in plans]
     low, high = min(counts), max(counts)
     ends = ["over 1000" if math.isinf(count) else f"{count:.0f}" for count in (low, high)]

@@ -1,10 +1,10 @@
-"""A run's folder as data frames: the only module that knows how records lie on disk."""
+"""A run's folder as data frames."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,31 +16,23 @@ import pyarrow.parquet as parquet
 import yaml
 from numpy.typing import NDArray
 
-BASE = "base"
-"""The name under which the untrained model's evaluation is recorded."""
-
-FINISHED = "finished"
-"""The status of a run that used its whole budget."""
-
-SPLITS = ("held_out", "train")
-"""Prompt splits, the one that answers the question first."""
-
-EVALUATION_COLUMNS = ("method", "seed", "iteration", "split", "prompt", "sample", "reward", "value")
-ITERATION_COLUMNS = ("method", "seed", "iteration", "metric", "value")
-RUN_COLUMNS = ("method", "seed", "status", "iterations", "train_seconds", "evaluation_seconds", "error")
-LEDGER_COLUMNS = ("method", "seed", "iteration", "component", "quantity", "value")
-UNITS = {
-    "iterations": ("iteration", "iterations"),
-    "videos": ("video", "videos"),
-    "nfe": ("network evaluation", "network evaluations"),
-    "tflops": ("TFLOP", "TFLOP"),
-    "seconds": ("second", "seconds"),
-}
-"""What a budget can be counted in: one and several of each, as words."""
+from analysis.schema import (
+    BASE,
+    COLUMNS,
+    RUN_COLUMNS,
+    RUNS_FILE,
+    SAMPLES_FILE,
+    SETTINGS_FILE,
+    SPLITS,
+    UNITS,
+    Table,
+    in_words,
+    run_folder,
+    table_file,
+)
 
 SETTINGS = ("methods", "seeds", "budget", "budget_unit", "suite")
 SUITE_SETTINGS = ("name", "training", "held_out", "headline")
-_CURVE = ["method", "seed", "iteration", "split", "reward"]
 _TEXT = ("method", "split", "prompt", "reward", "metric", "component", "quantity")
 
 
@@ -49,7 +41,7 @@ class RecordError(ValueError):
 
 
 @dataclass(frozen=True)
-class Suite:
+class RecordedSuite:
     """The rewards of a run: trained on (with weights), held out from it, and the one that answers the question."""
 
     name: str
@@ -76,14 +68,14 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Run:
+class Records:
     """Everything that one run, or several combined, recorded; in `notes` what they did not.
 
     Attributes:
         folders: where the records came from.
         settings: resolved settings; of combined runs, the first's with the methods of all.
         suite: the rewards.
-        evaluations, iterations, ledger: tidy frames, with the columns of `EVALUATION_COLUMNS` and so on.
+        evaluations, iterations, ledger: tidy frames, with the columns of `schema.COLUMNS`.
         runs: one row per (method, seed), how it ended.
         asked: the seeds that were asked for, by method.
         notes: sentences on what is missing or to be minded.
@@ -91,13 +83,14 @@ class Run:
 
     folders: tuple[Path, ...]
     settings: Mapping[str, Any]
-    suite: Suite
+    suite: RecordedSuite
     evaluations: pd.DataFrame
     iterations: pd.DataFrame
     runs: pd.DataFrame
     ledger: pd.DataFrame
     asked: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
+    _frames: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def path(self) -> Path:
@@ -126,15 +119,13 @@ class Run:
 
     @property
     def budget_unit(self) -> str:
-        """What the budget counts: one of `UNITS`."""
+        """What the budget counts, one of `schema.UNITS`."""
         return str(self.settings["budget_unit"])
 
     @property
     def budget(self) -> str:
         """The budget of each run in words, such as `30 iterations` or `2.5 TFLOP`."""
-        amount = float(self.settings["budget"])
-        one, many = UNITS.get(self.budget_unit, (self.budget_unit, self.budget_unit))
-        return f"{amount:,.6g} {one if amount == 1 else many}"
+        return in_words(float(self.settings["budget"]), self.budget_unit)
 
     @property
     def charges_prm(self) -> bool:
@@ -143,11 +134,10 @@ class Run:
 
     def samples(self) -> list[Samples]:
         """Sample videos of the base model, then of each method's first seed that has them."""
-        wanted = [(BASE, 0, BASE)]
-        wanted += [(name, seed, f"{name}-seed{seed}") for name in self.methods for seed in self.seeds(name)]
+        wanted = [(BASE, 0), *((name, seed) for name in self.methods for seed in self.seeds(name))]
         found: dict[str, Samples | None] = {}
-        for method, seed, place in wanted:
-            files = [folder / "runs" / place / "samples.npz" for folder in self.folders]
+        for method, seed in wanted:
+            files = [run_folder(folder, method, seed) / SAMPLES_FILE for folder in self.folders]
             present = [file for file in files if file.is_file()]
             if present and method not in found:
                 found[method] = _samples(present[0], method, seed)
@@ -159,43 +149,6 @@ class Run:
         last = self.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
         return {(str(name), int(seed)): int(at) for name, seed, at in last.itertuples(index=False)}
 
-    @cached_property
-    def means(self) -> pd.DataFrame:
-        """Means over videos; see `curves.seed_means`."""
-        grouped = self.evaluations.groupby(_CURVE, observed=True)["value"].agg(["mean", "count", "size"])
-        means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
-        for name in ("method", "split", "reward"):
-            means[name] = means[name].astype(str)
-        base = means[means["method"] == BASE].drop(columns=["method", "seed", "iteration"])
-        trained = means[means["method"] != BASE]
-        pairs = pd.concat([trained[["method", "seed"]], self.runs[["method", "seed"]]]).drop_duplicates()
-        starts = pairs.merge(base, how="cross").assign(iteration=0)[means.columns]
-        parts = [part for part in (means, starts) if len(part)]
-        curves = pd.concat(parts).drop_duplicates(_CURVE, keep="first") if parts else means
-        curves = curves.astype({"seed": "int64", "iteration": "int64"})
-        return curves.sort_values(_CURVE, ignore_index=True)
-
-    @cached_property
-    def status(self) -> pd.DataFrame:
-        """How every (method, seed) ended; see `curves.run_status`."""
-        last = self.last_evaluated
-        known = {(str(row["method"]), int(row["seed"])): row for row in self.runs.to_dict("records")}
-        rows = []
-        for method in self.methods:
-            latest = max((at for (name, _), at in last.items() if name == method), default=0)
-            for seed in self.seeds(method):
-                evaluated = last.get((method, seed), 0)
-                row: dict[Any, Any] = {"status": "no record", "iterations": evaluated, "error": ""}
-                if (method, seed) in known:
-                    row = known[method, seed]
-                    counted = row["status"] == FINISHED and evaluated > 0
-                else:
-                    row["status"] = "unknown" if evaluated else "no record"
-                    counted = not known and 0 < evaluated == latest
-                own = {"method": method, "seed": seed, "evaluated": evaluated, "counted": counted}
-                rows.append({**row, **own})
-        return pd.DataFrame(rows, columns=[*RUN_COLUMNS, "evaluated", "counted"])
-
     def seeds(self, method: str) -> tuple[int, ...]:
         """Seeds of a method: those asked for and those that left a record."""
         known = self.runs.loc[self.runs["method"] == method, "seed"]
@@ -203,44 +156,57 @@ class Run:
         return tuple(sorted({*self.asked.get(method, ()), *map(int, known), *evaluated}))
 
 
-def load_run(path: Path | str) -> Run:
+def once(compute: Callable[[Records], pd.DataFrame]) -> Callable[[Records], pd.DataFrame]:
+    """A frame that is computed when it is first asked for and kept with the records; every caller gets a copy."""
+
+    @wraps(compute)
+    def kept(run: Records) -> pd.DataFrame:
+        name = f"{compute.__module__}.{compute.__name__}"
+        if name not in run._frames:
+            run._frames[name] = compute(run)
+        return run._frames[name].copy()
+
+    return kept
+
+
+def load_run(path: Path | str) -> Records:
     """Read the folder of a run made by `python -m benchmarks.run`.
 
     Settings and evaluations are needed; without training metrics, ledger or the list of runs the rest still
-    works and `Run.notes` says what is missing. Anything unreadable raises `RecordError`.
+    works and `Records.notes` says what is missing. Anything unreadable raises `RecordError`.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder; give the --output folder of a benchmark run")
-    settings = _settings(folder / "settings.yaml")
-    evaluations = _table(folder / "records" / "evaluations.parquet", EVALUATION_COLUMNS)
+    settings = _settings(folder / SETTINGS_FILE)
+    evaluations = _table(folder, "evaluations")
     if evaluations is None:
         raise RecordError(
-            f"{folder / 'records' / 'evaluations.parquet'}: not there, so nothing was evaluated in this run; "
+            f"{table_file(folder, 'evaluations')}: not there, so nothing was evaluated in this run; "
             "run the benchmark again, or resume it"
         )
     notes = []
-    iterations = _table(folder / "records" / "iterations.parquet", ITERATION_COLUMNS)
+    iterations = _table(folder, "iterations")
     if iterations is None:
-        iterations = pd.DataFrame({name: pd.Series(dtype="object") for name in ITERATION_COLUMNS})
+        iterations = _empty(COLUMNS["iterations"])
         notes.append("records/iterations.parquet is missing: there are no training curves.")
-    runs = _run_list(folder / "records" / "runs.csv")
+    runs = _run_list(folder / RUNS_FILE)
     if runs is None:
-        runs = pd.DataFrame({name: pd.Series(dtype="object") for name in RUN_COLUMNS})
+        runs = _empty(RUN_COLUMNS)
         notes.append(
             "records/runs.csv is missing: there are no training times, and a seed counts as finished when it "
             "was evaluated as late as any of its method."
         )
-    ledger = _table(folder / "records" / "ledger.parquet", LEDGER_COLUMNS)
+    ledger = _table(folder, "ledger")
     if ledger is None:
-        ledger = pd.DataFrame({name: pd.Series(dtype="object") for name in LEDGER_COLUMNS})
+        ledger = _empty(COLUMNS["ledger"])
         notes.append(
             "records/ledger.parquet is missing: compute is known in iterations and seconds, not in videos, "
             "network evaluations or FLOPs."
         )
     first = int(settings.get("first_seed", 0))
     asked = tuple(range(first, first + int(settings["seeds"])))
-    return Run(
+    return Records(
         folders=(folder,),
         settings=settings,
         suite=_suite(folder, settings),
@@ -251,6 +217,10 @@ def load_run(path: Path | str) -> Run:
         asked={str(method): asked for method in settings["methods"]},
         notes=tuple(notes),
     )
+
+
+def _empty(columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype="object") for name in columns})
 
 
 def _unique(column: pd.Series) -> set[str]:
@@ -267,16 +237,20 @@ def _settings(file: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise RecordError(f"{file}: must hold a mapping of settings, not {type(settings).__name__}")
     _require(settings, SETTINGS, str(file))
+    if settings["budget_unit"] not in UNITS:
+        raise RecordError(
+            f"{file}: budget_unit is {settings['budget_unit']!r}, not one of {', '.join(UNITS)}"
+        )
     return settings
 
 
-def _suite(folder: Path, settings: Mapping[str, Any]) -> Suite:
+def _suite(folder: Path, settings: Mapping[str, Any]) -> RecordedSuite:
     entry = settings["suite"]
-    place = f"{folder / 'settings.yaml'} under suite"
+    place = f"{folder / SETTINGS_FILE} under suite"
     if not isinstance(entry, dict):
         raise RecordError(f"{place}: must be a mapping with {', '.join(SUITE_SETTINGS)}, not {entry!r}")
     _require(entry, SUITE_SETTINGS, place)
-    return Suite(
+    return RecordedSuite(
         name=str(entry["name"]),
         training={str(name): float(weight) for name, weight in entry["training"].items()},
         held_out=tuple(str(name) for name in entry["held_out"]),
@@ -303,8 +277,9 @@ def _columns(present: Sequence[str], required: Sequence[str], file: Path) -> Non
         )
 
 
-def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+def _table(folder: Path, rows: Table) -> pd.DataFrame | None:
     """Parquet with its text columns as categories: a few megabytes where strings would need hundreds."""
+    file, columns = table_file(folder, rows), COLUMNS[rows]
     if not file.is_file():
         return None
     try:

@@ -15,16 +15,17 @@ from analysis.alignment import Alignment, alignment
 from analysis.answer import answer
 from analysis.commandline import command_line
 from analysis.convergence import Convergence, convergence
-from analysis.costs import Budget, budget, budget_frame, cumulative_costs
-from analysis.curves import final_values, run_status, seed_means
+from analysis.costs import spending, spending_frame
+from analysis.curves import final_values, run_status
 from analysis.guidance import accuracies, gaps
-from analysis.hacking import courses, proxy_frame
+from analysis.hacking import courses
 from analysis.page import Folded, Part, Picture, Section, filled, picture, render
 from analysis.plots.convergence import shown_unit, write_curves
 from analysis.plots.guidance import guidance_figure
 from analysis.plots.hacking import distance_figure, proxy_figure
 from analysis.power import power_note
-from analysis.records import BASE, Run, load_run
+from analysis.records import Records, load_run
+from analysis.schema import BASE
 from analysis.tables.alignment import folded, pairs_table, summaries_table, wins_table, write_alignment
 from analysis.tables.compute import budget_tables
 from analysis.tables.convergence import short_speed_table, speed_table, write_convergence
@@ -51,15 +52,10 @@ def write_report(run_dir: Path | str) -> Path:
 class _Evidence:
     """What the sections are made of, computed once."""
 
-    run: Run
+    run: Records
     output: Path
-    curves: pd.DataFrame
-    costs: pd.DataFrame
-    finals: pd.DataFrame
     course: Convergence
     aligned: Alignment
-    spent: Budget
-    proxy: pd.DataFrame
 
     @property
     def tables(self) -> Path:
@@ -70,26 +66,13 @@ class _Evidence:
         return self.output / "figures"
 
 
-def report(run: Run, output: Path, baseline: str | None = None) -> Path:
+def report(run: Records, output: Path, baseline: str | None = None) -> Path:
     """Write figures, tables and `report.html` of a run, or of several combined, into a folder.
 
     Raises:
         RecordError: the baseline was not trained.
     """
-    curves, costs = seed_means(run), cumulative_costs(run)
-    finals = final_values(run, curves)
-    course = convergence(run, baseline, curves, costs)
-    evidence = _Evidence(
-        run=run,
-        output=output,
-        curves=curves,
-        costs=costs,
-        finals=finals,
-        course=course,
-        aligned=alignment(run),
-        spent=budget(run, costs),
-        proxy=proxy_frame(run, curves),
-    )
+    evidence = _Evidence(run, output, convergence(run, baseline), alignment(run))
     output.mkdir(parents=True, exist_ok=True)
     pictures = _figures(evidence)
     shown, lacking = _videos(evidence)
@@ -106,7 +89,7 @@ def report(run: Run, output: Path, baseline: str | None = None) -> Path:
         _methods(evidence),
     ]
     missing = [*run.notes, *_missing(run), *lacking]
-    page = render(run, answer(run, finals, course), sections, missing)
+    page = render(run, answer(run, evidence.course), sections, missing)
     target = output / "report.html"
     target.write_text(page, encoding="utf-8")
     return target
@@ -114,20 +97,19 @@ def report(run: Run, output: Path, baseline: str | None = None) -> Path:
 
 def _figures(evidence: _Evidence) -> dict[str, Picture]:
     """Draw every figure that the records allow, as PNG and SVG; name -> its place in the page."""
-    run, proxy, curves = evidence.run, evidence.proxy, evidence.curves
-    course, costs, folder = evidence.course, evidence.costs, evidence.figures
+    run, course, folder = evidence.run, evidence.course, evidence.figures
     drawn: dict[str, Figure | None] = {
-        "proxy": proxy_figure(run, proxy, courses(run, curves, proxy)),
-        "distance": distance_figure(run, proxy, curves),
+        "proxy": proxy_figure(run),
+        "distance": distance_figure(run),
         "guidance": guidance_figure(run),
         "training": plots.training_curves(run),
     }
-    if len(evidence.finals):
-        drawn["gains"] = plots.final_comparison(run, evidence.finals)
-    files = write_curves(run, course, curves, costs, folder)
+    if len(final_values(run)):
+        drawn["gains"] = plots.final_comparison(run)
+    files = write_curves(run, course, folder)
     if files and "train" in run.splits and course.split != "train":
         unit = shown_unit(run, course.units)
-        drawn["rewards_train"] = plots.reward_curves(run, "train", curves, costs, unit)
+        drawn["rewards_train"] = plots.reward_curves(run, "train", unit)
     for name, figure in drawn.items():
         if figure is not None:
             files[name] = style.save(figure, folder, name)[0]
@@ -156,16 +138,17 @@ def _caption(name: str) -> str:
 
 
 def _budget(evidence: _Evidence) -> Section:
-    tables = budget_tables(evidence.run, evidence.spent)
+    spent = spending(evidence.run)
+    tables = budget_tables(evidence.run, spent)
     if tables:
-        write_table(evidence.tables, "budget", budget_frame(evidence.spent), tables)
+        write_table(evidence.tables, "budget", spending_frame(spent), tables)
     folded_tables = [Folded(table.title, (table,)) for table in tables[2:]]
     return Section("What each method used", filled([*tables[:2], *folded_tables]), dense=True)
 
 
 def _final(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
     run, found = evidence.run, evidence.aligned
-    finals = final_table(run, evidence.finals, evidence.curves)
+    finals = final_table(run)
     write_alignment(run, found, finals, evidence.tables)
     parts: list[Part | None] = [*(format_table(finals, split) for split in run.splits), pictures.get("gains")]
     others = [reward for reward in run.rewards if reward != run.suite.headline]
@@ -215,7 +198,7 @@ def _convergence(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Sectio
 
 
 def _hacking(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
-    found = courses(evidence.run, evidence.curves, evidence.proxy)
+    found = courses(evidence.run)
     table = hacking_table(evidence.run, found)
     if found:
         write_table(evidence.tables, "hacking", hacking_frame(found), [table])
@@ -291,7 +274,7 @@ def _videos(evidence: _Evidence) -> tuple[list[Picture], list[str]]:
     ], lacking
 
 
-def _missing(run: Run) -> list[str]:
+def _missing(run: Records) -> list[str]:
     """What the page would show of a complete run and cannot."""
     sentences = []
     recorded = set(run.rewards)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from analysis.records import BASE
+from analysis.schema import BASE
 
 DPI = 150
 HEADING, LEGEND_ROW, FOOTER_LINE = 0.36, 0.22, 0.165  # inches

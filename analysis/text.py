@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from analysis.schema import UNITS
 from analysis.statistics import Interval
 
 NONE = "–"  # what stands where there is no number
 
 SPLIT_NAMES = {"held_out": "held-out prompts", "train": "training prompts"}
-
-REWARD_DESCRIPTIONS = {
-    "caption_match": "A learned video model's score of how well the video matches its caption.",
-    "motion_quality": "A score of how steady and free of flicker the motion looks.",
-    "accuracy": "Measured exactly on the pixels: the share of the caption's attributes that are right.",
-    "colour_accuracy": "Share of videos whose object has the colour that the caption names (by hue).",
-    "shape_accuracy": "Share of videos whose object has the shape that the caption names (by matching).",
-    "size_accuracy": "Share of videos whose object has the size that the caption names (by area).",
-    "motion_accuracy": "Share of videos whose object moves as the caption says (by tracking).",
-    "diversity": "How far the videos of one prompt differ from each other; falls when a policy collapses.",
-    "process": "The process reward model's score of noised latents along the rollout.",
-}
 
 METRICS = {
     "ratio_deviation": (
@@ -50,10 +39,6 @@ METRICS = {
         "KL to the base model, in the loss",
         "Divergence, per step, of the policy from the base model; part of the loss of methods with a KL term.",
     ),
-    "kl_to_old": (
-        "KL to the rollout policy",
-        "Divergence, per step, of the updated policy from the one that made the rollouts.",
-    ),
     "policy_loss": (
         "clipped loss",
         "The clipped policy-gradient loss alone; its value is not comparable between methods.",
@@ -70,13 +55,7 @@ TERMS = {
 }
 """Terms of a loss, by the names of `diagnostic/gradient_share/...`."""
 
-UNIT_TITLES = {
-    "iterations": "iterations",
-    "videos": "videos",
-    "nfe": "network evaluations",
-    "tflops": "TFLOP",
-    "seconds": "wall-clock time",
-}
+UNIT_TITLES = {unit: words.several for unit, words in UNITS.items()} | {"seconds": "wall-clock time"}
 UNIT_AXES = UNIT_TITLES | {
     "videos": "videos generated",
     "nfe": "network evaluations (NFE)",
@@ -181,13 +160,6 @@ def reward_name(reward: str) -> str:
 def reward_kind(role: str) -> str:
     """What a panel says of its reward: whether methods were trained on it."""
     return "trained on" if role == "training" else ""
-
-
-def reward_description(reward: str, given: Mapping[str, str]) -> str:
-    """What a reward measures: as the suite describes it, or as this project's rewards are known."""
-    return (
-        given.get(reward) or REWARD_DESCRIPTIONS.get(reward) or "No description was recorded with this run."
-    )
 
 
 def metric_name(metric: str) -> str:

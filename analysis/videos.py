@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from analysis.records import BASE, Samples
+from analysis.records import Samples
+from analysis.schema import BASE
 from analysis.style import looks
 
 MARGIN, GAP, CAPTION, HEADER, LINE, NAME, PAGE = 12, 10, 176, 44, 19, 100, 1120
@@ -133,9 +134,9 @@ def _captions(draw: ImageDraw.ImageDraw, grid: SampleGrid, top: Sequence[int], h
             draw.text((MARGIN, start + place * LINE), line, font=font, fill="#222222")
 
 
-def animation_frames(grid: SampleGrid, tile: int | None = None) -> list[Image.Image]:
-    """The grid as one image per frame, `tile` pixels or less a video (default: 160 or what a page holds)."""
-    videos = enlarge(grid.videos, tile or _share(len(grid.columns), 160))
+def animation_frames(grid: SampleGrid) -> list[Image.Image]:
+    """The grid as one image per frame, a video 160 pixels or what a page holds."""
+    videos = enlarge(grid.videos, _share(len(grid.columns), 160))
     models, prompts, frames, height, width = videos.shape[:5]
     left = [MARGIN + CAPTION + model * (width + GAP) for model in range(models)]
     top = _rows(grid, height)

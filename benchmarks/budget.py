@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.ledger import Ledger
 from benchmarks.settings import RunSettings, SettingsError
-
-#: Unit -> what it counts, for one (method, seed); evaluation never counts.
-UNITS: Mapping[str, str] = {
-    "iterations": "batches of rollouts, each with its updates",
-    "videos": "videos generated for training",
-    "nfe": "forward evaluations of the policy's network for one latent, in rollouts and updates",
-    "tflops": "10^12 floating-point operations of policy, process reward, decoder and outcome rewards",
-    "seconds": "wall-clock time of training",
-}
 
 
 @dataclass(frozen=True)
@@ -25,7 +15,7 @@ class Budget:
 
     Attributes:
         amount: how much may be used.
-        unit: of what, a key of `UNITS`.
+        unit: of what, a key of `analysis.schema.UNITS`.
     """
 
     amount: float

@@ -18,7 +18,7 @@ class CheckpointError(ValueError):
     """A checkpoint that does not belong to this run."""
 
 
-class Learner(Protocol):
+class Checkpointed(Protocol):
     """What is saved of whatever is trained: `methods.update.Learner`, `methods.best_of_n.FineTuner`."""
 
     weights: TrainedWeights
@@ -27,7 +27,7 @@ class Learner(Protocol):
 
 def save(
     folder: Path,
-    learner: Learner,
+    learner: Checkpointed,
     identity: dict[str, Any],
     iteration: int,
     refresher: Refresher | None = None,
@@ -61,7 +61,9 @@ def save(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path, learner: Learner, identity: dict[str, Any], refresher: Refresher | None = None) -> int:
+def load(
+    folder: Path, learner: Checkpointed, identity: dict[str, Any], refresher: Refresher | None = None
+) -> int:
     """Restores a checkpoint.
 
     Returns:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.budget import UNITS
+from analysis.schema import UNITS
 from benchmarks.presets import DEFAULT_PRESET, PRESETS
 from benchmarks.resolve import read_config, resolve
 from benchmarks.settings import VIDEO_HELP, RunSettings, SettingsError, parse_geometry
@@ -59,7 +59,7 @@ def add_settings(
     add(
         "--budget-unit",
         choices=tuple(UNITS),
-        help="; ".join(f"{unit}: {what}" for unit, what in UNITS.items()),
+        help="; ".join(f"{unit}: {words.counts}" for unit, words in UNITS.items()),
     )
     add(
         "--charge-prm",

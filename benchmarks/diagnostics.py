@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analysis.schema import GUIDED, KL_TO_BASE, PROCESS_ACCURACY, UNGUIDED
 from benchmarks.evaluation import evenly_spaced
 from benchmarks.settings import RunSettings
 from methods.method import Method
@@ -39,10 +40,10 @@ def diagnose(
         NonFiniteError: policy or process reward gave NaN or infinity.
     """
     prompts = evenly_spaced(settings.prompts.train, settings.evaluation.diagnostic_prompts)
-    figures = {"kl_to_base": _kl_to_base(learner, settings, prompts)}
+    figures = {KL_TO_BASE: _kl_to_base(learner, settings, prompts)}
     if learner.method.guided or process_reward is not None:
         figures |= _of_rollouts(Rollouts(learner, suite, settings, process_reward, prompts))
-    return {f"diagnostic/{name}": value for name, value in figures.items()}
+    return figures
 
 
 def _kl_to_base(learner: Learner, settings: RunSettings, prompts: list[str]) -> float:
@@ -152,14 +153,14 @@ def _of_rollouts(rollouts: Rollouts) -> dict[str, float]:
     figures: dict[str, float] = {}
     if rollouts.learner.method.guided:
         with_guidance = rollouts.rewards(rollouts.draw(guided=True))
-        for kind, values in (("unguided", rewards), ("guided", with_guidance)):
-            figures |= {f"{kind}/{name}": value.mean().item() for name, value in values.items()}
+        for prefix, values in ((UNGUIDED, rewards), (GUIDED, with_guidance)):
+            figures |= {f"{prefix}{name}": value.mean().item() for name, value in values.items()}
     if rollouts.process_reward is not None:
         weights = rollouts.suite.suite.training
         score = torch.stack([weight * rewards[name] for name, weight in weights.items()]).sum(dim=0)
         figures |= _accuracy_by_level(unguided, score, rollouts.learner.method)
         assert unguided.process_rewards is not None  # the rollout had a reward
-        figures["process_reward"] = unguided.process_rewards[-1].mean().item()
+        figures["diagnostic/process_reward"] = unguided.process_rewards[-1].mean().item()
     return figures
 
 
@@ -169,7 +170,7 @@ def _accuracy_by_level(trajectory: Trajectory, score: Tensor, method: Method) ->
     assert values is not None  # the rollout had a reward
     pairwise = pairwise_accuracy(values, score, method.group_size)
     return {
-        f"process_accuracy/{float(sigma):.3g}": accuracy
+        f"{PROCESS_ACCURACY}{float(sigma):.3g}": accuracy
         for sigma, accuracy in zip(trajectory.sigmas, pairwise.tolist(), strict=True)
     }
 

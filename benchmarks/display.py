@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, Time
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from benchmarks.records import BASE
+from analysis.schema import BASE
 
 if TYPE_CHECKING:
     from benchmarks.task import Progress

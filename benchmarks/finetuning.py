@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
+from analysis.schema import EVALUATION, PEAK_MEMORY, WHOLE
 from benchmarks import checkpoint
 from benchmarks.budget import Budget
 from benchmarks.evaluation import evaluate
-from benchmarks.ledger import EVALUATION, WHOLE, Ledger, Usage, peak_memory_mb, reset_peak_memory
+from benchmarks.ledger import Ledger, Usage, peak_memory_mb, reset_peak_memory
 from benchmarks.records import Recorder
 from benchmarks.session import Session
 from benchmarks.settings import RunSettings, SettingsError
@@ -204,7 +205,7 @@ class FineTuning:
             figures = [self._step(step) for step in range(first, first + method.steps)]
         usage = self.meter.take()
         usage[WHOLE, "seconds"] = time.perf_counter() - started
-        usage[WHOLE, "peak_memory_mb"] = peak_memory_mb(device)
+        usage[WHOLE, PEAK_MEMORY] = peak_memory_mb(device)
         self.ledger.add(usage)
         self.budget.require(self.ledger, method.name)
         status = self.recorder.status

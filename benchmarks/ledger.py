@@ -11,16 +11,8 @@ from pathlib import Path
 
 import torch
 
+from analysis.schema import CHARGED, WHOLE
 from rewards.cost import Cost, FlopCounter
-
-#: What a method is charged for.
-CHARGED = ("rollout", "update", "process_reward", "decoder", "outcome_rewards")
-#: Counted apart and never charged: evaluation with its diagnostics.
-EVALUATION = "evaluation"
-#: Paid once, before the first iteration, by methods that use a process reward; charged if a run asks for it.
-PRM_TRAINING = "process_reward_training"
-#: The iteration as one: its wall-clock seconds without evaluation, and its peak memory.
-WHOLE = "whole"
 
 #: (component, quantity) -> how much of it an iteration used.
 Usage = dict[tuple[str, str], float]
@@ -29,7 +21,7 @@ _RECENT = 5
 
 
 @dataclass
-class Meter:
+class UsageMeter:
     """Measures sections; see `methods.metering.Meter`.
 
     Floating-point operations are counted the first time that a (component, key) is seen, which is slow, and

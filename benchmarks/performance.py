@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.ledger import WHOLE, Ledger, Meter, Usage, peak_memory_mb, reset_peak_memory
+from analysis.schema import PEAK_MEMORY, WHOLE
+from benchmarks.ledger import Ledger, Usage, UsageMeter, peak_memory_mb, reset_peak_memory
 from benchmarks.resolve import resolve
 from benchmarks.session import Session
 from benchmarks.task import Training
@@ -137,7 +138,7 @@ def ledger(name: str, repeats: int) -> tuple[float, float]:
             opened: list[tuple[str, Hashable, dict[str, float]]] = []
             training.meter = noting(opened)
             plain.append(seconds(lambda: training._iterate(0)))
-            meter = training.meter = Meter()
+            meter = training.meter = UsageMeter()
             counted.append(seconds(lambda: training._iterate(0)))
         usage = meter.take()
         book = [seconds(lambda: keep_book(meter, opened, usage, training)) for _ in range(repeats)]
@@ -163,7 +164,7 @@ def noting(opened: list[tuple[str, Hashable, dict[str, float]]]) -> Any:
 
 
 def keep_book(
-    meter: Meter, opened: list[tuple[str, Hashable, dict[str, float]]], usage: Usage, training: Training
+    meter: UsageMeter, opened: list[tuple[str, Hashable, dict[str, float]]], usage: Usage, training: Training
 ) -> None:
     """What the ledger does in an iteration, without the work that it is about."""
     reset_peak_memory(meter.device)
@@ -171,7 +172,7 @@ def keep_book(
         with meter(component, key, **counts):
             pass
     taken = meter.take()
-    taken[WHOLE, "peak_memory_mb"] = peak_memory_mb(meter.device)
+    taken[WHOLE, PEAK_MEMORY] = peak_memory_mb(meter.device)
     Ledger().add(training._over_processes(taken))
     training.recorder.usage(1, usage)
 

@@ -14,7 +14,7 @@ import torch
 from rich.progress import track
 
 from benchmarks.commandline import Parser
-from benchmarks.ledger import Meter
+from benchmarks.ledger import UsageMeter
 from benchmarks.settings import VIDEO_HELP, parse_geometry
 from benchmarks.testbed import NUM_STEPS, SHIFT, WEIGHTS
 from benchmarks.testbed.scenes import prompt_split
@@ -53,7 +53,7 @@ def sample_preferences(
         seed: of the initial noise.
     """
     sampler = build("ode", num_steps=num_steps, shift=shift)
-    meter = Meter(policy.device)
+    meter = UsageMeter(policy.device)
     latents, scores = [], []
     for prompt in track(prompts, description="sampling preferences"):
         batch = [prompt] * per_prompt

@@ -8,44 +8,27 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.ledger import EVALUATION, Usage
+from analysis.schema import (
+    BASE,
+    COLUMNS,
+    EVALUATION,
+    RUNS_FILE,
+    SAMPLES_FILE,
+    Status,
+    Table,
+    run_folder,
+    table_file,
+)
+from benchmarks.ledger import Usage
 
-BASE = "base"
-
-Table = Literal["iterations", "evaluations", "ledger"]
-#: Table -> its columns: training metrics; rewards of evaluated videos; what each iteration used.
-COLUMNS: dict[Table, tuple[str, ...]] = {
-    "iterations": ("method", "seed", "iteration", "metric", "value"),
-    "evaluations": ("method", "seed", "iteration", "split", "prompt", "sample", "reward", "value"),
-    "ledger": ("method", "seed", "iteration", "component", "quantity", "value"),
-}
 _TYPES = {"seed": "int64", "iteration": "int64"}
-
-
-@dataclass
-class Status:
-    """How one (method, seed) stands, written with each checkpoint and at the end; a sweep may prune it on the way."""
-
-    method: str
-    seed: int
-    status: Literal["waiting", "running", "finished", "failed", "pruned"] = "waiting"
-    iterations: int = 0
-    train_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    error: str = ""
-
-
-def run_folder(output: Path, method: str, seed: int) -> Path:
-    """Where one (method, seed) keeps its files."""
-    return output / "runs" / (BASE if method == BASE else f"{method}-seed{seed}")
 
 
 #: Of an ablation's folder: what is compared with what.
@@ -103,10 +86,10 @@ class Recorder:
 
     def samples(self, videos: NDArray[np.uint8], prompts: Sequence[str]) -> None:
         """Sample videos (P, F, H, W, 3), one a prompt."""
-        temporary = self.folder / "samples.npz.tmp"
+        temporary = self.folder / f"{SAMPLES_FILE}.tmp"
         with temporary.open("wb") as file:
             np.savez_compressed(file, videos=videos, prompts=np.array(prompts))
-        os.replace(temporary, self.folder / "samples.npz")
+        os.replace(temporary, self.folder / SAMPLES_FILE)
 
     def save_status(self) -> None:
         """Writes how the run stands."""
@@ -184,12 +167,11 @@ def run_status(output: Path, method: str, seed: int) -> Status:
 
 def consolidate(output: Path, runs: Sequence[tuple[str, int]]) -> None:
     """Gathers all runs' rows into `records/`: parquet tables and `runs.csv`."""
-    folder = output / "records"
-    folder.mkdir(exist_ok=True)
+    (output / RUNS_FILE).parent.mkdir(exist_ok=True)
     folders = [run_folder(output, BASE, 0), *(run_folder(output, *run) for run in runs)]
     for name in COLUMNS:
         parts = [read_rows(path, name) for path in folders]
         filled = [part for part in parts if len(part)] or parts[:1]
-        pd.concat(filled, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
+        pd.concat(filled, ignore_index=True).to_parquet(table_file(output, name), index=False)
     statuses = [asdict(run_status(output, *run)) for run in runs]
-    pd.DataFrame(statuses).to_csv(folder / "runs.csv", index=False)
+    pd.DataFrame(statuses).to_csv(output / RUNS_FILE, index=False)

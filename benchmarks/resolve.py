@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from analysis.schema import SETTINGS_FILE
 from benchmarks.presets import DEFAULT_PRESET, PRESETS, Preset
 from benchmarks.records import replace_text
-from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError, variant
+from benchmarks.settings import RunSettings, SettingsError, variant
 from methods import earlier
 from methods.catalog import CATALOG, method_named
 from methods.method import Method

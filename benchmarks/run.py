@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from analysis.schema import BASE, SAMPLES_FILE, SETTINGS_FILE, run_folder
 from benchmarks.budget import Budget
 from benchmarks.commandline import (
     Parser,
@@ -27,9 +28,9 @@ from benchmarks.commandline import (
 from benchmarks.display import Display, print_table, say
 from benchmarks.ledger import Ledger
 from benchmarks.locking import alone
-from benchmarks.records import BASE, Recorder, consolidate, read_status, resume_command, run_folder
+from benchmarks.records import Recorder, consolidate, read_status, resume_command
 from benchmarks.resolve import read_config, resolve, write_settings
-from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError
+from benchmarks.settings import RunSettings, SettingsError
 from benchmarks.workers import Failure, quieten, run_all, side_by_side, told
 
 
@@ -223,6 +224,7 @@ class Benchmark:
     def _report(self, seconds: float) -> None:
         """Report, tables and figures; and the final table on the console."""
         from analysis.answer import answer
+        from analysis.convergence import convergence
         from analysis.records import RecordError, load_run
         from analysis.report import write_report
         from analysis.tables import final_table, format_table
@@ -232,7 +234,7 @@ class Benchmark:
             page = write_report(self.output)
             run = load_run(self.output)
             shown = format_table(final_table(run), "held_out", width=self.console.width)
-            found = answer(run)
+            found = answer(run, convergence(run))
         except RecordError as error:
             sys.stderr.write(f"warning: no report: {error}\n")
             return
@@ -248,7 +250,7 @@ class Benchmark:
         from analysis.videos import animation_frames, arrange, save_animation
 
         for method, seed in [(BASE, 0), *self.runs]:
-            source = run_folder(self.output, method, seed) / "samples.npz"
+            source = run_folder(self.output, method, seed) / SAMPLES_FILE
             if source.is_file():
                 with np.load(source, allow_pickle=False) as archive:
                     prompts = tuple(str(prompt) for prompt in archive["prompts"])

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from benchmarks.ledger import Meter
+from benchmarks.ledger import UsageMeter
 from benchmarks.settings import RunSettings, SettingsError
 from methods.method import Method
 from methods.seeding import generator
@@ -61,7 +61,7 @@ class Session:
         """
         settings = self.settings
         with _loading("model folder", settings.model, ModelError):
-            policy = load_policy(settings.model, settings.video.geometry, settings.guidance_scale)
+            policy = load_policy(settings.model, settings.video, settings.guidance_scale)
         policy.pipeline.to(self.accelerator.device)
         return policy
 
@@ -77,9 +77,9 @@ class Session:
             loaded = LatentProcessReward.load(folder, expected)
         return loaded.to(self.accelerator.device)
 
-    def meter(self) -> Meter:
+    def meter(self) -> UsageMeter:
         """A meter that knows what earlier runs measured."""
-        return Meter(self.accelerator.device, self.flops)
+        return UsageMeter(self.accelerator.device, self.flops)
 
 
 @contextmanager

@@ -10,19 +10,17 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from analysis.schema import BASE, BudgetUnit, in_words
 from methods.method import Method
 from methods.naming import changed, explain
 from methods.weights import WeightSettings
 from samplers.pipeline import Geometry
 
 VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
-SETTINGS_FILE = "settings.yaml"
 #: Names that no method of one's own can have: the untrained model's, and every method's in `--set`.
-RESERVED = ("base", "all")
+RESERVED = (BASE, "all")
 #: The settings of a method, of whatever kind.
 AnyMethod = TypeVar("AnyMethod", bound=BaseModel)
-#: Units of budgets whose names for people differ from those in settings.
-_UNIT_NAMES = {"tflops": "TFLOP", "nfe": "NFE"}
 
 
 class SettingsError(ValueError):
@@ -31,19 +29,6 @@ class SettingsError(ValueError):
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Video(_Settings):
-    """Size of the generated videos, in frames and pixels."""
-
-    num_frames: int = Field(default=9, ge=1)
-    height: int = Field(default=32, ge=1)
-    width: int = Field(default=32, ge=1)
-
-    @property
-    def geometry(self) -> Geometry:
-        """The same, as the policy wants it."""
-        return Geometry(self.num_frames, self.height, self.width)
 
 
 class Prompts(_Settings):
@@ -111,7 +96,7 @@ class RunSettings(_Settings):
         method_settings: name -> all its settings.
         seeds: how many training seeds, for each method.
         first_seed: the first of them; tuning uses others than the results do.
-        budget, budget_unit: how much each (method, seed) may use; `benchmarks.budget.UNITS` says what each unit counts.
+        budget, budget_unit: how much each (method, seed) may use; `analysis.schema.UNITS` says what each unit counts.
         charge_prm: whether methods that use a process reward pay for its training out of their budget.
         suite: name of the reward suite.
         model: folder of the base model, a diffusers pipeline.
@@ -135,13 +120,13 @@ class RunSettings(_Settings):
     seeds: int = Field(ge=1)
     first_seed: int = Field(default=0, ge=0)
     budget: float = Field(allow_inf_nan=False)
-    budget_unit: Literal["iterations", "videos", "nfe", "tflops", "seconds"] = "iterations"
+    budget_unit: BudgetUnit = "iterations"
     charge_prm: bool = False
     suite: str
     model: Path
     outcome_model: Path
     process_reward: Path
-    video: Video = Video()
+    video: Geometry = Geometry()
     guidance_scale: float = Field(default=1.0, ge=1)
     prompts: Prompts
     prompts_per_iteration: int = Field(default=8, ge=1)
@@ -217,7 +202,7 @@ class RunSettings(_Settings):
     @property
     def budget_text(self) -> str:
         """The budget of each (method, seed) for people: "30 iterations", "1.5 TFLOP"."""
-        return f"{self.budget:g} {_UNIT_NAMES.get(self.budget_unit, self.budget_unit)}"
+        return in_words(self.budget, self.budget_unit)
 
     @property
     def seed_range(self) -> range:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
+from analysis.schema import BASE, run_folder
 from benchmarks.commandline import run_program
 from benchmarks.display import say
 from benchmarks.locking import alone, turn
@@ -206,7 +207,6 @@ class Sweep:
 
     def _base(self) -> float | None:
         """The base model's reward on the judged prompts, as trials or final recorded it."""
-        from benchmarks.records import BASE, run_folder
         from benchmarks.sweeping.trial import headline_values
         from rewards.suites import suite_named
 

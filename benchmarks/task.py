@@ -10,21 +10,13 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list
 
+from analysis.schema import BASE, EVALUATION, PRM_TRAINING, WHOLE
 from benchmarks import checkpoint
 from benchmarks.budget import Budget
 from benchmarks.diagnostics import diagnose
 from benchmarks.evaluation import Evaluated, evaluate, evaluation_prompts
-from benchmarks.ledger import (
-    EVALUATION,
-    PRM_TRAINING,
-    WHOLE,
-    Ledger,
-    Usage,
-    merged,
-    peak_memory_mb,
-    reset_peak_memory,
-)
-from benchmarks.records import BASE, Recorder
+from benchmarks.ledger import Ledger, Usage, merged, peak_memory_mb, reset_peak_memory
+from benchmarks.records import Recorder
 from benchmarks.session import Session, paid_before
 from benchmarks.settings import RunSettings, SettingsError
 from methods.experience import Draw, Experience, collect

@@ -23,8 +23,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.ledger import CHARGED
-from benchmarks.records import BASE, read_rows, read_status, replace_text, resume_command, run_folder
+from analysis.schema import BASE, CHARGED, SAMPLES_FILE, SETTINGS_FILE, SUMMED, run_folder
+from benchmarks.records import read_rows, read_status, replace_text, resume_command
 from benchmarks.settings import RunSettings
 from benchmarks.views import View, benchmark_views
 from methods.method import flatten
@@ -63,12 +63,12 @@ class Child:
     started: int = field(default_factory=lambda: int(time.time() * 1000))
 
 
-def spending(ledger: pd.DataFrame) -> pd.DataFrame:
+def charged_until(ledger: pd.DataFrame) -> pd.DataFrame:
     """What a run was charged up to each iteration: columns iteration, quantity, value."""
     charged = ledger[ledger["component"].isin(CHARGED)]
     each = charged.pivot_table(index="iteration", columns="quantity", values="value", aggfunc="sum")
     total = each.fillna(0).cumsum()
-    units = [name for name in ("tflops", "nfe", "videos") if name in total]
+    units = [name for name in SUMMED if name in total]
     return total[units].reset_index().melt("iteration", var_name="quantity", value_name="value")
 
 
@@ -293,7 +293,7 @@ class Mirror(ABC):
         """
         iterations = read_rows(folder, "iterations")
         evaluations = read_rows(folder, "evaluations")
-        spent = spending(read_rows(folder, "ledger"))
+        spent = charged_until(read_rows(folder, "ledger"))
         clock = iterations[iterations["metric"] == "seconds"].set_index("iteration")["value"]
         iterations, evaluations, spent = (
             # A store takes equal metrics of one time for one: so it is the time of training, and not of sending.
@@ -410,7 +410,7 @@ class Tracker(Mirror):
     def _hang(self, run: tuple[str, int], child: Child) -> None:
         """Hangs a run's files on it."""
         folder = run_folder(self.output, *run)
-        for name in ("samples.gif", "samples.npz", "error.txt"):
+        for name in ("samples.gif", SAMPLES_FILE, "error.txt"):
             if (folder / name).is_file():
                 self._client.log_artifact(child.run_id, str(folder / name))
         weights = folder / "checkpoint" / "weights.safetensors"
@@ -430,7 +430,7 @@ class Tracker(Mirror):
                 self._client.set_terminated(child.run_id, state)
             self._hang(run, child)
             states.add(state)
-        for name in ("settings.yaml", "report.html"):
+        for name in (SETTINGS_FILE, "report.html"):
             if (self.output / name).is_file():
                 self._client.log_artifact(self._parent, str(self.output / name))
         for name in ("figures", "tables", "records"):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.schema import KL_TO_BASE
 from rewards.suites import Suite
 
 #: What MLflow's page looks for in an experiment's tags.
@@ -90,7 +91,7 @@ def benchmark_views(suite: Suite) -> list[View]:
     metrics = (
         f"eval_by_gflops/held_out/{headline}",
         f"eval/held_out/{headline}",
-        "train/diagnostic/kl_to_base",
+        f"train/{KL_TO_BASE}",
     )
     curves = [curve(metric) for metric in metrics]
     name = suite.name

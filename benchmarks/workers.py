@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.records import BASE, Recorder, run_folder
+from analysis.schema import BASE, run_folder
+from benchmarks.records import Recorder
 from benchmarks.settings import RunSettings
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from pydantic import ConfigDict, PositiveInt
 from torch import Tensor
 
 #: Pipeline classes whose velocity this module knows how to evaluate.
@@ -22,11 +23,13 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The videos to generate: frames, height and width in pixels."""
+    """The videos to generate: frames, height and width in pixels. Checked where it is a field of settings."""
 
-    num_frames: int
-    height: int
-    width: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    num_frames: PositiveInt = 9
+    height: PositiveInt = 32
+    width: PositiveInt = 32
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
@@ -12,15 +12,28 @@ from samplers.guidance import Reward, reward_value, reward_value_and_gradient, s
 from samplers.policy import VelocityFunction
 from samplers.precision import wide
 from samplers.randomness import Generators
-from samplers.trajectory import Recorder, Trajectory
+from samplers.settings import SamplerSettings
+from samplers.trajectory import Trajectory, TrajectoryBuilder
+from samplers.transition import Transition
 
-if TYPE_CHECKING:
-    from samplers.sampler import Sampler
-    from samplers.transition import Transition
+
+class Steps(Protocol):
+    """What a rollout needs of a sampler; see `samplers.Sampler` for each."""
+
+    settings: SamplerSettings
+    sigmas: torch.Tensor
+    num_steps: int
+    stochastic_steps: tuple[bool, ...]
+    guided_steps: tuple[bool, ...]
+
+    def transition(
+        self, x: torch.Tensor, velocity: torch.Tensor, index: int, reward_gradient: torch.Tensor | None
+    ) -> Transition:
+        """The distribution of the state after step ``index``."""
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Reading:
     """What the policy and the reward say about one state."""
 
     velocity: torch.Tensor
@@ -40,7 +53,7 @@ class Rollout:
         score_states: whether the reward of unguided states is wanted too.
     """
 
-    sampler: Sampler
+    sampler: Steps
     velocity_of: VelocityFunction
     condition: Any
     reward: Reward | None
@@ -49,54 +62,52 @@ class Rollout:
     def run(self, x: torch.Tensor, generator: Generators | None, kept: tuple[int, ...]) -> Trajectory:
         """Step from the initial state x, shape (B, ...), to the last sigma."""
         num_steps = self.sampler.num_steps
-        recorder = Recorder(kept)
-        recorder.state(0, x)
+        builder = TrajectoryBuilder(kept)
+        builder.state(0, x)
         for index in range(num_steps):
             seen = self._evaluate(x, index)
             transition = self.sampler.transition(x, seen.velocity, index, seen.gradient)
             # Round to the storage dtype first and score what is stored, so that re-scoring it gives ratio 1.
             x = transition.sample(generator).to(x.dtype)
-            recorder.step(index, self._score(transition, x, seen, index), seen.gradient)
-            recorder.state(index + 1, x)
+            builder.step(index, self._score(transition, x, seen, index), seen.gradient)
+            builder.state(index + 1, x)
             if self._scores and seen.values is not None:
-                recorder.reward(seen.values)
+                builder.reward(seen.values)
         if self._scores and self.reward is not None:
             last = reward_value(self.reward, x, self._sigma(num_steps, x), self.condition)
             self._check("the reward", last, num_steps)
-            recorder.reward(last)
-        return recorder.finish(self.sampler.sigmas, self.sampler.stochastic_steps)
+            builder.reward(last)
+        return builder.finish(self.sampler.sigmas, self.sampler.stochastic_steps)
 
     @property
     def _scores(self) -> bool:
         return self.score_states and self.reward is not None
 
-    def _evaluate(self, x: torch.Tensor, index: int) -> Evaluation:
+    def _evaluate(self, x: torch.Tensor, index: int) -> Reading:
         """Velocity, reward values where wanted, and the shaped gradient where the step is guided."""
         guidance = self.sampler.settings.guidance
         guided = self.sampler.guided_steps[index]
         clean = guidance is not None and guidance.at == "x0_hat"
         sigma = self._sigma(index, x)
         if guided and clean and self.reward is not None:
-            seen = Evaluation(*reward_at_clean(self.velocity_of, x, sigma, self.condition, self.reward))
+            seen = Reading(*reward_at_clean(self.velocity_of, x, sigma, self.condition, self.reward))
         else:
             velocity = self.velocity_of(x, sigma, self.condition)
             check_like("the policy's velocity", velocity, x)
-            seen = Evaluation(velocity, None, None)
+            seen = Reading(velocity, None, None)
             if guided and self.reward is not None:
                 values, gradient = reward_value_and_gradient(self.reward, x, sigma, self.condition)
-                seen = Evaluation(velocity, values, gradient)
+                seen = Reading(velocity, values, gradient)
             elif self._scores and self.reward is not None:
                 where, when = (clean_estimate(x, velocity, sigma), sigma * 0) if clean else (x, sigma)
-                seen = Evaluation(velocity, reward_value(self.reward, where, when, self.condition), None)
+                seen = Reading(velocity, reward_value(self.reward, where, when, self.condition), None)
         if seen.values is not None:
             self._check("the reward", seen.values, index)
         if seen.gradient is None or guidance is None:
             return seen
-        return Evaluation(seen.velocity, seen.values, shape_gradient(seen.gradient, guidance))
+        return Reading(seen.velocity, seen.values, shape_gradient(seen.gradient, guidance))
 
-    def _score(
-        self, transition: Transition, x_next: torch.Tensor, seen: Evaluation, index: int
-    ) -> torch.Tensor:
+    def _score(self, transition: Transition, x_next: torch.Tensor, seen: Reading, index: int) -> torch.Tensor:
         """Log-probability of the stored state, NaN at a deterministic step; all of it checked finite."""
         if self.sampler.stochastic_steps[index]:
             log_prob = transition.log_prob(x_next)

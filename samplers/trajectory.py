@@ -103,7 +103,7 @@ def states_to_keep(keep: Keep, stochastic: Sequence[bool]) -> tuple[int, ...]:
     return tuple(sorted(wanted))
 
 
-class Recorder:
+class TrajectoryBuilder:
     """Collects a rollout step by step and drops what nobody asked for as it goes."""
 
     def __init__(self, kept: tuple[int, ...]) -> None:

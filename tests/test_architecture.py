@@ -1,6 +1,7 @@
 """Imports run one way: samplers and rewards are leaves, methods joins them, benchmarks runs methods, analysis reads."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ WITHOUT: dict[str, set[str]] = {
     "methods": {"mlflow", "pandas"},
     "analysis": {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "mlflow"},
 }
-#: The modules of `benchmarks` that turn records into reports, tables and figures.
+#: The modules of `benchmarks` that turn records into reports, tables and figures; any may read `analysis.schema`.
 READS_ANALYSIS = {
     "benchmarks/run.py",
     "benchmarks/ablate.py",
@@ -43,16 +44,18 @@ def sources(package: str) -> list[Path]:
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, module) of every import in a file, those inside functions and those by name included."""
+    """(line, name) of every import in a file, those inside functions and those by name included.
+
+    `from a import b` is `a.b`, whether b is a module or something in a.
+    """
     package = path.relative_to(ROOT).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield (
-                node.lineno,
-                node.module or "" if node.level == 0 else ".".join(package[: len(package) - node.level]),
-            )
+            above = package[: len(package) - node.level] if node.level else ()
+            names = (*above, *filter(None, [node.module]))
+            yield from ((node.lineno, ".".join((*names, alias.name))) for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in (
             "import_module",
             "importlib.import_module",
@@ -61,6 +64,28 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
             name = node.args[0]
             assert isinstance(name, ast.Constant), f"{path}:{node.lineno} imports a name made at run time"
             yield node.lineno, str(name.value)
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Module of the project -> those that it imports, wherever in its text.
+
+    Whoever imports `a.b.c` imports that module, and `a` and `a.b`, which Python runs first; but not a package that it
+    lies in itself, for that has begun already.
+    """
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in ARROWS
+        for path in sources(package)
+    }
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        graph[module] = set()
+        for _, name in imported(path):
+            parts = name.split(".")
+            found = [entry for end in range(len(parts)) if (entry := ".".join(parts[: end + 1])) in paths]
+            around = [entry for entry in found[:-1] if not f"{module}.".startswith(f"{entry}.")]
+            graph[module].update(around, found[-1:])
+    return graph
 
 
 def offences(package: str, forbidden: set[str]) -> list[str]:
@@ -92,7 +117,7 @@ def test_only_some_modules_turn_records_into_reports():
         path.relative_to(ROOT).as_posix()
         for path in sources("benchmarks")
         for _, module in imported(path)
-        if module.split(".")[0] == "analysis"
+        if module.split(".")[0] == "analysis" and not module.startswith("analysis.schema.")
     }
     assert found <= READS_ANALYSIS
 
@@ -102,6 +127,43 @@ def test_arrows_point_one_way():
         return ARROWS[package].union(*(below(other) for other in ARROWS[package]))
 
     assert all(package not in below(package) for package in ARROWS)
+
+
+def test_no_modules_import_each_other():
+    graphlib.TopologicalSorter(module_graph()).prepare()  # CycleError names a circle
+
+
+def test_a_public_class_has_its_name_alone():
+    places: dict[str, list[str]] = {}
+    for path in [path for package in ARROWS for path in sources(package)]:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_the_finder_of_circles_finds_one(tmp_path, monkeypatch):
+    """Through a package's `__init__`, a function, and a type's import alone; not between a module and its package."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "ARROWS", {"analysis": set()})
+    texts = {
+        "analysis/__init__.py": "from analysis.curves import mean\n",
+        "analysis/curves.py": "from analysis import text\ndef mean():\n    import analysis.plots.panels\n",
+        "analysis/text.py": "",
+        "analysis/plots/__init__.py": "if TYPE_CHECKING:\n    from analysis.report import Report\n",
+        "analysis/plots/panels.py": "from . import lines\n",
+        "analysis/plots/lines.py": "",
+        "analysis/report.py": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert module_graph()["analysis.curves"] == {"analysis.text", "analysis.plots", "analysis.plots.panels"}
+    test_no_modules_import_each_other()
+    (tmp_path / "analysis/report.py").write_text("from .curves import mean\n")
+    with pytest.raises(graphlib.CycleError) as caught:
+        test_no_modules_import_each_other()
+    assert set(caught.value.args[1]) == {"analysis.curves", "analysis.plots", "analysis.report"}
 
 
 def test_the_reader_of_imports_finds_every_kind(tmp_path, monkeypatch):
@@ -115,9 +177,9 @@ def test_the_reader_of_imports_finds_every_kind(tmp_path, monkeypatch):
     )
     assert [module for _, module in imported(path)] == [
         "torch.nn",
-        "samplers.noise",
+        "samplers.noise.Noise",
         "rewards",
-        "analysis",
+        "analysis.curves",
         "methods",
     ]
     assert offences("analysis", {"torch"}) == ["analysis/probe.py:1 imports torch.nn"]

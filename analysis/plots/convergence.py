@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style, text
 from analysis.convergence import SHARES, Convergence, Speed
-from analysis.costs import with_costs
+from analysis.costs import cumulative_costs, with_costs
+from analysis.curves import seed_means
 from analysis.plots.panels import band_note, base_handle, cut, footer, grid, handles, means, panel, unfinished
 from analysis.plots.rewards import base_line, curve_bands, reward_curves
-from analysis.records import Run
+from analysis.records import Records
 
 PUBLISHED = 1.66
 """Euphonium's claim (arXiv 2602.04928), in training steps."""
@@ -31,9 +31,7 @@ _TICKS = (0.1, 0.2, 0.33, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _LEAST, _MOST = 0.1, 10.0
 
 
-def write_curves(
-    run: Run, found: Convergence, curves: pd.DataFrame, costs: pd.DataFrame, folder: Path
-) -> dict[str, Path]:
+def write_curves(run: Records, found: Convergence, folder: Path) -> dict[str, Path]:
     """Draw all figures of convergence as PNG and SVG: name -> the PNG.
 
     `convergence` shows the headline reward in each unit, `speed_up` the speed-ups, `rewards_<split>` every reward
@@ -41,23 +39,24 @@ def write_curves(
     factor for all methods gets none of its own.
     """
     drawn: dict[str, Figure] = {}
-    if (curves["iteration"] > 0).any():
-        drawn["convergence"] = convergence_figure(run, found, curves, costs)
-        for unit in telling_units(run, found.units, costs):
+    if (seed_means(run)["iteration"] > 0).any():
+        drawn["convergence"] = convergence_figure(run, found)
+        for unit in telling_units(run, found.units):
             name = f"rewards_{found.split}" + ("" if unit == shown_unit(run, found.units) else f"_{unit}")
-            drawn[name] = reward_curves(run, found.split, curves, costs, unit)
+            drawn[name] = reward_curves(run, found.split, unit)
     if found.speeds:
         drawn["speed_up"] = speed_figure(run, found)
     return {name: style.save(figure, folder, name)[0] for name, figure in drawn.items()}
 
 
-def shown_unit(run: Run, units: Sequence[str]) -> str:
+def shown_unit(run: Records, units: Sequence[str]) -> str:
     """The unit of the main figures: the budget's where it was recorded."""
     return run.budget_unit if run.budget_unit in units else "iterations"
 
 
-def telling_units(run: Run, units: Sequence[str], costs: pd.DataFrame) -> list[str]:
+def telling_units(run: Records, units: Sequence[str]) -> list[str]:
     """Iterations, the budget's unit, and those in which an iteration of one method costs more than of another."""
+    costs = cumulative_costs(run)
     last = costs[costs["iteration"] > 0].groupby(["method", "seed"])[list(units)].max()
     each = last.div(last["iterations"], axis=0) if len(last) else last
     return [
@@ -67,10 +66,11 @@ def telling_units(run: Run, units: Sequence[str], costs: pd.DataFrame) -> list[s
     ]
 
 
-def convergence_figure(run: Run, found: Convergence, curves: pd.DataFrame, costs: pd.DataFrame) -> Figure:
+def convergence_figure(run: Records, found: Convergence) -> Figure:
     """The headline reward, on the prompts that answer the question, against compute in each unit."""
+    curves = seed_means(run)
     here = curves[(curves["split"] == found.split) & (curves["reward"] == found.reward)]
-    joined = with_costs(here, costs)
+    joined = with_costs(run, here)
     drawn, axes, columns = grid(len(found.units), 2.5, len(run.methods) + 1, columns=3)
     ends = not math.isnan(found.end) and len(run.methods) > 1
     for place, (each, unit) in enumerate(zip(axes, found.units, strict=True)):
@@ -95,7 +95,7 @@ def _reward(found: Convergence) -> str:
     return name[:1].upper() + name[1:]
 
 
-def speed_figure(run: Run, found: Convergence) -> Figure:
+def speed_figure(run: Records, found: Convergence) -> Figure:
     """Speed-ups over the baseline on a logarithmic axis: a panel a target, a row a unit (or, for many, a method)."""
     methods = list(dict.fromkeys(entry.method for entry in found.speeds))
     by_unit = len(methods) <= FEW_RATIOS
@@ -138,7 +138,7 @@ def speed_figure(run: Run, found: Convergence) -> Figure:
     return drawn
 
 
-def _ratio_note(run: Run, found: Convergence, units: Sequence[str], methods: Sequence[str]) -> str:
+def _ratio_note(run: Records, found: Convergence, units: Sequence[str], methods: Sequence[str]) -> str:
     counted = "" if len(units) > 1 else f"Cost in {text.UNIT_TITLES[run.budget_unit]}. "
     note = (
         f"{counted}Above 1× a method needs less than {found.baseline}. Lines: 95 % intervals over seeds, widened for "

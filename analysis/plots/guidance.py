@@ -12,12 +12,12 @@ from analysis import style, text
 from analysis.curves import bands
 from analysis.guidance import accuracy_frame, gap_frame, share_frame
 from analysis.plots.panels import band, band_note, footer, grid, handles, means, panel
-from analysis.records import Run
+from analysis.records import Records
 
 _TERM_LINES = {"outcome": "-", "process": "--", "distillation": ":", "kl": "-."}
 
 
-def guidance_figure(run: Run) -> Figure | None:
+def guidance_figure(run: Records) -> Figure | None:
     """One panel a reward with guided and unguided rollouts, one a reward with their gap, and the rest; or None.
 
     The rest: pairwise accuracy of the process reward by noise level, on the base policy and at the end; and the
@@ -80,7 +80,7 @@ def _note(accuracy: pd.DataFrame, shares: pd.DataFrame) -> str:
     return " ".join(notes)
 
 
-def _accuracy(axes: Axes, run: Run, accuracy: pd.DataFrame) -> None:
+def _accuracy(axes: Axes, run: Records, accuracy: pd.DataFrame) -> None:
     look = style.looks(run.methods)
     axes.axhline(0.5, color=style.BASE_LOOK.colour, lw=1.2, ls=":")
     for method in dict.fromkeys(accuracy["method"]):
@@ -100,7 +100,7 @@ def _accuracy(axes: Axes, run: Run, accuracy: pd.DataFrame) -> None:
     panel(axes, "process reward's accuracy", "", "noise level σ (1: noise, 0: video)", "share of pairs")
 
 
-def _shares(axes: Axes, run: Run, shares: pd.DataFrame) -> None:
+def _shares(axes: Axes, run: Records, shares: pd.DataFrame) -> None:
     look = style.looks(run.methods)
     for (method, term), own in shares.groupby(["method", "term"], sort=False):
         curve = bands(own, ["method", "iteration"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style, text
-from analysis.curves import bands, counted_curves
-from analysis.hacking import DIVERSITY, Course, kl_frame, reward_and_kl
+from analysis.curves import bands, counted_curves, seed_means
+from analysis.hacking import DIVERSITY, courses, kl_frame, proxy_frame, reward_and_kl
 from analysis.plots.panels import (
     MANY_METHODS,
     band,
@@ -25,17 +24,18 @@ from analysis.plots.panels import (
     panel,
 )
 from analysis.plots.rewards import base_line
-from analysis.records import Run
+from analysis.records import Records
 
 TRAINED_COLOUR = "#444444"
 
 
-def proxy_figure(run: Run, proxy: pd.DataFrame, courses: Sequence[Course]) -> Figure | None:
+def proxy_figure(run: Records) -> Figure | None:
     """A panel a method: gain on the training rewards and on the headline, in base standard deviations."""
+    proxy = proxy_frame(run)
     shown = [name for name in run.methods if name in set(proxy["method"])]
     if not shown or proxy[["training", "headline"]].isna().all().any():
         return None
-    peaks = {entry.method: entry.peaks for entry in courses}
+    peaks = {entry.method: entry.peaks for entry in courses(run)}
     drawn, axes, columns = grid(len(shown), 2.2, 3, columns=4, share_y=True)
     look = style.looks(run.methods)
     for place, (each, method) in enumerate(zip(axes, shown, strict=True)):
@@ -96,15 +96,15 @@ class _Panel:
     frame: pd.DataFrame
 
 
-def distance_figure(run: Run, proxy: pd.DataFrame, curves: pd.DataFrame) -> Figure | None:
+def distance_figure(run: Records) -> Figure | None:
     """The proxy gap, diversity and KL to the base over training, and the headline against that KL."""
-    counted = counted_curves(run, curves)
+    curves, counted = seed_means(run), counted_curves(run)
     split = run.splits[0] if run.splits else "held_out"
     diverse = counted[(counted["split"] == split) & (counted["reward"] == DIVERSITY)]
     kl = kl_frame(run).merge(counted[["method", "seed"]].drop_duplicates(), on=["method", "seed"])
-    both = reward_and_kl(run, curves)
+    both = reward_and_kl(run)
     panels = [
-        _Panel("proxy gap", "base standard deviations", proxy.rename(columns={"gap": "value"})),
+        _Panel("proxy gap", "base standard deviations", proxy_frame(run).rename(columns={"gap": "value"})),
         _Panel("diversity", f"mean on {text.SPLIT_NAMES[split]}", diverse),
         _Panel("KL to the base model", "nats per video", kl),
     ]
@@ -138,7 +138,7 @@ def distance_figure(run: Run, proxy: pd.DataFrame, curves: pd.DataFrame) -> Figu
     return drawn
 
 
-def _trajectories(axes: Axes, run: Run, both: pd.DataFrame) -> None:
+def _trajectories(axes: Axes, run: Records, both: pd.DataFrame) -> None:
     """Where each method's seeds stood at every evaluation, and the way of their mean."""
     axes.axhline(
         float(both.loc[both["iteration"] == 0, "value"].mean()), color=style.BASE_LOOK.colour, ls=":", lw=1.2

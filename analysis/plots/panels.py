@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import style, text
 from analysis.curves import run_status
-from analysis.records import Run
+from analysis.records import Records
 
 WIDTH = 10.0
 MANY_METHODS = 5
@@ -25,7 +25,7 @@ INTERVAL_SEEDS = 5
 that they hide each other, and the range of the seeds says what there is to see."""
 
 
-def footer(run: Run, *sentences: str) -> str:
+def footer(run: Records, *sentences: str) -> str:
     """Suite, budget and seeds of a figure, then what else is to be said of it."""
     status = run_status(run)
     counted = int(status["counted"].astype(bool).sum()) if len(status) else 0
@@ -33,12 +33,12 @@ def footer(run: Run, *sentences: str) -> str:
     return " ".join([f"{head} ({counted} of {len(status)} runs finished).", *filter(None, sentences)])
 
 
-def judges_note(run: Run) -> str:
+def judges_note(run: Records) -> str:
     """Which rewards only judge, for a caption."""
     return "Rewards not marked as trained on only judge." if run.suite.held_out else ""
 
 
-def seeds_asked(run: Run) -> str:
+def seeds_asked(run: Records) -> str:
     """`3 seeds`, or `3 to 5 seeds` where methods differ."""
     counts = sorted({len(run.seeds(method)) for method in run.methods} or {0})
     return text.count(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
@@ -58,7 +58,7 @@ def grid(
     return drawn, axes[:panels], columns
 
 
-def handles(run: Run, methods: Iterable[str] | None = None) -> list[Line2D]:
+def handles(run: Records, methods: Iterable[str] | None = None) -> list[Line2D]:
     """Legend entries of methods."""
     look = style.looks(run.methods)
     return [
@@ -90,7 +90,7 @@ def panel(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def band_note(run: Run, unfinished: bool = True, always: bool = False) -> str:
+def band_note(run: Records, unfinished: bool = True, always: bool = False) -> str:
     """What lines and bands are, for a caption; `always` where bands are drawn for any number of methods."""
     status = run_status(run)
     counts = status[status["counted"].astype(bool)].groupby("method").size()
@@ -108,7 +108,7 @@ def band_note(run: Run, unfinished: bool = True, always: bool = False) -> str:
 
 
 def means(
-    axes: Axes, run: Run, frame: pd.DataFrame, by: str, markers: bool = True, dashed: bool = False
+    axes: Axes, run: Records, frame: pd.DataFrame, by: str, markers: bool = True, dashed: bool = False
 ) -> None:
     """A line a method through `mean` at the values of column `by`, with its band. Columns as of `curves.bands`."""
     many = len(run.methods) > MANY_METHODS
@@ -156,7 +156,7 @@ def cut(axes: Axes, values: pd.Series) -> None:
     axes.set_ylim(low - 0.12 * spread, high + 0.12 * spread)
 
 
-def unfinished(axes: Axes, run: Run, frame: pd.DataFrame, by: str) -> None:
+def unfinished(axes: Axes, run: Records, frame: pd.DataFrame, by: str) -> None:
     """Curves (method, seed, `by`, value) of seeds that do not count: dashed, with a cross where they end."""
     status = run_status(run)
     look = style.looks(run.methods)

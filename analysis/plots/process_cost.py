@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis import style, text
 from analysis.process_cost import SHARED, SHARES, Price, final_gain
-from analysis.records import Run
+from analysis.records import Records
 from analysis.statistics import Estimate
 
 _LOOKS = {
@@ -26,7 +26,7 @@ _LEVELS = 4
 """Noise levels whose accuracy is drawn, evenly spaced."""
 
 
-def write_process_cost(prices: Sequence[Price], baseline: str, run: Run, folder: Path) -> list[Path]:
+def write_process_cost(prices: Sequence[Price], baseline: str, run: Records, folder: Path) -> list[Path]:
     """Draws `process_cost` as PNG and SVG."""
     drawn = style.figure(8.4, 6.6)
     axes = drawn.subplots(2, len(SHARES)).flatten()
@@ -70,7 +70,7 @@ def _bar(axes: Axes, x: float, speed: Estimate, colour: str) -> None:
         axes.plot([x, x], [speed.low, speed.high], color=colour, lw=1)
 
 
-def _gains(axes: Axes, prices: Sequence[Price], baseline: str, run: Run) -> None:
+def _gains(axes: Axes, prices: Sequence[Price], baseline: str, run: Records) -> None:
     at = [price.making for price in prices]
     axes.plot(at, [price.gain.mean for price in prices], color=style.VERMILION, marker="o", lw=1.2, ms=4)
     for x, price in zip(at, prices, strict=True):

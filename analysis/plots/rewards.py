@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style, text
-from analysis.costs import cumulative_costs, with_costs
-from analysis.curves import bands, counted_curves, final_values, over_cost, seed_means
+from analysis.costs import with_costs
+from analysis.curves import bands, counted, final_values, over_cost, seed_means
 from analysis.plots.panels import (
     band_note,
     base_handle,
@@ -24,22 +24,16 @@ from analysis.plots.panels import (
     panel,
     unfinished,
 )
-from analysis.records import BASE, Run
+from analysis.records import Records
+from analysis.schema import BASE
 from analysis.statistics import paired_gain
 
 
-def reward_curves(
-    run: Run,
-    split: str = "held_out",
-    curves: pd.DataFrame | None = None,
-    costs: pd.DataFrame | None = None,
-    unit: str = "iterations",
-) -> Figure:
+def reward_curves(run: Records, split: str, unit: str) -> Figure:
     """Each reward over compute in one unit, on one prompt split: a line a method, bands over seeds."""
-    every = seed_means(run) if curves is None else curves
-    spent = cumulative_costs(run) if costs is None else costs
+    every = seed_means(run)
     here = every[every["split"] == split]
-    joined = with_costs(here, spent)
+    joined = with_costs(run, here)
     average = curve_bands(run, joined, unit)
     drawn, axes, columns = grid(len(run.rewards), 2.25, len(run.methods) + 1)
     for place, (each, reward) in enumerate(zip(axes, run.rewards, strict=True)):
@@ -59,13 +53,13 @@ def reward_curves(
     return drawn
 
 
-def curve_bands(run: Run, joined: pd.DataFrame, unit: str) -> pd.DataFrame:
+def curve_bands(run: Records, joined: pd.DataFrame, unit: str) -> pd.DataFrame:
     """Means and bands over counted seeds (columns method, reward, `unit`, mean, ...) of curves with costs."""
-    counted = counted_curves(run, joined)
+    finished = counted(run, joined)
     if unit == "iterations":
-        average = bands(counted, ["method", "reward", "iteration"])
+        average = bands(finished, ["method", "reward", "iteration"])
         return average.rename(columns={"iteration": "iterations"})
-    return over_cost(counted, unit, ["method", "reward"])
+    return over_cost(finished, unit, ["method", "reward"])
 
 
 def base_line(axes: Axes, here: pd.DataFrame) -> None:
@@ -75,9 +69,9 @@ def base_line(axes: Axes, here: pd.DataFrame) -> None:
         axes.axhline(float(start.iloc[0]), color=style.BASE_LOOK.colour, ls=":", lw=1.2)
 
 
-def final_comparison(run: Run, finals: pd.DataFrame | None = None) -> Figure:
+def final_comparison(run: Records) -> Figure:
     """Gain over the base model at the end: a panel a reward, a row a method, both prompt splits."""
-    values = final_values(run) if finals is None else finals
+    values = final_values(run)
     drawn, axes, columns = grid(len(run.rewards), 0.75 + 0.36 * max(len(run.methods), 2), len(run.splits))
     for place, (each, reward) in enumerate(zip(axes, run.rewards, strict=True)):
         each.axvline(0, color=style.BASE_LOOK.colour, ls=":", lw=1.2, zorder=1)
@@ -105,7 +99,7 @@ def final_comparison(run: Run, finals: pd.DataFrame | None = None) -> Figure:
     return drawn
 
 
-def _gains(axes: Axes, run: Run, part: pd.DataFrame, split: str) -> None:
+def _gains(axes: Axes, run: Records, part: pd.DataFrame, split: str) -> None:
     shift = (-0.16 if split == "held_out" else 0.16) if len(run.splits) > 1 else 0.0
     for place, method in enumerate(run.methods):
         seeds = part.loc[part["method"] == method, "gain"].dropna().to_numpy()

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style, text
-from analysis.curves import bands, run_status
+from analysis.curves import bands, counted
 from analysis.plots.panels import band_note, footer, grid, handles, means, panel, unfinished
-from analysis.records import Run
+from analysis.records import Records
 
 _POSITIVE = (
     "ratio_deviation",
@@ -17,11 +17,10 @@ _POSITIVE = (
     "guidance_size",
     "kl_to_guided",
     "kl_to_base",
-    "kl_to_old",
 )
 
 
-def training_curves(run: Run) -> Figure | None:
+def training_curves(run: Records) -> Figure | None:
     """Rewards of the rollouts and how the updates went, over iterations; None when nothing was recorded."""
     metrics = training_metrics(run)
     if not metrics:
@@ -29,10 +28,7 @@ def training_curves(run: Run) -> Figure | None:
     records = run.iterations[run.iterations["metric"].isin(metrics)]
     window = max(1, int(records["iteration"].max()) // 10)
     records = _smooth(records.astype({"method": str, "metric": str}), window)
-    status = run_status(run)
-    counted = status.loc[status["counted"].astype(bool), ["method", "seed"]]
-    finished = records.merge(counted.astype({"seed": records["seed"].dtype}), on=["method", "seed"])
-    average = bands(finished, ["method", "metric", "iteration"])
+    average = bands(counted(run, records), ["method", "metric", "iteration"])
     drawn, axes, columns = grid(len(metrics), 2.15, len(run.methods), columns=3)
     for place, (each, metric) in enumerate(zip(axes, metrics, strict=True)):
         mean = average[average["metric"] == metric]
@@ -51,7 +47,7 @@ def training_curves(run: Run) -> Figure | None:
     return drawn
 
 
-def training_metrics(run: Run) -> list[str]:
+def training_metrics(run: Records) -> list[str]:
     """The recorded metrics that the figure shows: rewards of the rollouts, then those of `text.METRICS`.
 
     A metric that never leaves zero says in a table what a panel would: `constant_metrics` names it.
@@ -61,13 +57,13 @@ def training_metrics(run: Run) -> list[str]:
     return [*rewards, *(name for name in text.METRICS if name in recorded.index and recorded[name] > 0)]
 
 
-def constant_metrics(run: Run) -> list[str]:
+def constant_metrics(run: Records) -> list[str]:
     """Metrics of `text.METRICS` that were recorded and were 0 throughout."""
     recorded = _ranges(run)
     return [name for name in text.METRICS if name in recorded.index and recorded[name] == 0]
 
 
-def _ranges(run: Run) -> pd.Series:
+def _ranges(run: Records) -> pd.Series:
     """Largest absolute value of each recorded metric."""
     sizes = run.iterations["value"].astype("float64").abs()
     largest = sizes.groupby(run.iterations["metric"], observed=True).max()

@@ -31,14 +31,14 @@ from analysis.statistics.metrics import (
     interquartile_mean,
     probability_of_improvement,
 )
-from analysis.statistics.planning import Plan, power_of, seeds_needed
+from analysis.statistics.planning import SeedPlan, power_of, seeds_needed
 from analysis.statistics.speed import log_cost_spread, mean_cost_to_target, speed_up
 
 __all__ = [
     "Difference",
     "Estimate",
     "Interval",
-    "Plan",
+    "SeedPlan",
     "area_under_curve",
     "bootstrap",
     "bootstrap_prompts",

@@ -14,7 +14,7 @@ coverage of all.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -190,9 +190,7 @@ def holm(p_values: ArrayLike) -> Floats:
     return np.where(np.isnan(raw), np.nan, adjusted)
 
 
-def pairwise_differences(
-    groups: Mapping[str, ArrayLike], confidence: float = 0.95, order: Sequence[str] | None = None
-) -> list[Difference]:
+def pairwise_differences(groups: Mapping[str, ArrayLike], confidence: float = 0.95) -> list[Difference]:
     """Welch's interval of every pair, widened (Bonferroni) so that all of them hold together.
 
     The confidence is that of the whole family: with m methods each interval is drawn at 1 - (1 -
@@ -200,8 +198,7 @@ def pairwise_differences(
     came first may therefore be picked after looking at the results.
     """
     _check_confidence(confidence)
-    names = list(order if order is not None else groups)
-    pairs = list(combinations(names, 2))
+    pairs = list(combinations(groups, 2))
     level = 1 - (1 - confidence) / max(len(pairs), 1)
     result = []
     for first, second in pairs:

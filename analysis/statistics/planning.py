@@ -23,7 +23,7 @@ _PLACES = (np.arange(64) + 0.5) / 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class SeedPlan:
     """Seeds per method that show a `ratio` of costs in a share `power` of repeated benchmarks.
 
     `seeds` is None where more than `MOST_SEEDS` would be needed. `reached` is the power at that number.
@@ -63,31 +63,25 @@ def _freedom(variance: Floats, other: Floats, seeds: int) -> Floats:
     return np.asarray((seeds - 1) * (variance + other) ** 2 / (variance**2 + other**2))
 
 
-def seeds_needed(
-    ratio: float,
-    spread: float,
-    other_spread: float | None = None,
-    power: float = 0.8,
-    confidence: float = 0.95,
-) -> Plan:
+def seeds_needed(ratio: float, spread: float, power: float = 0.8, confidence: float = 0.95) -> SeedPlan:
     """Fewest seeds per method with which a speed-up by `ratio` shows with probability `power`.
 
-    `spread` and `other_spread` as in `power_of`.
+    `spread` is that of both methods, as in `power_of`.
     """
     if not 0 < power < 1:
         raise ValueError(f"power must lie between 0 and 1, not {power}; 0.8 is usual")
     if ratio == 1:
         raise ValueError("a ratio of 1 is no speed-up: no number of seeds shows it; 1.25 is a small one")
     low, high = 1, 2
-    while power_of(ratio, high, spread, other_spread, confidence) < power:
+    while power_of(ratio, high, spread, confidence=confidence) < power:
         if high >= MOST_SEEDS:
-            return Plan(ratio, power, None, power_of(ratio, MOST_SEEDS, spread, other_spread, confidence))
+            return SeedPlan(ratio, power, None, power_of(ratio, MOST_SEEDS, spread, confidence=confidence))
         low, high = high, min(2 * high, MOST_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
-        enough = power_of(ratio, middle, spread, other_spread, confidence) >= power
+        enough = power_of(ratio, middle, spread, confidence=confidence) >= power
         low, high = (low, middle) if enough else (middle, high)
-    return Plan(ratio, power, high, power_of(ratio, high, spread, other_spread, confidence))
+    return SeedPlan(ratio, power, high, power_of(ratio, high, spread, confidence=confidence))
 
 
 def _check(ratio: float, spread: float, other: float, confidence: float) -> None:

@@ -110,7 +110,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Row:
+class Coverage:
     """How often intervals of a quantity held its true value, and how often they excluded "no difference".
 
     `open` is the share of intervals with an infinite or zero limit, `width` the median of high - low, for a
@@ -226,7 +226,7 @@ RIVAL_BOOTSTRAPS: Mapping[tuple[str, str], Maker] = {
 
 def coverage(
     world: World, makers: Mapping[tuple[str, str], Maker], repetitions: int, rng: np.random.Generator
-) -> list[Row]:
+) -> list[Coverage]:
     """Repeat a benchmark of two methods and count how often each interval holds the truth."""
     limits: dict[tuple[str, str], list[tuple[float, float]]] = {name: [] for name in makers}
     for _ in range(repetitions):
@@ -237,13 +237,13 @@ def coverage(
     return [_row(world, name, np.array(pairs)) for name, pairs in limits.items()]
 
 
-def _row(world: World, name: tuple[str, str], limits: Floats) -> Row:
+def _row(world: World, name: tuple[str, str], limits: Floats) -> Coverage:
     low, high = limits.T
     ratio = name[0] == "speed-up"
     truth, null = world.truth[name[0]], 1.0 if ratio else 0.0
     closed = np.isfinite(high) & ((low > 0) if ratio else np.isfinite(low))
     width = np.log(high[closed] / low[closed]) if ratio else (high - low)[closed]
-    return Row(
+    return Coverage(
         *name,
         seeds=world.seeds,
         repetitions=len(limits),
@@ -301,7 +301,7 @@ def planned_power(world: World, repetitions: int, rng: np.random.Generator) -> d
     return {"predicted": power_of(world.speed, world.seeds, *spreads), "found": row.told_apart}
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Coverage]) -> str:
     lines = [
         "| quantity | interval | seeds | holds the truth | told apart | one side open | median width |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.alignment import Alignment, Pair
-from analysis.records import Run
+from analysis.records import Records
 from analysis.statistics import Estimate
 from analysis.tables.final import format_table
 from analysis.tables.text_table import TextTable, write_table
@@ -19,7 +19,7 @@ SHOWN_PAIRS = 10
 """With more pairs than this the page shows those with the best method and folds the rest."""
 
 
-def alignment_frame(found: Alignment, run: Run) -> pd.DataFrame:
+def alignment_frame(found: Alignment, run: Records) -> pd.DataFrame:
     """One row per (split, method, reward), tidy."""
     rows = [
         {
@@ -95,7 +95,7 @@ def _bounds(value: Estimate) -> str:
     return f"{text.signed(value.value)}{mark}\n{text.signed(value.low)} to {text.signed(value.high)}"
 
 
-def summaries_table(found: Alignment, run: Run, split: str) -> TextTable:
+def summaries_table(found: Alignment, run: Records, split: str) -> TextTable:
     """The headline reward of one split, each method's gain in each of its summaries."""
     entries = [e for e in found.endings if e.split == split and e.reward == run.suite.headline]
     rows = tuple(
@@ -119,7 +119,7 @@ def summaries_table(found: Alignment, run: Run, split: str) -> TextTable:
     return TextTable(_capital(title), columns, rows, _doubted(note, doubts))
 
 
-def wins_table(found: Alignment, run: Run, split: str) -> TextTable:
+def wins_table(found: Alignment, run: Records, split: str) -> TextTable:
     """Share of prompts on which each method is above the base model, by reward."""
     entries = {(e.method, e.reward): e.prompts_won for e in found.endings if e.split == split}
     methods = dict.fromkeys(method for method, _ in entries)
@@ -137,12 +137,12 @@ def wins_table(found: Alignment, run: Run, split: str) -> TextTable:
     return TextTable(f"Prompts that gained, {text.SPLIT_NAMES[split]}", columns, tuple(rows), note)
 
 
-def starred(run: Run, reward: str) -> str:
+def starred(run: Records, reward: str) -> str:
     """A reward's name, with a star if it was trained on."""
     return text.reward_name(reward) + ("*" if run.suite.role(reward) == "training" else "")
 
 
-def pairs_table(found: Alignment, run: Run, split: str, rewards: Sequence[str]) -> TextTable:
+def pairs_table(found: Alignment, run: Records, split: str, rewards: Sequence[str]) -> TextTable:
     """Pairs of methods on some rewards of one split: by how much, how surely, how often one seed beats another."""
     entries = [e for e in found.pairs if e.split == split and e.reward in rewards]
     entries.sort(key=lambda entry: list(rewards).index(entry.reward))
@@ -235,7 +235,7 @@ def folded(table: TextTable) -> list[TextTable]:
     ]
 
 
-def write_alignment(run: Run, found: Alignment, finals: pd.DataFrame, folder: Path) -> list[TextTable]:
+def write_alignment(run: Records, found: Alignment, finals: pd.DataFrame, folder: Path) -> list[TextTable]:
     """Write `final`, `alignment` and `pairs` as CSV and Markdown; return the tables that have rows.
 
     They are, for each split: summaries of the headline, prompts that gained, pairs on the headline, other pairs.

@@ -7,20 +7,13 @@ import math
 import numpy as np
 
 from analysis import text
-from analysis.costs import EVALUATION, PRM_TRAINING, WHOLE, Budget
-from analysis.records import UNITS, Run
+from analysis.costs import Spending
+from analysis.records import Records
+from analysis.schema import CHARGED, EVALUATION, PEAK_MEMORY, PRM_TRAINING, UNITS, WHOLE
 from analysis.tables.text_table import TextTable
 
-PARTS = {
-    "rollout": "rollout",
-    "update": "update",
-    "process_reward": "process reward",
-    "decoder": "decoder",
-    "outcome_rewards": "outcome rewards",
-}
 
-
-def budget_tables(run: Run, found: Budget) -> list[TextTable]:
+def budget_tables(run: Records, found: Spending) -> list[TextTable]:
     """What each method used in every unit; and, with a ledger, its TFLOP and seconds by component."""
     units = [unit for unit in UNITS if len(found.totals) and found.totals[unit].notna().any()]
     if not units:
@@ -40,20 +33,20 @@ def budget_tables(run: Run, found: Budget) -> list[TextTable]:
     return [table, *(entry for entry in (_components(found, q) for q in ("tflops", "seconds")) if entry)]
 
 
-def _memory(found: Budget, method: str) -> tuple[str, ...]:
+def _memory(found: Spending, method: str) -> tuple[str, ...]:
     if not len(found.parts):
         return ()
-    memory = _part(found, method, WHOLE, "peak_memory_mb")
+    memory = _part(found, method, WHOLE, PEAK_MEMORY)
     return (text.NONE if math.isnan(memory) else f"{memory:,.0f} MB",)
 
 
-def _part(found: Budget, method: str, component: str, quantity: str) -> float:
+def _part(found: Spending, method: str, component: str, quantity: str) -> float:
     parts = found.parts
     chosen = (parts["method"] == method) & (parts["component"] == component) & (parts["quantity"] == quantity)
     return float(parts.loc[chosen, "value"].sum()) if chosen.any() else math.nan
 
 
-def _budget_note(run: Run, found: Budget) -> str:
+def _budget_note(run: Records, found: Spending) -> str:
     note = f"Means over finished seeds. * unit of the budget ({run.budget} a run)"
     if not math.isnan(found.spread) and len(found.totals) > 1:
         note += (
@@ -70,9 +63,9 @@ def _budget_note(run: Run, found: Budget) -> str:
     return f"{note}."
 
 
-def _components(found: Budget, quantity: str) -> TextTable | None:
-    parts = found.parts[found.parts["quantity"] == quantity]
-    names = [name for name in PARTS if name in set(parts["component"])]
+def _components(found: Spending, quantity: str) -> TextTable | None:
+    present = set(found.parts.loc[found.parts["quantity"] == quantity, "component"])
+    names = [name for name in CHARGED if name in present]
     if not names:
         return None
     rows = []
@@ -84,7 +77,8 @@ def _components(found: Budget, quantity: str) -> TextTable | None:
         cells = [_share(values[name], whole, quantity) for name in names]
         rest = [text.cost(values[name], quantity) for name in (EVALUATION, PRM_TRAINING)]
         rows.append((str(method), *cells, text.cost(whole, quantity), *rest))
-    columns = ("method", *(PARTS[name] for name in names), "sum", "evaluation", "training the process reward")
+    parts = (name.replace("_", " ") for name in names)
+    columns = ("method", *parts, "sum", "evaluation", "training the process reward")
     title = "TFLOP by component" if quantity == "tflops" else "Seconds by component"
     note = "Of one seed, means over finished seeds; shares of the sum in brackets. The last two columns are beside it."
     return TextTable(title, columns, tuple(rows), note)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.convergence import SHARES, Area, Convergence, Speed
-from analysis.records import UNITS
+from analysis.schema import UNITS
 from analysis.statistics import Interval
 from analysis.tables.text_table import TextTable, write_table
 
@@ -139,7 +139,7 @@ def area_table(found: Convergence) -> TextTable:
 
 
 def _unit_word(unit: str) -> str:
-    return "" if unit == "seconds" else f" {UNITS[unit][1]}"
+    return "" if unit == "seconds" else f" {UNITS[unit].several}"
 
 
 def _area_cell(entry: Area | None) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from analysis import text
 from analysis.curves import final_values, run_status, seed_means
-from analysis.records import BASE, SPLITS, Run
-from analysis.statistics import Difference, Interval, paired_gain
+from analysis.records import Records
+from analysis.schema import BASE, SPLITS
+from analysis.statistics import Interval, paired_gain
 from analysis.tables.text_table import TextTable
 
 COLUMNS = (
@@ -28,17 +27,14 @@ COLUMNS = (
 )
 
 
-def final_table(
-    run: Run, finals: pd.DataFrame | None = None, curves: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def final_table(run: Records) -> pd.DataFrame:
     """One row per (split, method, reward), tidy, with the base model's own rows first.
 
     `final` is the mean over the seeds that finished, `gain` its difference from `base`, `low` and `high`
     the 95 % interval of the gain over seeds (NaN with fewer than two), `seconds` the mean training time of
     a seed. A method without a finished seed has a row with `seeds` 0 and no numbers.
     """
-    means = seed_means(run) if curves is None else curves
-    values = final_values(run, means) if finals is None else finals
+    means, values = seed_means(run), final_values(run)
     base = means[means["method"] == BASE].set_index(["split", "reward"])["value"]
     status = run_status(run)
     counted = status[status["counted"].astype(bool)]
@@ -74,7 +70,6 @@ def _summary(group: pd.DataFrame | None) -> dict[str, float]:
 def format_table(
     table: pd.DataFrame,
     split: str = "held_out",
-    rewards: Sequence[str] | None = None,
     width: int | None = None,
 ) -> TextTable:
     """The final table of one prompt split as strings.
@@ -85,8 +80,7 @@ def format_table(
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     part = table[table["split"] == split]
-    names = list(dict.fromkeys(part["reward"])) if rewards is None else list(rewards)
-    part = part[part["reward"].isin(names)]
+    names = list(dict.fromkeys(part["reward"]))
     wide = _wide(part, names, split)
     return wide if width is None or wide.width <= width else _long(part, names, split)
 
@@ -166,30 +160,7 @@ def _long(part: pd.DataFrame, names: list[str], split: str) -> TextTable:
     return TextTable(_title(split), ("reward / method", "base → final", "gain"), tuple(rows), _note(part))
 
 
-def differences_table(differences: Sequence[Difference]) -> TextTable:
-    """Pairs of methods: the difference of their final headline reward, and whether it is told from chance."""
-    rows = []
-    for entry in differences:
-        verdict = "told apart" if entry.distinct else "not told apart"
-        if not entry.interval.known:
-            verdict = "cannot be said (one seed)"
-        seeds = f"{entry.seeds[0]} and {entry.seeds[1]}"
-        pair = f"{entry.first} − {entry.second}"
-        value = text.signed(entry.interval.mean)
-        rows.append((pair, value, text.interval(entry.interval), seeds, verdict))
-    note = (
-        f"Welch's intervals over seeds, widened so that all {len(rows)} hold together with 95 % confidence."
-        if len(rows) > 1
-        else "Welch's 95 % interval over seeds."
-    )
-    if not any(entry.interval.known for entry in differences):
-        note = "No interval: one seed of a method has no spread."
-    return TextTable(
-        "Differences between methods", ("pair", "difference", "interval", "seeds", ""), tuple(rows), note
-    )
-
-
-def status_table(run: Run) -> TextTable:
+def status_table(run: Records) -> TextTable:
     """Seeds that did not finish, with the error that stopped them."""
     status = run_status(run)
     rows = []

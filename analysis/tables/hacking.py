@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.hacking import Course
-from analysis.records import Run
+from analysis.records import Records
 from analysis.statistics import Interval
 from analysis.tables.text_table import TextTable
 
@@ -39,7 +39,7 @@ def _early(entry: Course) -> int:
     return sum(peak < end for peak, end in zip(entry.peaks, entry.ends, strict=True))
 
 
-def hacking_table(run: Run, found: Sequence[Course]) -> TextTable:
+def hacking_table(run: Records, found: Sequence[Course]) -> TextTable:
     """When the headline peaks, what is lost after, the proxy gap at the end, and how far each method walked."""
     far = any(entry.kl.n for entry in found)
     rows = []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.records import Run
+from analysis.records import Records
 from analysis.settings import method_differences
 from analysis.tables.text_table import TextTable
 
 
-def methods_table(run: Run) -> tuple[pd.DataFrame, TextTable]:
+def methods_table(run: Records) -> tuple[pd.DataFrame, TextTable]:
     """One row a field, one column a method; empty where settings were not recorded or there is one method."""
     frame = method_differences(run.settings)
     rows = tuple(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import text
 from analysis.process_cost import SHARED, SHARES, Price
-from analysis.records import Run
+from analysis.records import Records
 from analysis.statistics import Estimate
 from analysis.tables.text_table import TextTable
 
@@ -17,7 +17,7 @@ _CHARGED = {1: "charged to one run", 10: "shared by ten", None: "not charged"}
 
 
 def process_cost_tables(
-    prices: Sequence[Price], baseline: str, run: Run
+    prices: Sequence[Price], baseline: str, run: Records
 ) -> tuple[pd.DataFrame, tuple[TextTable, ...]]:
     """One row a method and target, tidy; as text one table of methods and one of the process rewards' accuracy."""
     rows = []
@@ -40,7 +40,7 @@ def process_cost_tables(
     return pd.DataFrame(rows), (_prices(prices, baseline, run), _accuracy(prices))
 
 
-def _prices(prices: Sequence[Price], baseline: str, run: Run) -> TextTable:
+def _prices(prices: Sequence[Price], baseline: str, run: Records) -> TextTable:
     columns = ["method", "making, TFLOP", "gain"]
     for share in SHARES:
         columns += [f"{text.percent(share)}: {_CHARGED[shared]}" for shared in SHARED] + ["pays after"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from analysis import text
 from analysis.curves import final_values
 from analysis.guidance import diagnostic, gap_frame
-from analysis.records import Run, load_run
+from analysis.records import Records, load_run
 from analysis.statistics import Interval, welch_difference
 from analysis.style import FAINT, INK, figure, looks, save, surround, tidy
 from benchmarks.ablating.variants import Arm, described
@@ -66,7 +66,7 @@ class Row:
         return "told apart" if self.difference.excludes_zero else "not told apart"
 
 
-def compare(folder: Path, base: Method, arms: Sequence[Arm]) -> tuple[Run, list[Row]]:
+def compare(folder: Path, base: Method, arms: Sequence[Arm]) -> tuple[Records, list[Row]]:
     """The rows of an ablation, the base first, read from a run's records.
 
     With m variants each interval is drawn at 1 - 0.05 / m (Bonferroni), so that all of them hold together with 95 %
@@ -113,7 +113,7 @@ class _Diagnostics:
     iterations: Mapping[str, float]
 
     @classmethod
-    def of(cls, run: Run, headline: pd.DataFrame) -> _Diagnostics:
+    def of(cls, run: Records, headline: pd.DataFrame) -> _Diagnostics:
         frame = gap_frame(run)
         kl = diagnostic(run, "diagnostic/kl", "name")
         iterations = headline.groupby("method")["iteration"].mean().to_dict()
@@ -210,7 +210,7 @@ def _change(values: tuple[float, float]) -> str:
     return text.NONE if math.isnan(values[0]) else f"{text.number(values[0])} → {text.number(values[1])}"
 
 
-def note(run: Run, rows: Sequence[Row]) -> str:
+def note(run: Records, rows: Sequence[Row]) -> str:
     """What the numbers are."""
     count = len(rows) - 1
     seeds = sorted({len(row.finals) for row in rows})
@@ -229,7 +229,7 @@ def note(run: Run, rows: Sequence[Row]) -> str:
     )
 
 
-def to_markdown(run: Run, rows: Sequence[Row]) -> str:
+def to_markdown(run: Records, rows: Sequence[Row]) -> str:
     """The table as Markdown, each factor's question above its variants."""
     lines = [
         f"## Ablation of {rows[0].variant}",
@@ -250,7 +250,7 @@ def _escaped(cell: str) -> str:
     return " ".join(cell.replace("|", "\\|").split())
 
 
-def write_table(run: Run, rows: Sequence[Row], folder: Path) -> list[Path]:
+def write_table(run: Records, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Writes `tables/ablation.csv`, `.md`, and `figures/ablation.png`, `.svg`; returns the files."""
     tables = folder / "tables"
     tables.mkdir(parents=True, exist_ok=True)
@@ -262,7 +262,7 @@ def write_table(run: Run, rows: Sequence[Row], folder: Path) -> list[Path]:
     return written
 
 
-def _figure(run: Run, rows: Sequence[Row], folder: Path) -> list[Path]:
+def _figure(run: Records, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Differences with their intervals, one line a variant."""
     compared = [row for row in rows if row.difference is not None]
     drawn, style = figure(7.4, 1.5 + 0.27 * len(compared)), looks([rows[0].variant])[rows[0].variant]

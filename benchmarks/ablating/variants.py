@@ -18,7 +18,7 @@ from methods.method import Method, difference, flatten
 from methods.naming import closest, explain
 
 #: What `against` calls the method that nothing is changed in.
-BASE = "base"
+UNCHANGED = "base"
 GRID = "grid"
 
 
@@ -48,7 +48,7 @@ class Variant(_Settings):
     """
 
     change: dict[str, Any]
-    against: str = BASE
+    against: str = UNCHANGED
 
     @model_validator(mode="before")
     @classmethod
@@ -166,15 +166,19 @@ def make_arms(ablation: Ablation, base: Method, only: Sequence[str] = ()) -> tup
             raise SettingsError(f"the ablation asks for {name} twice; give each variant a name of its own")
     arms, same = [], []
     for (factor, label, about, one), name in zip(asked, names, strict=True):
-        if one.against not in (BASE, *names):
-            raise SettingsError(f"{name}: against is {one.against!r}; {closest(one.against, [BASE, *names])}")
+        if one.against not in (UNCHANGED, *names):
+            raise SettingsError(
+                f"{name}: against is {one.against!r}; {closest(one.against, [UNCHANGED, *names])}"
+            )
         method = _varied(base, one.change, name)
         if difference(base, method):
             arms.append(Arm(factor, label, about, one.against, method))
         else:
             same.append(name)
     # What is the base already is not run twice: who is compared with it is compared with the base.
-    runs = {name: base.name if name in same else f"{base.name}.{name}" for name in names} | {BASE: base.name}
+    runs = {name: base.name if name in same else f"{base.name}.{name}" for name in names} | {
+        UNCHANGED: base.name
+    }
     return [replace(arm, against=runs[arm.against]) for arm in arms], same
 
 

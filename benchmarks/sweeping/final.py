@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.records import BASE, read_status, run_folder
+from analysis.schema import BASE, run_folder
+from benchmarks.records import read_status
 from benchmarks.resolve import write_settings
 from benchmarks.run import Benchmark
 from benchmarks.settings import RunSettings

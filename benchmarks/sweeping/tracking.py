@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.schema import SETTINGS_FILE
 from benchmarks.records import run_folder
-from benchmarks.settings import SETTINGS_FILE
 from benchmarks.sweeping.choosing import Finalist
 from benchmarks.sweeping.final import FINALS_FOLDER, run_state
 from benchmarks.sweeping.plan import Plan

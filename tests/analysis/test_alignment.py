@@ -9,25 +9,26 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.alignment import Alignment, alignment, main, prompt_means, share_interval, wins
-from analysis.records import Run, load_run
+from analysis.alignment import Alignment, alignment, prompt_means, share_interval, wins
+from analysis.alignment.__main__ import main
+from analysis.records import Records, load_run
 from analysis.tables.alignment import folded, pairs_table, summaries_table, wins_table
 from analysis.tables.text_table import TextTable
 from tests.analysis.synthetic import Plan, write_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Records:
     plan = Plan(seeds=6, rewards=("accuracy", "diversity", "caption_match"), with_samples=False, prompts=5)
     return load_run(write_run(tmp_path_factory.mktemp("aligned"), plan))
 
 
 @pytest.fixture(scope="module")
-def found(run: Run) -> Alignment:
+def found(run: Records) -> Alignment:
     return alignment(run)
 
 
-def _values(run: Run, method: str, reward: str, split: str = "held_out") -> pd.DataFrame:
+def _values(run: Records, method: str, reward: str, split: str = "held_out") -> pd.DataFrame:
     """(seeds, prompts) of a method's last evaluation, straight from the records."""
     records = run.evaluations
     chosen = (records["method"] == method) & (records["reward"] == reward) & (records["split"] == split)
@@ -37,7 +38,7 @@ def _values(run: Run, method: str, reward: str, split: str = "held_out") -> pd.D
     )
 
 
-def test_an_ending_is_what_the_records_say(run: Run, found: Alignment) -> None:
+def test_an_ending_is_what_the_records_say(run: Records, found: Alignment) -> None:
     entry = next(
         e for e in found.endings if (e.split, e.method, e.reward) == ("held_out", "euphonium", "accuracy")
     )
@@ -52,7 +53,7 @@ def test_an_ending_is_what_the_records_say(run: Run, found: Alignment) -> None:
     assert entry.any_prompts.high - entry.any_prompts.low > 0
 
 
-def test_pairs_on_the_headline_decide_as_their_widened_interval(run: Run, found: Alignment) -> None:
+def test_pairs_on_the_headline_decide_as_their_widened_interval(run: Records, found: Alignment) -> None:
     pairs = [pair for pair in found.pairs if pair.split == "held_out" and pair.reward == "accuracy"]
     assert len(pairs) == 3
     for pair in pairs:
@@ -68,7 +69,7 @@ def test_pairs_on_the_headline_decide_as_their_widened_interval(run: Run, found:
         assert pair.any_prompts is not None
 
 
-def test_pairs_on_other_rewards_are_adjusted_together(run: Run, found: Alignment) -> None:
+def test_pairs_on_other_rewards_are_adjusted_together(run: Records, found: Alignment) -> None:
     pairs = [pair for pair in found.pairs if pair.split == "train" and pair.reward != "accuracy"]
     raw = []
     for pair in pairs:
@@ -120,7 +121,7 @@ def test_few_seeds_are_marked(tmp_path: Path) -> None:
     assert wins_table(found, run, "held_out").columns == ("method", "accuracy", "caption match*")
 
 
-def test_equal_records_give_equal_intervals(run: Run, found: Alignment) -> None:
+def test_equal_records_give_equal_intervals(run: Records, found: Alignment) -> None:
     assert alignment(run) == found
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.costs import CHARGED, budget, budget_frame, cumulative_costs, known_units, totals
+from analysis.costs import cumulative_costs, known_units, spending, spending_frame, totals
 from analysis.curves import seed_means
-from analysis.records import UNITS, load_run
+from analysis.records import load_run
+from analysis.schema import CHARGED, UNITS
 from analysis.tables.compute import budget_tables
 from tests.analysis.synthetic import PRM_TFLOPS, Plan, tflops, write_run
 
@@ -65,7 +66,7 @@ def test_without_a_ledger_iterations_and_seconds_remain(tmp_path: Path) -> None:
     costs = cumulative_costs(run)
     assert known_units(costs) == ("iterations", "seconds")
     assert _row(costs, "euphonium", 0, 12)["seconds"] == pytest.approx(0.7 * 12)
-    found = budget(run, costs)
+    found = spending(run)
     assert found.totals["tflops"].isna().all()
     assert [table.title for table in budget_tables(run, found)] == ["Compute of one seed"]
 
@@ -80,7 +81,7 @@ def test_failed_seeds_do_not_count_in_totals(broken_run: Path) -> None:
 def test_budget_tells_whether_methods_used_the_same(tmp_path: Path, whole_run: Path) -> None:
     plan = Plan(seeds=2, budget_tflops=2.0, rewards=FEW.rewards, with_samples=False)
     run = load_run(write_run(tmp_path, plan))
-    matched = budget(run)
+    matched = spending(run)
     assert matched.unit == "tflops"
     assert matched.matched
     assert matched.totals["iterations"].nunique() == 3
@@ -88,7 +89,7 @@ def test_budget_tells_whether_methods_used_the_same(tmp_path: Path, whole_run: P
     assert "all methods used the same amount" in budget_tables(run, matched)[0].note
 
     other = load_run(whole_run)
-    unmatched = budget(other)
+    unmatched = spending(other)
     used = {name: 30 * sum(tflops(name).values()) for name in other.methods}
     assert unmatched.totals["tflops"].to_dict() == pytest.approx(used)
     assert unmatched.spread == 0  # in iterations, the budget's unit
@@ -98,7 +99,7 @@ def test_budget_tells_whether_methods_used_the_same(tmp_path: Path, whole_run: P
 
 def test_components_and_totals_are_one_account(whole_run: Path) -> None:
     run = load_run(whole_run)
-    frame = budget_frame(budget(run))
+    frame = spending_frame(spending(run))
     own = frame[(frame["method"] == "euphonium") & (frame["quantity"] == "tflops")].set_index("component")[
         "value"
     ]
@@ -115,5 +116,5 @@ def test_a_run_that_trained_nothing_costs_nothing(tmp_path: Path) -> None:
     costs = cumulative_costs(run)
     assert costs["iteration"].tolist() == [0]
     assert known_units(costs) == ()
-    assert np.isnan(budget(run, costs).spread)
+    assert np.isnan(spending(run).spread)
     assert len(seed_means(run)) > 0

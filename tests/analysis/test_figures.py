@@ -45,7 +45,7 @@ def test_lines_are_the_means_over_seeds_in_each_unit(whole_run: Path) -> None:
     costs = cumulative_costs(run)
     ends = costs[costs["iteration"] == 30].groupby("method")
     for unit in ("iterations", "tflops"):
-        drawn = plots.reward_curves(run, unit=unit)
+        drawn = plots.reward_curves(run, "held_out", unit)
         lines = {line.get_label(): line for line in drawn.axes[0].get_lines()}
         for method in run.methods:
             x = lines[method].get_xdata()

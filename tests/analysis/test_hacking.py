@@ -11,19 +11,19 @@ import pytest
 from analysis.curves import seed_means
 from analysis.hacking import courses, kl_frame, proxy_frame, reward_and_kl
 from analysis.plots.hacking import distance_figure, proxy_figure
-from analysis.records import Run, load_run
+from analysis.records import Records, load_run
 from analysis.tables.hacking import hacking_frame, hacking_table
 from tests.analysis.synthetic import Plan, write_run
 
 
 @pytest.fixture(scope="module")
-def overdone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def overdone(tmp_path_factory: pytest.TempPathFactory) -> Records:
     """The headline loses more than it had gained, the rewards trained on keep rising."""
     plan = Plan(overdone=2.5, samples=40, spread=0.001, with_samples=False)
     return load_run(write_run(tmp_path_factory.mktemp("overdone"), plan))
 
 
-def test_a_headline_that_falls_has_peaked_and_lost(overdone: Run) -> None:
+def test_a_headline_that_falls_has_peaked_and_lost(overdone: Records) -> None:
     found = {entry.method: entry for entry in courses(overdone)}
     entry = found["euphonium"]
     means = seed_means(overdone)
@@ -42,7 +42,7 @@ def test_a_headline_that_falls_has_peaked_and_lost(overdone: Run) -> None:
     assert hacking_frame(list(found.values())).set_index("method")["lost"]["euphonium"] > 0.05
 
 
-def test_the_gap_counts_in_standard_deviations_of_the_base(overdone: Run) -> None:
+def test_the_gap_counts_in_standard_deviations_of_the_base(overdone: Records) -> None:
     """Weights 1 and 0.5: the proxy is two parts of caption match and one of motion quality."""
     row = proxy_frame(overdone).set_index(["method", "seed", "iteration"]).loc[("flow_grpo", 1, 20)]
     records = overdone.evaluations
@@ -70,7 +70,7 @@ def test_no_reward_spread_and_no_split_give_no_gap(tmp_path: Path) -> None:
     proxy = proxy_frame(run)
     assert proxy["gap"].isna().all()
     assert proxy["headline"].notna().all()
-    assert proxy_figure(run, proxy, courses(run)) is None
+    assert proxy_figure(run) is None
 
 
 def test_distance_starts_at_nothing_and_is_paired_with_the_reward(whole_run: Path) -> None:
@@ -91,7 +91,7 @@ def test_old_records_have_no_distance(tmp_path: Path) -> None:
     assert not len(kl_frame(run))
     table = hacking_table(run, courses(run))
     assert "KL to base at the end" not in table.columns
-    drawn = distance_figure(run, proxy_frame(run), seed_means(run))
+    drawn = distance_figure(run)
     assert drawn is not None
     assert len(drawn.axes) == 1  # the proxy gap: neither diversity nor distance was recorded
 

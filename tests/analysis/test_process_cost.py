@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis.convergence import convergence
-from analysis.process_cost import SHARED, SHARES, main, process_costs
+from analysis.process_cost import SHARED, SHARES, process_costs
+from analysis.process_cost.__main__ import main
 from analysis.records import RecordError, load_run
 from tests.analysis.synthetic import PRM_TFLOPS, Plan, write_run
 

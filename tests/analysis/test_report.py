@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.records import EVALUATION_COLUMNS
 from analysis.report import main, write_report
+from analysis.schema import COLUMNS
 from tests.analysis.synthetic import Plan, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -219,7 +219,7 @@ def test_report_without_run_list_and_with_broken_samples(tmp_path: Path) -> None
 def test_report_of_a_run_that_recorded_nothing(tmp_path: Path) -> None:
     folder = write_run(tmp_path, replace(ONLY_BASE, with_samples=False))
     file = folder / "records" / "evaluations.parquet"
-    pd.DataFrame(columns=list(EVALUATION_COLUMNS)).to_parquet(file, index=False)
+    pd.DataFrame(columns=list(COLUMNS["evaluations"])).to_parquet(file, index=False)
     text = write_report(folder).read_text()
     assert "There is no answer yet" in text
     assert "The base model was not evaluated" in text

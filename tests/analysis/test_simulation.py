@@ -19,7 +19,7 @@ ERROR = math.sqrt(0.05 * 0.95 / REPETITIONS)  # of a share near 95 %: 0.8 %
 
 def rows(
     world: sim.World, makers: Mapping[tuple[str, str], sim.Maker], repetitions: int = REPETITIONS
-) -> dict[tuple[str, str], sim.Row]:
+) -> dict[tuple[str, str], sim.Coverage]:
     rng = np.random.default_rng(world.seeds)
     return {(row.quantity, row.construction): row for row in sim.coverage(world, makers, repetitions, rng)}
 

@@ -15,7 +15,7 @@ import yaml
 from accelerate import Accelerator
 
 from analysis.combine import load_runs
-from analysis.convergence import main as analyse_convergence
+from analysis.convergence.__main__ import main as analyse_convergence
 from analysis.costs import cumulative_costs, totals
 from analysis.report import main as report
 from benchmarks import checkpoint

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.budget import UNITS, Budget
-from benchmarks.ledger import CHARGED, WHOLE, Ledger
+from analysis.schema import CHARGED, UNITS, WHOLE, in_words
+from benchmarks.budget import Budget
+from benchmarks.ledger import Ledger
 from tests.benchmarks.harness import Bench, Result
 
 METHODS = ("euphonium", "flow_grpo", "dance_grpo")
@@ -53,8 +54,7 @@ def test_a_method_stops_at_the_last_iteration_that_fits(
         assert amount - each < total <= amount * (1 + 1e-9)
     if unit != "videos":
         assert len(set(done.values())) > 1  # else this shows nothing
-    name = {"tflops": "TFLOP", "nfe": "NFE"}.get(unit, unit)
-    assert f"{amount:g} {name} each" in result.out
+    assert f"{in_words(amount, unit)} each" in " ".join(result.out.split())
 
 
 def test_seconds(bench: Bench) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis.schema import GRADIENT_SHARE, GUIDED, KL_TO_BASE, PROCESS_ACCURACY
 from benchmarks.diagnostics import Rollouts, diagnose, pairwise_accuracy
 from benchmarks.evaluation import evenly_spaced
 from methods.catalog import CATALOG
@@ -190,7 +191,7 @@ def test_recorded_at_every_evaluation(whole: Result) -> None:
     rows = rows[rows["metric"].str.startswith("diagnostic/")]
     assert not rows.duplicated(["method", "seed", "iteration", "metric"]).any()
     at = rows.groupby("metric")["iteration"].agg(set)
-    assert at["diagnostic/kl_to_base"] == {0, 1, 2}
-    assert at["diagnostic/guided/accuracy"] == {0, 1, 2}
-    assert at["diagnostic/gradient_share/process"] == {1, 2}
-    assert {"diagnostic/process_accuracy/1", "diagnostic/process_accuracy/0"} <= set(at.index)
+    assert at[KL_TO_BASE] == {0, 1, 2}
+    assert at[f"{GUIDED}accuracy"] == {0, 1, 2}
+    assert at[f"{GRADIENT_SHARE}process"] == {1, 2}
+    assert {f"{PROCESS_ACCURACY}1", f"{PROCESS_ACCURACY}0"} <= set(at.index)

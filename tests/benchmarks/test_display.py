@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
+from analysis.schema import BASE
 from benchmarks.display import Display
-from benchmarks.records import BASE
 from benchmarks.task import Progress
 from tests.benchmarks.harness import Bench, Result
 

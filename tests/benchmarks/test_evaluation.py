@@ -11,10 +11,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from analysis.schema import BASE, run_folder
 from benchmarks import evaluation
 from benchmarks.diagnostics import diagnose
 from benchmarks.evaluation import Evaluated, evaluate, evaluation_prompts
-from benchmarks.records import BASE, read_rows, run_folder
+from benchmarks.records import read_rows
 from benchmarks.session import Session
 from benchmarks.settings import RunSettings
 from benchmarks.task import Training, evaluate_base

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.settings import SETTINGS_FILE
+from analysis.schema import SETTINGS_FILE
 from benchmarks.task import Training
 from tests.benchmarks.harness import Bench, Result, assert_same_state, misbehave
 

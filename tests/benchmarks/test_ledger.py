@@ -12,13 +12,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from analysis.schema import CHARGED, EVALUATION, PEAK_MEMORY, PRM_TRAINING, WHOLE
 from benchmarks.ledger import (
-    CHARGED,
-    EVALUATION,
-    PRM_TRAINING,
-    WHOLE,
     Ledger,
-    Meter,
+    UsageMeter,
     charged,
     peak_memory_mb,
     reset_peak_memory,
@@ -165,7 +162,7 @@ def test_counts_are_those_of_torch_and_change_no_bit(world: Path) -> None:
 def test_sections_count_their_own_part_once() -> None:
     """A product within an inner section belongs to that; the second time nothing is counted, and all is known."""
     a, b = torch.ones(10, 20), torch.ones(20, 30)
-    meter = Meter()
+    meter = UsageMeter()
     for _ in range(2):
         with meter("rollout", "outer", videos=3):
             a @ b
@@ -184,7 +181,7 @@ def test_sections_count_their_own_part_once() -> None:
 
 
 def test_a_section_that_fails_is_not_counted() -> None:
-    meter = Meter()
+    meter = UsageMeter()
     with pytest.raises(KeyError), meter("rollout", 0, videos=1):
         raise KeyError("broken")
     assert meter.take() == {}
@@ -224,7 +221,7 @@ def test_every_method_enters_every_component(world: Path, tmp_path: Path, name: 
     assert usage["update", "updates"] == training.method.updates_per_rollout
     parts = sum(usage[component, "seconds"] for component in expected - {WHOLE})
     assert parts <= usage[WHOLE, "seconds"]
-    assert usage[WHOLE, "peak_memory_mb"] > 10
+    assert usage[WHOLE, PEAK_MEMORY] > 10
 
 
 def test_outcome_guidance_pays_for_what_it_decodes(world: Path, tmp_path: Path) -> None:
@@ -297,6 +294,11 @@ def test_evaluation_is_counted_apart(whole: Result) -> None:
     usage = {(EVALUATION, "tflops"): 5.0, ("update", "tflops"): 1.0}
     assert charged(usage, "tflops") == 1.0
     assert not rows.duplicated(["method", "seed", "iteration", "component", "quantity"]).any()
+
+
+def test_components_are_those_of_the_schema(whole: Result) -> None:
+    """Methods name the components that they meter; those that are charged or reported are named once more there."""
+    assert set(ledger_rows(whole)["component"]) - {PRM_TRAINING} == {*CHARGED, EVALUATION, WHOLE}
 
 
 def test_time_of_evaluation_is_not_training_time(whole: Result) -> None:

@@ -8,18 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.records import (
-    BASE,
-    COLUMNS,
-    Recorder,
-    Status,
-    Table,
-    consolidate,
-    read_rows,
-    read_status,
-    run_folder,
-    run_status,
-)
+from analysis.schema import BASE, COLUMNS, Status, Table, run_folder
+from benchmarks.records import Recorder, consolidate, read_rows, read_status, run_status
 
 AWKWARD = [0.1, 1 / 3, 1e-300, 2**-1074, -0.0, 123456789.123456789, 0.30000000000000004, 1e22, 5e-324]
 """Numbers that a fast, inexact parser of decimals gets wrong in the last bit."""

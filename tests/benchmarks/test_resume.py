@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis.schema import BASE
 from benchmarks import checkpoint, task, workers
 from benchmarks.locking import alone
-from benchmarks.records import BASE, read_rows
+from benchmarks.records import read_rows
 from benchmarks.session import Session
 from benchmarks.task import Training
 from tests.benchmarks.harness import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.answer import answer
+from analysis.convergence import convergence
 from analysis.records import load_run
 from tests.benchmarks.harness import Bench
 
@@ -26,7 +27,8 @@ def test_one_method_under_two_names_does_not_differ(bench: Bench) -> None:
             for method in ("dance_grpo", "again")
         )
         pd.testing.assert_frame_equal(one, two, check_exact=True)
-    found = answer(load_run(result.folder))
+    run = load_run(result.folder)
+    found = answer(run, convergence(run))
     (difference,) = found.differences
     assert difference.interval.mean == 0
     assert not difference.distinct

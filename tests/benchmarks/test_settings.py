@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from analysis.schema import SETTINGS_FILE
 from benchmarks.presets import PRESETS
 from benchmarks.resolve import parse_assignment, read_config, resolve
-from benchmarks.settings import SETTINGS_FILE, RunSettings, SettingsError, parse_geometry, variant
+from benchmarks.settings import RunSettings, SettingsError, parse_geometry, variant
 from methods.catalog import CATALOG
 from methods.method import Method, difference, differing, flatten
 from rewards.suites import suite_named

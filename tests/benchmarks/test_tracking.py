@@ -16,11 +16,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
-from benchmarks.ledger import CHARGED
-from benchmarks.records import BASE, Recorder, Status
+from analysis.schema import BASE, CHARGED, Status
+from benchmarks.records import Recorder
 from benchmarks.settings import RunSettings
 from benchmarks.task import Training
-from benchmarks.tracking import EXPERIMENT, STATE_FILE, Tracker, by_gflops, spending
+from benchmarks.tracking import EXPERIMENT, STATE_FILE, Tracker, by_gflops, charged_until
 from benchmarks.views import TAG
 from tests.benchmarks.harness import Bench, Result, interrupt
 from tests.benchmarks.saved_views import runs_of, saved_views
@@ -131,7 +131,7 @@ def test_evaluations_lie_on_an_axis_of_compute_too() -> None:
     means = pd.DataFrame(
         {"iteration": [0, 2, 3], "split": "held_out", "reward": "accuracy", "value": [0.1, 0.2, 0.3]}
     )
-    keys, placed = by_gflops(means, spending(ledger))
+    keys, placed = by_gflops(means, charged_until(ledger))
     assert set(keys) == {"eval_by_gflops/held_out/accuracy"}
     assert list(placed["iteration"]) == [0, 400, 750]
     assert list(placed["value"]) == [0.1, 0.2, 0.3]

@@ -16,9 +16,8 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from analysis.records import load_run
-from benchmarks.records import BASE, COLUMNS
+from analysis.schema import BASE, COLUMNS, SETTINGS_FILE
 from benchmarks.session import Session
-from benchmarks.settings import SETTINGS_FILE
 from benchmarks.task import Training, share_of
 from benchmarks.workers import run_all
 from methods.catalog import CATALOG

@@ -306,10 +306,10 @@ MUTATIONS = [
     Mutation(
         "scored before rounding",
         Rollout.run,
-        "x = transition.sample(generator).to(x.dtype)\n        recorder.step(index, self._score(transition, "
+        "x = transition.sample(generator).to(x.dtype)\n        builder.step(index, self._score(transition, "
         "x, seen, index), "
         "seen.gradient)",
-        "drawn = transition.sample(generator)\n        recorder.step(index, self._score(transition, drawn, "
+        "drawn = transition.sample(generator)\n        builder.step(index, self._score(transition, drawn, "
         "seen, index), "
         "seen.gradient)\n        x = drawn.to(x.dtype)",
         STORED,

@@ -1,4 +1,4 @@
-"""What the process reward costs, and when it pays for itself: `python -m analysis.process_cost RUN [RUN ...]`.
+"""What the process reward costs, and when it pays for itself.
 
 A process reward is made once and used by any number of runs. Here its making is charged to a run in full, shared among
 ten runs, and not at all; and the number of runs is found at which a method that uses it has spent as much as the
@@ -8,19 +8,16 @@ baseline, which needs none, when both stand at the same target.
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from analysis.commandline import command_line
 from analysis.convergence import Curves, check_baseline, curve_arrays
-from analysis.costs import PRM_TRAINING, budget, cumulative_costs, with_costs
+from analysis.costs import spending, with_costs
 from analysis.curves import counted_curves, final_values
 from analysis.guidance import accuracies
-from analysis.records import RecordError, Run
+from analysis.records import RecordError, Records
+from analysis.schema import PRM_TRAINING
 from analysis.statistics import Estimate, Interval, mean_cost_to_target, paired_gain, speed_up
 
 UNIT = "tflops"
@@ -66,14 +63,14 @@ class Price:
     paying: tuple[Paying, ...]
 
 
-def process_costs(run: Run, baseline: str | None = None) -> list[Price]:
+def process_costs(run: Records, baseline: str | None = None) -> list[Price]:
     """One entry for each method that uses a process reward, the cheapest first.
 
     Raises:
         RecordError: no method does, or the baseline sets no target.
     """
     name = check_baseline(run, baseline)
-    parts = budget(run).parts
+    parts = spending(run).parts
     making = parts[(parts["component"] == PRM_TRAINING) & (parts["quantity"] == UNIT)].set_index("method")[
         "value"
     ]
@@ -106,18 +103,18 @@ def process_costs(run: Run, baseline: str | None = None) -> list[Price]:
     return sorted(prices, key=lambda price: price.making)
 
 
-def _curves(run: Run) -> dict[str, Curves]:
+def _curves(run: Records) -> dict[str, Curves]:
     """Each method's headline curves on held-out prompts over operations, without the making of process rewards."""
     if run.charges_prm:
         raise RecordError("these records charge the process reward already; give a run without --charge-prm")
     means = counted_curves(run)
     chosen = means[(means["split"] == "held_out") & (means["reward"] == run.suite.headline)]
-    joined = with_costs(chosen, cumulative_costs(run))
+    joined = with_costs(run, chosen)
     arrays = {method: curve_arrays(joined[joined["method"] == method], UNIT) for method in run.methods}
     return {method: found for method, found in arrays.items() if found is not None}
 
 
-def final_gain(run: Run, method: str) -> Interval:
+def final_gain(run: Records, method: str) -> Interval:
     """Gain of the headline reward over the base model, on held-out prompts, at the end."""
     values = final_values(run)
     own = values[
@@ -163,31 +160,3 @@ def _runs(making: float, baseline_cost: float, ratio: float) -> float:
         return math.inf
     saved = baseline_cost * (1 - (0 if math.isinf(ratio) else 1 / ratio))
     return making / saved if saved > 0 else math.inf
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: table and figure into the run's folder, the table to standard output."""
-    return command_line(
-        "analysis.process_cost",
-        "What the process reward costs, and after how many runs it has paid for itself.",
-        _report,
-        arguments,
-        baseline=True,
-    )
-
-
-def _report(run: Run, output: Path, baseline: str | None) -> str:
-    # Here, because both draw what this module computes.
-    from analysis.plots.process_cost import write_process_cost
-    from analysis.tables.process_cost import process_cost_tables
-    from analysis.tables.text_table import to_text, write_table
-
-    prices, name = process_costs(run, baseline), check_baseline(run, baseline)
-    frame, tables = process_cost_tables(prices, name, run)
-    write_table(output / "tables", "process_cost", frame, tables)
-    write_process_cost(prices, name, run, output / "figures")
-    return "\n".join(to_text(table) for table in tables)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

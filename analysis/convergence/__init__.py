@@ -1,4 +1,4 @@
-"""Who reaches the baseline's reward sooner, in every unit of compute: `python -m analysis.convergence RUN ...`.
+"""Who reaches the baseline's reward sooner, in every unit of compute.
 
 The targets are shares of what the baseline itself gains: the headline reward on held-out prompts, from the base
 model to the baseline's mean at its end. A speed-up is the baseline's cost to a target over a method's, on curves
@@ -12,20 +12,18 @@ DanceGRPO (2505.07818), counted in training steps: the unit `iterations` here.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from analysis import text
-from analysis.commandline import closest, command_line
+from analysis.commandline import closest
 from analysis.costs import MATCHED, cumulative_costs, known_units, with_costs
-from analysis.curves import counted_curves, same_iterations, seed_means
-from analysis.records import RecordError, Run
+from analysis.curves import counted_curves, same_iterations
+from analysis.records import RecordError, Records
 from analysis.statistics import (
     Estimate,
     Interval,
@@ -140,7 +138,7 @@ def default_baseline(methods: Sequence[str]) -> str:
     return next((name for name in BASELINES if name in methods), methods[0] if methods else "")
 
 
-def check_baseline(run: Run, baseline: str | None) -> str:
+def check_baseline(run: Records, baseline: str | None) -> str:
     """The baseline to compare with. Raises `RecordError` for a name that the run does not hold."""
     if baseline is None:
         return default_baseline(run.methods)
@@ -179,20 +177,14 @@ def curve_arrays(frame: pd.DataFrame, unit: str) -> Curves | None:
     return Curves(costs, heights, tuple(seeds))
 
 
-def convergence(
-    run: Run,
-    baseline: str | None = None,
-    curves: pd.DataFrame | None = None,
-    costs: pd.DataFrame | None = None,
-) -> Convergence:
+def convergence(run: Records, baseline: str | None = None) -> Convergence:
     """Compare every method with the baseline on the headline reward, in every unit that was recorded."""
     name = check_baseline(run, baseline)
     split = run.splits[0] if run.splits else "held_out"
-    means = counted_curves(run, curves)
+    means = counted_curves(run)
     chosen = means[(means["split"] == split) & (means["reward"] == run.suite.headline)]
-    spent = cumulative_costs(run) if costs is None else costs
-    units = known_units(spent)
-    joined = with_costs(chosen, spent)
+    units = known_units(cumulative_costs(run))
+    joined = with_costs(run, chosen)
     arrays = {
         unit: {m: found for m in run.methods if (found := curve_arrays(joined[joined["method"] == m], unit))}
         for unit in units
@@ -230,7 +222,7 @@ def _ends(joined: pd.DataFrame, baseline: str) -> tuple[float, float, float]:
 
 
 def _why_not(
-    run: Run, baseline: str, start: float, end: float, arrays: Mapping[str, Mapping[str, Curves]]
+    run: Records, baseline: str, start: float, end: float, arrays: Mapping[str, Mapping[str, Curves]]
 ) -> str:
     reward = text.reward_name(run.suite.headline)
     if len(run.methods) < 2:
@@ -304,32 +296,3 @@ def _areas(arrays: Mapping[str, Curves], baseline: str, unit: str) -> list[Area]
         )
         for name, height in heights.items()
     ]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: tables and figures into the run's folder, the tables to standard output."""
-    return command_line(
-        "analysis.convergence",
-        "Speed-ups over a baseline in every unit of compute, with intervals over seeds.",
-        _report,
-        arguments,
-        baseline=True,
-    )
-
-
-def _report(run: Run, output: Path, baseline: str | None) -> str:
-    # Here, because both draw what this module computes.
-    from analysis.plots.convergence import write_curves
-    from analysis.tables.convergence import write_convergence
-    from analysis.tables.text_table import to_text
-
-    curves, costs = seed_means(run), cumulative_costs(run)
-    found = convergence(run, baseline, curves, costs)
-    tables = write_convergence(found, output / "tables")
-    write_curves(run, found, curves, costs, output / "figures")
-    parts = [to_text(table) for table in tables]
-    return "\n".join([*parts, f"No speed-up: {found.why_not}.\n"] if found.why_not else parts)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""How well each method ends, on every reward and prompt split: `python -m analysis.alignment RUN [RUN ...]`.
+"""How well each method ends, on every reward and prompt split.
 
 Three summaries of one thing, because each can mislead alone: the mean over videos with Student's interval over
 seeds; the interquartile mean over prompts and seeds, which a few prompts cannot carry; and the share of prompts
@@ -8,19 +8,17 @@ on which a method is ahead. Pairs of methods are compared on the same, with the 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.commandline import command_line
 from analysis.curves import run_status
-from analysis.records import BASE, Run
+from analysis.records import Records
+from analysis.schema import BASE
 from analysis.statistics import (
     Difference,
     Estimate,
@@ -96,7 +94,7 @@ class Alignment:
     pairs: tuple[Pair, ...]
 
 
-def prompt_means(run: Run) -> pd.DataFrame:
+def prompt_means(run: Records) -> pd.DataFrame:
     """Means over videos of a prompt at the last evaluation: columns method, seed, split, reward, prompt, value.
 
     Of the base model and of every seed that counts. A mean with a NaN among its videos is NaN.
@@ -114,7 +112,7 @@ def prompt_means(run: Run) -> pd.DataFrame:
     return means.astype({"method": str, "split": str, "reward": str, "prompt": str})
 
 
-def alignment(run: Run) -> Alignment:
+def alignment(run: Records) -> Alignment:
     """All endings and pairs of a run; equal records give equal bootstraps."""
     means = prompt_means(run)
     rng = np.random.default_rng(0)
@@ -135,7 +133,7 @@ def alignment(run: Run) -> Alignment:
     return Alignment(tuple(endings), tuple(pairs))
 
 
-def _tables(run: Run, part: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _tables(run: Records, part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """(seeds, prompts) of each method and the base, on the prompts that all have; seeds with a NaN are left out."""
     if not len(part):
         return {}
@@ -214,34 +212,3 @@ def _adjusted(pairs: Sequence[Pair]) -> list[Pair]:
         return []
     values = holm([pair.adjusted for pair in pairs])
     return [replace(pair, adjusted=float(value)) for pair, value in zip(pairs, values, strict=True)]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: tables and a figure into the run's folder, the tables to standard output."""
-    return command_line(
-        "analysis.alignment",
-        "Final rewards per dimension and prompt split, and methods against each other, with intervals over seeds.",
-        _report,
-        arguments,
-        baseline=False,
-    )
-
-
-def _report(run: Run, output: Path, _: str | None) -> str:
-    # Here, because both draw what this module computes.
-    from analysis import style
-    from analysis.plots.rewards import final_comparison
-    from analysis.tables.alignment import write_alignment
-    from analysis.tables.final import final_table, format_table
-    from analysis.tables.text_table import to_text
-
-    finals = final_table(run)
-    tables = [format_table(finals, split) for split in run.splits]
-    tables += write_alignment(run, alignment(run), finals, output / "tables")
-    if (finals["seeds"] > 0).any():
-        style.save(final_comparison(run), output / "figures", "gains")
-    return "\n".join(to_text(table) for table in tables)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
