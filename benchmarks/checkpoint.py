@@ -48,6 +48,7 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(learner.weights.state_dict(), temporary / "weights.safetensors")
+    save_file(learner.weights.copies_state_dict(), temporary / "copies.safetensors")
     torch.save(learner.optimiser.state_dict(), temporary / "optimiser.pt")
     if refresher is not None:
         save_file(refresher.model.state_dict(), temporary / "process_reward.safetensors")
@@ -80,6 +81,7 @@ def load(
     try:
         state = json.loads((folder / "state.json").read_text())
         weights = load_file(folder / "weights.safetensors")
+        copies = load_file(folder / "copies.safetensors")
         optimiser = torch.load(folder / "optimiser.pt", weights_only=True)
         if refresher is not None:
             process = load_file(folder / "process_reward.safetensors")
@@ -94,6 +96,7 @@ def load(
         raise CheckpointError(f"checkpoint {str(folder)!r} belongs to {found}, not to {identity}")
     try:
         learner.weights.load_state_dict(weights)
+        learner.weights.load_copies_state_dict(copies)
         learner.optimiser.load_state_dict(optimiser)
         if refresher is not None:
             refresher.model.load_state_dict(process)

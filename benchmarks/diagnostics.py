@@ -119,9 +119,9 @@ class Rollouts:
         unguided = {"guidance": None, "score_mean": "unguided"}
         settings = method.sampler if guided else method.sampler.replace(**unguided)
         window = generator(self.settings.evaluation.seed, "diagnostic window")
-        reward: Reward | None = self.process_reward
+        guide: Reward | None = None
         if guided:
-            reward = self.learner.rewards.of_rollouts(method, self._generators("directions"), iteration=0)
+            guide = self.learner.rewards.guide(method, self._generators("directions"), iteration=0)
         return (
             Sampler(settings)
             .at_iteration(0, window)
@@ -130,7 +130,8 @@ class Rollouts:
                 policy.initial_noise(self._generators("start")),
                 policy.encode(self.group),
                 self._generators("steps"),
-                reward=reward,
+                guide=guide,
+                score=self.process_reward,
                 keep="final",
             )
         )

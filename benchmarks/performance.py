@@ -57,7 +57,7 @@ def rollout(
     prompts = [all_prompts()[i % 48] for i in samples]
     noise = policy.initial_noise([generator(0, "noise", i) for i in samples])
     steps = [generator(0, "steps", i) for i in samples]
-    return sampler.rollout(velocity, noise, policy.encode(prompts), steps, reward, score_states=False).final
+    return sampler.rollout(velocity, noise, policy.encode(prompts), steps, guide=reward).final
 
 
 def batching(policy: PipelinePolicy, count: int = 32, repeats: int = 5) -> tuple[float, float, float]:

@@ -43,10 +43,18 @@ def _testbed() -> dict[str, Any]:
 
 
 #: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update a rollout.
-_SHARED = {"sampler.num_steps": NUM_STEPS, "sampler.shift": SHIFT, "group_size": 8, "updates_per_rollout": 1}
+#: Nothing is averaged over the few updates of a run.
+_SHARED = {
+    "sampler.num_steps": NUM_STEPS,
+    "sampler.shift": SHIFT,
+    "group_size": 8,
+    "updates_per_rollout": 1,
+    "average": None,
+}
 
 # What was tuned. docs/tuning.md says how it was found: forty trials and a final for each method.
-_FLOW_GRPO = {"sampler.noise.level": 1.13, "optimiser.learning_rate": 1.11e-3}
+_LEARNING_RATE = {"optimiser.learning_rate": 1.11e-3}
+_FLOW_GRPO = {"sampler.noise.level": 1.13, **_LEARNING_RATE}
 _DANCE_GRPO = {"sampler.noise.level": 0.785, "optimiser.learning_rate": 5.47e-4}
 _EUPHONIUM = {"sampler.noise.level": 1.14, "optimiser.learning_rate": 2.99e-3}
 _TARGET = {"distillation.strength": 59.2, "distillation.weight": 0.347}
@@ -60,6 +68,26 @@ _PER_METHOD: dict[str, dict[str, Any]] = {
     "euphonium_dance": {**_DANCE_GRPO, **_TARGET},
     # Not tuned: the released code's guidance and losses, on dance_grpo's noise and learning rate.
     "euphonium_published": {**_DANCE_GRPO, "sampler.guidance.start": last_quarter(NUM_STEPS)},
+    # Not tuned: flow_grpo's noise and learning rate; windows and selections in proportion to 8 steps and 8 videos.
+    "flow_grpo_fast": _FLOW_GRPO,
+    "flow_cps": _LEARNING_RATE,
+    "flow_dppo": {
+        **_FLOW_GRPO,
+        "sampler.window": {"kind": "random", "count": 2, "stop": NUM_STEPS // 2, "contiguous": False},
+    },
+    "grpo_guard": _FLOW_GRPO,
+    "tempflow_grpo": _FLOW_GRPO,
+    "dance_grpo_hunyuan": {**_DANCE_GRPO, "best_of": {"best": 2, "worst": 2}},
+    "mix_grpo": {
+        **_FLOW_GRPO,
+        "sampler.window": {"kind": "sliding", "count": 2, "stop": NUM_STEPS - 1, "stride": 1, "period": 4},
+    },
+    "diffusion_nft": _LEARNING_RATE,
+    "awm": _LEARNING_RATE,
+    "rejection_sampling": _LEARNING_RATE,
+    "online_dpo": {**_LEARNING_RATE, "objective.refresh": 4},
+    "refl": {**_LEARNING_RATE, "objective.last": 2, "objective.scale": 1.0},
+    "draft": _LEARNING_RATE,
 }
 
 PRESETS: dict[str, Preset] = {

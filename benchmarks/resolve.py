@@ -164,7 +164,7 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _names(values: Mapping[str, Any]) -> list[str]:
-    """The methods' names.
+    """The methods' names; "all" alone stands for the whole catalogue.
 
     Raises:
         SettingsError: they are no list of names.
@@ -172,7 +172,7 @@ def _names(values: Mapping[str, Any]) -> list[str]:
     names = values["methods"]
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise SettingsError(f"methods is {names!r}; give a list of names, such as [euphonium, dance_grpo]")
-    return list(names)
+    return list(CATALOG) if list(names) == [EVERY] else list(names)
 
 
 def _configured(configured: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -232,7 +232,7 @@ def resolve(
         if not isinstance(values["suite"], str):
             raise SettingsError(f"suite is {values['suite']!r}; give a suite's name")
         suite_named(values["suite"])
-        names = _names(values)
+        names = values["methods"] = _names(values)
         configured = _configured(values.get("method_settings", {}), names)
         assigned, every = _assigned(assignments, names), configured.get(EVERY, {})
         values["method_settings"] = {

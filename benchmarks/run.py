@@ -37,7 +37,11 @@ from benchmarks.workers import Failure, quieten, run_all, side_by_side, told
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="python -m benchmarks.run", description=__doc__, epilog=known_names())
-    parser.add_argument("--methods", metavar="A,B,...", help="methods to train, by name, comma-separated")
+    parser.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        help="methods to train, by name, comma-separated; 'all' for the catalogue",
+    )
     add_settings(parser)
     add_running(parser)
     return parser

@@ -145,12 +145,8 @@ def check_methods(settings: RunSettings) -> None:
                 "(prompts_per_iteration x group_size), and each update needs one"
             )
         sampler = Sampler(method.sampler).at_iteration(0, generator(0, "window", 0))
-        last = sampler.num_steps if method.train_last_step else sampler.num_steps - 1
-        if not any(sampler.stochastic(step) for step in range(last)):
-            raise SettingsError(
-                f"{name}: none of the {last} steps that may be trained has noise; give sampler.noise.level > 0, a "
-                "wider sampler.window, or train_last_step"
-            )
+        if problem := method.objective.refusal(sampler):
+            raise SettingsError(f"{name}: {problem}")
 
 
 def _to_device(reward: object, device: torch.device) -> None:

@@ -109,7 +109,8 @@ class RunSettings(_Settings):
         weights: which weights are trained.
         evaluation: how policies are evaluated.
         checkpoint_every: iterations between checkpoints.
-        micro_batch: transitions in one training pass; results do not depend on it.
+        micro_batch: rows in one training pass; results do not depend on it.
+        rollout_batch: videos of an iteration drawn, decoded and scored at once; None for all. It bounds memory.
         precision: accelerate's mixed precision of the policy's network.
     """
 
@@ -134,6 +135,7 @@ class RunSettings(_Settings):
     evaluation: Evaluation = Evaluation()
     checkpoint_every: int = Field(default=10, ge=1)
     micro_batch: int = Field(default=512, ge=1)
+    rollout_batch: int | None = Field(default=None, ge=1)
     precision: Literal["no", "bf16"] = "no"
 
     @model_validator(mode="after")

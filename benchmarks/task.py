@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +19,12 @@ from benchmarks.ledger import Ledger, Usage, merged, peak_memory_mb, reset_peak_
 from benchmarks.records import Recorder
 from benchmarks.session import Session, paid_before
 from benchmarks.settings import RunSettings, SettingsError
-from methods.experience import Draw, Experience, collect
+from methods.experience import Draw, Experience
 from methods.guiding import Rewards
 from methods.method import Method
-from methods.pairs import reward_terms
 from methods.refreshing import Refresher
-from methods.seeding import derived_seed, generator
+from methods.seeding import generator
 from methods.update import Learner
-from methods.weights import TrainedWeights
-from samplers import Sampler
 
 
 @dataclass(frozen=True)
@@ -116,32 +113,17 @@ class Training:
         self._checkpoint = self.recorder.folder / "checkpoint"
 
     def _learner(self) -> Learner:
-        method, accelerator = self.method, self.session.accelerator
-        weights = TrainedWeights(
+        suite, settings = self.session.suite, self.settings
+        return Learner.of(
             self.policy,
-            self.settings.weights,
-            derived_seed(self.seed, "weights"),
-            reference=method.needs_base or self.settings.evaluation.diagnostic_prompts > 0,
-        )
-        optimiser = torch.optim.AdamW(
-            weights.parameters, lr=method.optimiser.learning_rate, weight_decay=method.optimiser.weight_decay
-        )
-        network, optimiser = accelerator.prepare(self.policy.transformer, optimiser)
-        # Rollouts and evaluation need no gradient, and not every process evaluates: they use the plain module.
-        self.policy.transformer = accelerator.unwrap_model(network)
-        suite = self.session.suite
-        terms = reward_terms(method, suite.suite.training)
-        rewards = Rewards(suite.training, suite.suite.training, self.process_reward, self.policy.decode)
-        return Learner(
-            self.policy,
-            network,
-            weights,
-            method,
-            terms,
-            rewards,
-            optimiser,
-            accelerator,
-            self.settings.micro_batch,
+            self.method,
+            Rewards(suite.training, suite.suite.training, self.process_reward, self.policy.decode),
+            self.session.accelerator,
+            self.seed,
+            settings.weights,
+            reference=settings.evaluation.diagnostic_prompts > 0,
+            micro_batch=settings.micro_batch,
+            rollout_batch=settings.rollout_batch,
         )
 
     def _refresher(self) -> Refresher | None:
@@ -256,23 +238,11 @@ class Training:
 
     def _iterate(self, iteration: int) -> dict[str, float]:
         """One batch of rollouts and its update; returns the metrics, averaged over processes."""
-        sampler = Sampler(self.method.sampler_at(iteration)).at_iteration(
-            iteration, generator(self.seed, "window", iteration)
-        )
-        experience = collect(
-            self.policy,
-            sampler,
-            self.method,
-            self._draw(iteration),
-            self.learner.rewards,
-            self.meter,
-        )
+        experience = self.learner.collect(self._draw(iteration), self.meter)
         metrics = _reward_figures(experience)
         if self.settings.evaluation.diagnosed(iteration + 1):
-            metrics |= self._gradient_shares(experience, sampler, iteration)
-        shuffle = generator(self.seed, "shuffle", iteration)
-        with self.meter("update", self._update_key(experience), **self._update_counts(experience)):
-            metrics |= self.learner.update(experience, sampler, iteration, shuffle, self.meter)
+            metrics |= self._gradient_shares(experience, iteration)
+        metrics |= self.learner.update(experience, self.meter)
         if self.refresher is not None:
             choice = generator(self.seed, "refresh", iteration)
             metrics |= self.refresher.refresh(experience, choice, self.meter)
@@ -286,29 +256,11 @@ class Training:
     def _diagnoses(self) -> bool:
         return self.settings.evaluation.diagnostic_prompts > 0
 
-    def _update_key(self, experience: Experience) -> Hashable:
-        """What the operations of an update depend on, beside the model and its trained weights."""
-        method = self.method
-        guidance = method.target_guidance(0)
-        clean = guidance is not None and guidance.at == "x0_hat" and not method.reuses_gradient
-        return (
-            tuple(experience.steps.shape),
-            method.updates_per_rollout,
-            method.distilled_through,
-            method.gradient_source if clean else None,
-        )
-
-    def _update_counts(self, experience: Experience) -> dict[str, float]:
-        """Optimiser steps and network evaluations of an update; a target may evaluate a network as well."""
-        forward = experience.steps.numel() * experience.condition.branches
-        evaluations = forward * (1 + (self.method.distilled_through is not None))
-        return {"updates": self.method.updates_per_rollout, "nfe": evaluations}
-
-    def _gradient_shares(self, experience: Experience, sampler: Sampler, iteration: int) -> dict[str, float]:
+    def _gradient_shares(self, experience: Experience, iteration: int) -> dict[str, float]:
         """Shares of the gradient by part of the loss, where there is more than one; evaluation, so not charged."""
         choice = generator(self.seed, "gradient shares", iteration)
         with self.meter(EVALUATION, f"gradient shares of {self.method.name}"):
-            shares = self.learner.gradient_shares(experience, sampler, iteration, choice)
+            shares = self.learner.gradient_shares(experience, choice)
         if len(shares) < 2:
             return {}
         return {f"diagnostic/gradient_share/{name}": share for name, share in shares.items()}
@@ -327,7 +279,8 @@ class Training:
         due = last or self.settings.evaluation.due(done)
         if self._main and due:
             started = time.perf_counter()
-            with self.meter(EVALUATION, "policy", **evaluation_counts(self.settings)):
+            counts = evaluation_counts(self.settings)
+            with self.meter(EVALUATION, "policy", **counts), self.learner.evaluated():
                 result = evaluate(self.policy, self.session.suite, self.settings, done)
             self._record(result, done, last)
             diagnosed = last or self.settings.evaluation.diagnosed(done)
@@ -342,7 +295,8 @@ class Training:
     def _diagnose(self, done: int) -> Usage:
         """Records the diagnostics of the policy as it is; returns what the whole evaluation used."""
         if self._diagnoses:
-            with self.meter(EVALUATION, f"diagnostics of {self.method.name}"):
+            name = f"diagnostics of {self.method.name}"
+            with self.meter(EVALUATION, name), self.learner.evaluated():
                 figures = diagnose(self.learner, self.session.suite, self.settings, self.process_reward)
             self.recorder.iteration(done, figures)
         return self._evaluation_usage()

@@ -1,6 +1,6 @@
 """Alignment methods as data: sampler settings, advantage and loss, and the one update that they share."""
 
-from methods.catalog import CATALOG, method_named
-from methods.method import Method, difference
+from methods.catalog import CATALOG, difference, method_named
+from methods.method import Method
 
 __all__ = ["CATALOG", "Method", "difference", "method_named"]

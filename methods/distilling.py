@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from methods.guiding import Rewards
+from methods.batches import Pairs, Transitions
 from methods.method import Method
-from methods.pairs import Pairs
-from methods.weights import TrainedWeights
+from methods.networks import Networks
+from methods.objectives.base import levels
 from samplers import (
     Guidance,
     NonFiniteError,
     Reward,
-    Sampler,
     reward_at_clean,
     reward_value_and_gradient,
     shape_gradient,
 )
-from samplers.pipeline import Condition, PipelinePolicy
 
 
 class Target(NamedTuple):
@@ -45,55 +43,43 @@ class Distiller:
     """Makes a method's targets.
 
     Attributes:
-        policy: being trained.
-        weights: its trained part; knows the base model.
         method: the method's settings.
-        accelerator: precision of the network.
+        at: the policy and its base model, at this iteration.
     """
 
-    policy: PipelinePolicy
-    weights: TrainedWeights
     method: Method
-    accelerator: Accelerator
+    at: Networks
 
-    def targets(
-        self,
-        pairs: Pairs,
-        sampler: Sampler,
-        iteration: int,
-        rewards: Rewards,
-        generators: Sequence[torch.Generator],
-    ) -> Target | None:
-        """The targets of some pairs; None where nothing is distilled.
+    def targets(self, pairs: Pairs, generators: Sequence[torch.Generator]) -> Target | None:
+        """The targets of some rows; None where nothing is distilled.
 
-        The base model is evaluated once for a pair, and the reward's gradient only where it guides the target and the
+        The base model is evaluated once for a row, and the reward's gradient only where it guides the target and the
         rollouts did not take it already.
 
         Args:
-            pairs: n pairs.
-            sampler: scores them.
-            iteration: from 0; sets the decaying strengths.
-            rewards: one of them guides.
+            pairs: n rows.
             generators: n, of the directions of an estimated gradient; none where outcome rewards do not guide.
 
         Raises:
             NonFiniteError: the reward's gradient is not finite; names the step.
         """
+        iteration, sampler = self.at.iteration, self.at.sampler
         if self.method.distillation_weight(iteration) == 0:
             return None
         guidance = self.method.target_guidance(iteration)
         guided = sampler.guided_by(guidance)
-        sigma = sampler.sigmas[pairs.step].to(pairs.x.device, torch.float32)
+        sigma = levels(pairs, self.at)
         everywhere = torch.ones(len(pairs), device=pairs.x.device)
         if guidance is None:
             base = self._anchor(pairs, sigma)
             return Target(base, base, everywhere)
         if self.method.reuses_gradient:
+            assert isinstance(pairs, Transitions)  # only the rollouts' own states were guided
             anchor = self._anchor(pairs, sigma)
             # There are none where a window of noise that moves misses all guided steps.
             gradient = torch.zeros_like(anchor) if pairs.gradient is None else pairs.gradient
         else:
-            reward = rewards.guide(self.method, generators, iteration + 1)
+            reward = self.at.rewards.guide(self.method, generators, iteration + 1)
             anchor, gradient = self._anchor_and_gradient(pairs, sigma, guidance, reward)
         _check_finite(gradient, pairs.step, sigma)
         velocity = guided.distillation_target(anchor, gradient, pairs.step)
@@ -103,29 +89,24 @@ class Distiller:
 
     def _anchor(self, pairs: Pairs, sigma: Tensor) -> Tensor:
         """(n, ...) the anchor's velocity."""
-        if not self.method.needs_base:
-            assert pairs.velocity is not None  # collected for an anchor at the policy
-            return pairs.velocity
-        with torch.no_grad():
-            return self._base_velocity(pairs.x, sigma, pairs.condition)
-
-    def _base_velocity(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """The base model's velocity, computed in the policy's own precision."""
-        with self.accelerator.autocast(), self.weights.reference():
-            return self.policy.velocity(x, sigma, condition)
+        if self.method.needs_base:
+            return self.at.velocity("base", pairs.x, sigma, pairs.condition)
+        assert isinstance(pairs, Transitions)
+        assert pairs.velocity is not None  # collected for an anchor at the policy
+        return pairs.velocity
 
     def _anchor_and_gradient(
         self, pairs: Pairs, sigma: Tensor, guidance: Guidance, reward: Reward
     ) -> tuple[Tensor, Tensor]:
-        """The anchor's velocity, and the shaped gradient of the reward at the pairs' states or clean estimates."""
+        """The anchor's velocity, and the shaped gradient of the reward at the rows' states or clean estimates."""
         if guidance.at == "state":
             anchor = self._anchor(pairs, sigma)
             _, gradient = reward_value_and_gradient(reward, pairs.x, sigma, pairs.condition)
         else:
-            network = self._base_velocity if self.method.needs_base else self.policy.velocity
+            network = partial(self.at.velocity, "base") if self.method.needs_base else self.at.policy.velocity
             anchor, _, gradient = reward_at_clean(network, pairs.x, sigma, pairs.condition, reward)
             if not self.method.needs_base:
-                anchor = self._anchor(pairs, sigma)  # of the policy that drew the pairs
+                anchor = self._anchor(pairs, sigma)  # of the policy that drew the rows
         return anchor, shape_gradient(gradient, guidance)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,28 +12,7 @@ from methods.metering import Meter, MeteredOutcome, MeteredProcess, metered_deco
 from methods.method import Method
 from rewards.base import OutcomeReward, ProcessReward
 from rewards.gradients import DecodedReward, ZerothOrderReward
-from samplers import Reward, reward_value
-
-
-@dataclass(frozen=True)
-class ScoreAndGuide:
-    """What a rollout takes as its one reward, where one reward scores the states and another one guides.
-
-    Attributes:
-        score: gives the values.
-        guide: gives the gradients.
-    """
-
-    score: ProcessReward
-    guide: DecodedReward | ZerothOrderReward
-
-    def __call__(self, x: Tensor, sigma: Tensor, condition: Any) -> Tensor:
-        """Values (B,) of latents (B, ...) by `score`."""
-        return self.score(x, sigma, condition)
-
-    def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Any) -> tuple[Tensor, Tensor]:
-        """Values (B,) by `score`, and the gradient, shaped like x, by `guide`."""
-        return reward_value(self.score, x, sigma, condition), self.guide.gradient(x, sigma, condition)
+from samplers import Reward
 
 
 @dataclass(frozen=True)
@@ -78,7 +56,7 @@ class Rewards:
         if source is None:
             return self.process_of(method)
         if source.estimator == "autograd":
-            return DecodedReward(self.outcomes, self.weights, self.decode, iteration)
+            return self.differentiable(iteration)
         return ZerothOrderReward(
             self.outcomes, self.weights, self.decode, generators, source.directions, source.radius, iteration
         )
@@ -98,19 +76,19 @@ class Rewards:
 
     def of_rollouts(
         self, method: Method, generators: Sequence[torch.Generator], iteration: int
-    ) -> Reward | None:
-        """What a rollout of a method takes as `reward`; None where it neither is guided nor has a process term.
+    ) -> tuple[Reward | None, Reward | None]:
+        """What guides the rollouts of a method, and what scores their states; None for what does not.
 
-        Where the outcome rewards guide and the method has a process term, the result is guided by the former and
-        recorded as `process_rewards` from the latter. Both are then read where `sampler.guidance.at` says, at x0_hat:
-        to compare the two sources of guidance alone, set that for both.
-
-        Args and errors as of `guide`.
+        Args and errors as of `guide`. Where guidance is at x0_hat, states are scored there too: to compare two sources
+        of guidance alone, set that for both.
         """
-        if not method.guided:
-            return None if method.process is None else self.process_of(method)
-        guide = self.guide(method, generators, iteration)
-        if method.process is None or method.outcome_guidance is None:
-            return guide
-        assert isinstance(guide, DecodedReward | ZerothOrderReward)  # the outcome rewards guide
-        return ScoreAndGuide(self.process_of(method), guide)
+        guide = self.guide(method, generators, iteration) if method.guided else None
+        return guide, None if method.process is None else self.process_of(method)
+
+    def total(self, values: Mapping[str, Tensor]) -> Tensor:
+        """(B,) weighted sum of the outcome rewards' values, (B,) each."""
+        return torch.stack([weight * values[name] for name, weight in self.weights.items()]).sum(dim=0)
+
+    def differentiable(self, iteration: int) -> DecodedReward:
+        """The weighted sum of the outcome rewards as a function of clean latents, with its graph."""
+        return DecodedReward(self.outcomes, self.weights, self.decode, iteration)

@@ -6,18 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
 
 from methods import earlier
+from methods.objectives import AnyObjective, ClippedRatio
 from methods.parts import (
     AdvantageSettings,
+    BestOf,
     Distillation,
     Optimiser,
     OutcomeGuidance,
     ProcessLoss,
     ProcessRefresh,
     Settings,
+    WeightAverage,
 )
+from methods.selection import best_of_each
 from samplers import Guidance, SamplerSettings
 
 
@@ -33,10 +39,9 @@ class Method(Settings):
             process reward.
         group_size: videos a prompt, compared with one another.
         same_initial_noise: whether a group starts from one noise, so that only the SDE's noise differs.
-        train_fraction: share of the eligible steps that is trained, drawn anew for each sample.
-        train_last_step: whether the step to sigma = 0 is eligible.
+        best_of: train on the best and the worst of each group only, or None for all of it.
         advantage: how rewards become advantages.
-        clip_range: e of the clipped ratio; belongs to log-probabilities averaged over elements.
+        objective: the loss, and what it is evaluated on (methods/objectives).
         outcome_weight: factor on the suite's weights of the outcome rewards in the loss; 0 leaves their terms out, and
             the process term alone reinforces. They are scored and recorded all the same.
         process: the process term of the dual reward, or None.
@@ -45,12 +50,14 @@ class Method(Settings):
         distillation: KL to a reference, guided or not, or None for what scoring with the unguided mean distils
             implicitly.
         updates_per_rollout: optimiser steps per batch of rollouts, each on its own share of the samples.
+        average: average of the trained weights that is evaluated in place of them, or None.
         optimiser: AdamW's settings.
     """
 
     #: Fields of earlier versions -> what says the same now.
     replaced: ClassVar[Mapping[str, str]] = {
         "kl_weight": "a KL to the base model is distillation: {weight: W, strength: 0}",
+        **{name: f"it is objective.{name} now" for name in earlier.OF_OBJECTIVE},
     }
 
     name: str
@@ -60,16 +67,16 @@ class Method(Settings):
     outcome_guidance: OutcomeGuidance | None = None
     group_size: int = Field(ge=2)
     same_initial_noise: bool
-    train_fraction: float = Field(default=1.0, gt=0, le=1)
-    train_last_step: bool = False
+    best_of: BestOf | None = None
     advantage: AdvantageSettings = AdvantageSettings()
-    clip_range: float = Field(default=1e-4, gt=0)
+    objective: AnyObjective = ClippedRatio()
     outcome_weight: float = Field(default=1.0, ge=0)
     process: ProcessLoss | None = None
     process_model: Path | None = None
     process_refresh: ProcessRefresh | None = None
     distillation: Distillation | None = None
     updates_per_rollout: int = Field(default=1, ge=1)
+    average: WeightAverage | None = None
     optimiser: Optimiser
 
     @model_validator(mode="before")
@@ -95,6 +102,31 @@ class Method(Settings):
                 "sampler.guidance.normalisation is 'batch', and the distillation's gradient is taken in micro-batches: "
                 "set it to 'sample' or 'none'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_has_what_it_reads(self) -> Method:
+        if self.best_of is not None and not 1 <= self.best_of.best + self.best_of.worst <= self.group_size:
+            raise ValueError(
+                f"best_of keeps {self.best_of.best} and {self.best_of.worst} of group_size {self.group_size}: give at "
+                "least 1 in all, and at most a group"
+            )
+        if self.objective.needs.density:
+            return self
+        kind = self.objective.kind
+        if self.process is not None:
+            raise ValueError(
+                f"process is set, and objective {kind!r} has no loss of single steps: leave it out"
+            )
+        if self.distillation is not None and self.distillation.anchor == "policy":
+            raise ValueError(
+                f"distillation.anchor is 'policy', and objective {kind!r} does not train the rollouts' own states: "
+                "anchor at 'base'"
+            )
+        if self.distils_guidance:
+            self.sampler.replace(
+                guidance=self.target_guidance(0)
+            )  # refuses a strength where nothing is noised
         return self
 
     @model_validator(mode="after")
@@ -174,6 +206,8 @@ class Method(Settings):
         """
         if self.distillation is None or not (self.guided and self.distils_guidance):
             return False
+        if not self.objective.needs.density:
+            return False  # the rollouts' own states are not what is trained
         assert self.sampler.guidance is not None  # the rollouts are guided
         return self.sampler.guidance.at == "state" or self.distillation.anchor == "policy"
 
@@ -187,6 +221,12 @@ class Method(Settings):
         value = guidance.scale if guidance.strength is None else guidance.strength
         assert value is not None  # Guidance has exactly one of the two
         return self.sampler.replace(guidance=guidance.model_copy(update={field: value * factor}))
+
+    def selected(self, scores: Tensor) -> Tensor:
+        """(S,) positions of the samples that are trained, of (B,) scores, the members of a group side by side."""
+        if self.best_of is None:
+            return torch.arange(len(scores))
+        return best_of_each(scores, self.group_size, self.best_of.best, self.best_of.worst).cpu()
 
     def target_guidance(self, iteration: int) -> Guidance | None:
         """How a reward's gradient moves the distillation's target at an iteration (from 0); None if it does not."""
@@ -226,8 +266,3 @@ def differing(methods: Sequence[Method]) -> dict[str, tuple[Any, ...]]:
     fields = dict.fromkeys(field for values in flat for field in values if field not in ("name", "reference"))
     table = {field: tuple(values.get(field) for values in flat) for field in fields}
     return {field: values for field, values in table.items() if any(value != values[0] for value in values)}
-
-
-def difference(first: Method, second: Method) -> dict[str, tuple[Any, ...]]:
-    """The fields in which two methods differ, and both values; this print is the ablation."""
-    return differing([first, second])

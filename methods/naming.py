@@ -27,6 +27,7 @@ def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Setti
     Args:
         settings: the settings to start from; they stay as they are.
         changes: dotted field name -> value, made one after another; a part that is None is made anew from its defaults.
+            Of a part whose `kind` is changed, the fields that the new kind has as well stay.
         owner: whose settings these are, for the error.
 
     Raises:
@@ -45,11 +46,21 @@ def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Setti
                 raise ValueError(
                     f"{owner}: {parent} is {target!r}, which has no {last!r}; give its fields instead"
                 )
+        if last == "kind" and parents:
+            _keep_what_fits(target, value, field_type(type(settings), ".".join(parents), owner))
         target[last] = copy.deepcopy(value)  # a later change may be made within it
     try:
         return type(settings).model_validate(values)
     except ValidationError as error:
         raise ValueError(f"{owner}: {explain(error)}") from error
+
+
+def _keep_what_fits(part: dict[str, Any], kind: Any, annotation: Any) -> None:
+    """Drops fields that a part has no more once it is of another kind, where kinds are classes of their own."""
+    for one in _settings_classes(annotation):
+        if one.model_fields["kind"].default == kind:
+            for name in part.keys() - one.model_fields.keys():
+                del part[name]
 
 
 def field_type(kind: type[BaseModel], name: str, owner: str) -> Any:
@@ -67,20 +78,19 @@ def field_type(kind: type[BaseModel], name: str, owner: str) -> Any:
         ValueError: no such field; names the nearest.
     """
     annotation: Any = None
-    at: type[BaseModel] | None = kind
+    at: list[type[BaseModel]] = [kind]
     walked: list[str] = []
     for part in name.split("."):
-        if at is None:
+        if not at:
             raise ValueError(f"{owner}: field {'.'.join(walked)!r} has no parts, so there is no {name!r}")
-        if part not in at.model_fields:
+        fields = {field: known for one in at for field, known in one.model_fields.items()}
+        if part not in fields:
             where = f" in {'.'.join(walked)!r}" if walked else ""
-            replaced = getattr(at, "replaced", {}).get(part)
-            raise ValueError(
-                f"{owner}: unknown field {part!r}{where}; {replaced or closest(part, at.model_fields)}"
-            )
+            replaced = getattr(at[0], "replaced", {}).get(part)
+            raise ValueError(f"{owner}: unknown field {part!r}{where}; {replaced or closest(part, fields)}")
         walked.append(part)
-        annotation = at.model_fields[part].annotation
-        at = _settings_class(annotation)
+        annotation = fields[part].annotation
+        at = _settings_classes(annotation)
     return annotation
 
 
@@ -88,13 +98,14 @@ def field_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
     """The dotted names of all fields of a settings class that hold values, in their order."""
     names = []
     for name, field in kind.model_fields.items():
-        part = _settings_class(field.annotation)
-        names += [f"{prefix}{name}"] if part is None else field_names(part, f"{prefix}{name}.")
-    return names
+        parts = _settings_classes(field.annotation)
+        inner = [field_name for part in parts for field_name in field_names(part, f"{prefix}{name}.")]
+        names += inner or [f"{prefix}{name}"]
+    return list(dict.fromkeys(names))
 
 
-def _settings_class(annotation: Any) -> type[BaseModel] | None:
-    """The settings class that a field's annotation names, through `X | None`."""
+def _settings_classes(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that a field's annotation names, through `X | None`; all of its registry, if it has one."""
     candidates = (
         typing.get_args(annotation)
         if typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -102,8 +113,8 @@ def _settings_class(annotation: Any) -> type[BaseModel] | None:
     )
     for candidate in candidates:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+            return list(getattr(candidate, "registry", {}).values()) or [candidate]
+    return []
 
 
 def explain(error: ValidationError) -> str:

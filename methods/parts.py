@@ -29,6 +29,33 @@ class AdvantageSettings(Settings):
     clip: float = Field(default=5.0, gt=0)
 
 
+class BestOf(Settings):
+    """Trains on the best and the worst of each group only, by the weighted sum of the outcome rewards.
+
+    Advantages are those within the whole group (DanceGRPO on HunyuanVideo: 4 and 4 of 24).
+
+    Attributes:
+        best, worst: samples of each group.
+    """
+
+    best: int = Field(default=4, ge=0)
+    worst: int = Field(default=4, ge=0)
+
+
+class WeightAverage(Settings):
+    """An exponential moving average of the trained weights, which is evaluated and saved in place of them.
+
+    After optimiser step n, counted from 1, the average keeps min(decay, (1 + n) / (10 + n)) of itself.
+
+    Attributes:
+        decay: its limit.
+        every: optimiser steps between two of its updates.
+    """
+
+    decay: float = Field(default=0.9, gt=0, lt=1)
+    every: int = Field(default=1, ge=1)
+
+
 class ProcessLoss(Settings):
     """The process term of Euphonium's dual reward (arXiv 2602.04928).
 

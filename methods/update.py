@@ -1,23 +1,28 @@
-"""The one update that every policy-gradient method shares."""
+"""The one update that every method shares: rows, a loss, a KL to a reference, an optimiser step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from methods.batches import Pairs, Transitions
+from methods.collecting import collect
 from methods.distilling import Distiller, Target
-from methods.experience import Experience
+from methods.experience import Draw, Experience
 from methods.guiding import Rewards
-from methods.losses import clipped_loss, correlation
+from methods.losses import correlation
 from methods.metering import Meter, unmetered
 from methods.method import Method
-from methods.pairs import Pairs, Terms, make_pairs
-from methods.weights import TrainedWeights
+from methods.networks import Networks
+from methods.seeding import derived_seed, generator
+from methods.terms import Terms, reward_terms, step_advantages
+from methods.weights import AVERAGE, TrainedWeights, WeightSettings
 from samplers import Sampler
 from samplers.pipeline import PipelinePolicy
 
@@ -29,13 +34,15 @@ class Learner:
     Attributes:
         policy: the policy, its transformer as it is.
         network: the same transformer as accelerate wraps it (gradients averaged over processes).
-        weights: its trained part.
+        weights: its trained part, and copies of it.
         method: the method's settings.
         terms: the reward terms.
-        rewards: one of them may guide what is distilled.
+        rewards: what is rewarded, and guides.
         optimiser: prepared by accelerate.
         accelerator: devices, precision, processes.
-        micro_batch: pairs in one forward and backward pass; results do not depend on it.
+        seed: of the run.
+        micro_batch: rows in one forward and backward pass; results do not depend on it.
+        rollout_batch: rollouts drawn at once; None for all.
     """
 
     policy: PipelinePolicy
@@ -46,66 +53,153 @@ class Learner:
     rewards: Rewards
     optimiser: torch.optim.Optimizer
     accelerator: Accelerator
+    seed: int
     micro_batch: int = 512
+    rollout_batch: int | None = None
 
-    def update(
-        self,
-        experience: Experience,
-        sampler: Sampler,
-        iteration: int,
-        shuffle: torch.Generator,
-        meter: Meter = unmetered,
-    ) -> dict[str, float]:
-        """Trains on one batch of rollouts.
+    @classmethod
+    def of(
+        cls,
+        policy: PipelinePolicy,
+        method: Method,
+        rewards: Rewards,
+        accelerator: Accelerator,
+        seed: int,
+        settings: WeightSettings,
+        reference: bool = False,
+        micro_batch: int = 512,
+        rollout_batch: int | None = None,
+    ) -> Self:
+        """Makes part of a policy trainable, and all that trains it.
 
         Args:
-            experience: the rollouts, drawn by `sampler` from the policy as it is now.
-            sampler: scores the pairs again.
-            iteration: from 0; sets the decaying weights.
-            shuffle: splits the samples among the updates.
-            meter: counts the rewards' work.
+            policy: a base model, on its device.
+            method: the method.
+            rewards: the run's.
+            accelerator: devices, precision, processes.
+            seed: of the run.
+            settings: which weights are trained.
+            reference: whether somebody else will ask for the base model's velocity.
+            micro_batch, rollout_batch: see the class.
+        """
+        needs = method.objective.needs
+        weights = TrainedWeights(
+            policy,
+            settings,
+            derived_seed(seed, "weights"),
+            reference or method.needs_base or needs.base,
+            needs.copies | ({AVERAGE} if method.average else set()),
+        )
+        optimiser = torch.optim.AdamW(
+            weights.parameters, lr=method.optimiser.learning_rate, weight_decay=method.optimiser.weight_decay
+        )
+        network, optimiser = accelerator.prepare(policy.transformer, optimiser)
+        # Rollouts and evaluation need no gradient, and not every process evaluates: they use the plain module.
+        policy.transformer = accelerator.unwrap_model(network)
+        terms = reward_terms(method, rewards.weights)
+        return cls(
+            policy,
+            network,
+            weights,
+            method,
+            terms,
+            rewards,
+            optimiser,
+            accelerator,
+            seed,
+            micro_batch,
+            rollout_batch,
+        )
+
+    def sampler(self, iteration: int) -> Sampler:
+        """The method's sampler at an iteration, from 0."""
+        window = generator(self.seed, "window", iteration)
+        return Sampler(self.method.sampler_at(iteration)).at_iteration(iteration, window)
+
+    def collect(self, draw: Draw, meter: Meter = unmetered) -> Experience:
+        """One batch of rollouts; see `methods.collecting.collect`."""
+        sampler = self.sampler(draw.iteration)
+        # Within accelerate's precision already: `unwrap_model` keeps the wrapped forward.
+        with self.weights.using(self.method.objective.needs.rollouts):
+            return collect(self.policy, sampler, self.method, draw, self.rewards, meter, self.rollout_batch)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Within, the policy is what is judged: the average of its weights, where the method has one."""
+        with self.weights.using(AVERAGE if self.method.average else "policy"):
+            yield
+
+    def update(self, experience: Experience, meter: Meter = unmetered) -> dict[str, float]:
+        """Trains on one batch of rollouts, drawn by `collect` from the policy as it is now.
+
+        Args:
+            experience: the rollouts.
+            meter: counts the work.
 
         Returns:
-            Diagnostics, averaged over the pairs: losses, ratio, share clipped, gradient norm before clipping.
+            Diagnostics, averaged over the rows: losses, what the objective says of itself, gradient norm before
+            clipping.
 
         Raises:
             FloatingPointError: loss or gradient is not finite; the optimiser has not stepped on it.
         """
-        pairs = make_pairs(experience, self.method, self.terms, self.accelerator)
-        rewards, count = self.rewards.metered(meter), len(experience.steps)
-        share = torch.randperm(count, generator=shuffle) % self.method.updates_per_rollout
+        at = self._at(experience, meter)
+        pairs = self._batch(experience, at)
+        with meter("update", self._key(pairs), **self._counts(pairs)):
+            figures = self._train(pairs, experience, at)
+        self.method.objective.after_update(self.weights.copies, self._trained(), at.iteration)
+        return figures | _guidance_figures(pairs, self.terms)
+
+    def _train(self, pairs: Pairs, experience: Experience, at: Networks) -> dict[str, float]:
+        """All optimiser steps on some rows, each on its own share of the samples."""
+        share = self._shares(experience)
         totals: dict[str, float] = {}
         norms = []
         for number in range(self.method.updates_per_rollout):
             rows = torch.nonzero(share[pairs.sample] == number).flatten()
-            if not len(rows):
-                raise ValueError(
-                    f"{self.method.name}: updates_per_rollout is {self.method.updates_per_rollout}, "
-                    f"more than the {count} samples of a rollout"
-                )
             self.optimiser.zero_grad(set_to_none=True)
             for part in rows.split(self.micro_batch):
                 some = pairs.rows(part)
-                target = self._target(some, experience, sampler, iteration, rewards)
-                with self._wrapped():
-                    loss, figures = self._loss(some, target, sampler, iteration)
-                    self.accelerator.backward(loss * (len(part) / len(rows)))
+                loss, figures = self._loss(some, self._target(some, experience, at), at)
+                self.accelerator.backward(loss * (len(part) / len(rows)))
                 for name, value in figures.items():
                     totals[name] = totals.get(name, 0.0) + value * len(part) / len(pairs)
-            norms.append(self._step())
-        totals["gradient_norm"] = sum(norms) / len(norms)
-        totals |= _guidance_figures(pairs, self.terms)
-        return totals
+            norms.append(self._step() if len(rows) else 0.0)
+            self._follow(at.iteration * self.method.updates_per_rollout + number + 1)
+        return totals | {"gradient_norm": sum(norms) / len(norms)}
 
-    @contextmanager
-    def _wrapped(self) -> Iterator[None]:
-        """Within, the policy's velocity goes through accelerate's wrapper, which averages gradients."""
-        plain = self.policy.transformer
-        self.policy.transformer = self.network
-        try:
-            yield
-        finally:
-            self.policy.transformer = plain
+    def _shares(self, experience: Experience) -> Tensor:
+        """(B,) which update trains each sample, at random; -1 for those that none does."""
+        updates, trained = self.method.updates_per_rollout, experience.samples
+        if updates > len(trained):
+            raise ValueError(
+                f"{self.method.name}: updates_per_rollout is {updates}, more than the {len(trained)} samples of a "
+                "rollout that are trained"
+            )
+        shuffle = generator(self.seed, "shuffle", experience.draw.iteration)
+        share = torch.full((len(experience.steps),), -1)
+        share[trained] = torch.randperm(len(trained), generator=shuffle) % updates
+        return share
+
+    def _at(self, experience: Experience, meter: Meter = unmetered) -> Networks:
+        iteration = experience.draw.iteration
+        return Networks(
+            self.policy,
+            self.network,
+            self.weights,
+            self.accelerator,
+            self.terms,
+            self.rewards.metered(meter),
+            self.sampler(iteration),
+            iteration,
+        )
+
+    def _batch(self, experience: Experience, at: Networks) -> Pairs:
+        advantages = step_advantages(experience, self.method, self.terms, self.accelerator)
+        return self.method.objective.batch(experience, advantages, at)
+
+    def _trained(self) -> list[Tensor]:
+        return [parameter.detach() for parameter in self.weights.parameters]
 
     def _step(self) -> float:
         """Clips the gradient and steps; returns the norm before clipping."""
@@ -115,32 +209,52 @@ class Learner:
         self.optimiser.step()
         return norm.item()
 
+    def _follow(self, step: int) -> None:
+        """Moves the average of the weights after an optimiser step, counted from 1."""
+        average = self.method.average
+        if average is not None and step % average.every == 0:
+            kept = min(average.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.weights.copies[AVERAGE], self._trained(), 1 - kept)
+
+    def _key(self, pairs: Pairs) -> Hashable:
+        """What the operations of an update depend on, beside the model and its trained weights."""
+        method = self.method
+        guidance = method.target_guidance(0)
+        clean = guidance is not None and guidance.at == "x0_hat" and not method.reuses_gradient
+        return (
+            method.objective.model_dump_json(),
+            tuple(pairs.x.shape),
+            method.updates_per_rollout,
+            method.distilled_through,
+            method.gradient_source if clean else None,
+        )
+
+    def _counts(self, pairs: Pairs) -> dict[str, float]:
+        """Optimiser steps and network evaluations of an update; a target may evaluate a network as well."""
+        reference = len(pairs) * (self.method.distilled_through is not None)
+        evaluations = self.method.objective.evaluations(len(pairs)) + reference
+        return {"updates": self.method.updates_per_rollout, "nfe": evaluations * pairs.condition.branches}
+
     def gradient_shares(
-        self,
-        experience: Experience,
-        sampler: Sampler,
-        iteration: int,
-        choice: torch.Generator,
-        most: int = 64,
+        self, experience: Experience, choice: torch.Generator, most: int = 64
     ) -> dict[str, float]:
         """How much of the gradient comes from each part of the loss, at the policy as it is now.
 
         Args:
             experience: the rollouts, before the policy was updated on them.
-            sampler: scores them.
-            iteration: from 0; sets the decaying weights.
-            choice: chooses the pairs that are looked at.
+            choice: chooses the rows that are looked at.
             most: how many of them.
 
         Returns:
             Part ("outcome", "process", "kl", "distillation") -> norm of that part's own gradient, over the sum of
             the parts' norms. A KL to the base model has no gradient before the policy leaves it.
         """
-        pairs = make_pairs(experience, self.method, self.terms, self.accelerator)
+        at = self._at(experience)
+        pairs = self._batch(experience, at)
         some = pairs.rows(torch.randperm(len(pairs), generator=choice)[:most])
-        target = self._target(some, experience, sampler, iteration, self.rewards)
+        target = self._target(some, experience, at)
         with torch.enable_grad():
-            parts, _ = self._parts(some, target, sampler, iteration)
+            parts, _ = self._parts(some, target, at)
         norms = {}
         for number, (name, part) in enumerate(parts.items()):
             gradients = torch.autograd.grad(
@@ -150,20 +264,15 @@ class Learner:
         total = sum(norms.values())
         return {name: norm / total if total > 0 else 0.0 for name, norm in norms.items()}
 
-    def _target(
-        self, pairs: Pairs, experience: Experience, sampler: Sampler, iteration: int, rewards: Rewards
-    ) -> Target | None:
-        """What the pairs are drawn to; the directions of an estimated gradient are each pair's own."""
-        distiller = Distiller(self.policy, self.weights, self.method, self.accelerator)
+    def _target(self, pairs: Pairs, experience: Experience, at: Networks) -> Target | None:
+        """What the rows are drawn to; the directions of an estimated gradient are each row's own."""
         estimated = self.method.outcome_guidance is not None
         generators = experience.generators("target directions", pairs.sample, pairs.step) if estimated else []
-        return distiller.targets(pairs, sampler, iteration, rewards, generators)
+        return Distiller(self.method, at).targets(pairs, generators)
 
-    def _loss(
-        self, pairs: Pairs, target: Target | None, sampler: Sampler, iteration: int
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The method's loss on some pairs, averaged over them, and figures about it."""
-        parts, figures = self._parts(pairs, target, sampler, iteration)
+    def _loss(self, pairs: Pairs, target: Target | None, at: Networks) -> tuple[Tensor, dict[str, float]]:
+        """The method's loss on some rows, averaged over them, and figures about it."""
+        parts, figures = self._parts(pairs, target, at)
         loss = torch.stack(list(parts.values())).sum()
         figures["loss"] = loss.item()
         if not torch.isfinite(loss):
@@ -171,48 +280,27 @@ class Learner:
         return loss, figures
 
     def _parts(
-        self, pairs: Pairs, target: Target | None, sampler: Sampler, iteration: int
+        self, pairs: Pairs, target: Target | None, at: Networks
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The parts that the loss is the sum of, each averaged over the pairs and weighted; and figures."""
-        sigma = sampler.sigmas[pairs.step].to(pairs.x.device, torch.float32)
-        velocity = self.policy.velocity(pairs.x, sigma, pairs.condition)
-        moved = pairs.gradient if self.method.sampler.score_mean == "guided" else None
-        log_ratio = (
-            sampler.transition(pairs.x, velocity, pairs.step, moved).log_prob(pairs.x_next) - pairs.log_prob
-        )
-        parts = self._policy_losses(log_ratio, pairs.advantages)
-        deviation = (log_ratio.detach().exp() - 1).abs()
-        figures = {
-            "ratio_deviation": deviation.mean().item(),
-            "clip_fraction": (deviation > self.method.clip_range).float().mean().item(),
-            "policy_loss": sum(part.item() for part in parts.values()),
-        }
+        """The parts that the loss is the sum of, each averaged over the rows and weighted; and figures."""
+        objective = self.method.objective
+        seen = objective.loss(pairs, at)
+        parts = {name: rows.mean() for name, rows in seen.parts.items()}
+        figures = {**seen.figures, "policy_loss": sum(part.item() for part in parts.values())}
         if target is None:
             return parts, figures
-        distance = (sampler.kl_divergence(velocity, target.velocity, pairs.step) * target.counts).mean()
-        weight = self.method.distillation_weight(iteration)
+        distance = objective.divergence(seen.velocity, target.velocity, pairs.step, at.sampler)
+        distance = (distance * target.counts).mean()
+        weight = self.method.distillation_weight(at.iteration)
         if target.velocity is target.base:
             parts["kl"] = weight * distance
         else:
             parts["distillation"] = weight * distance
             figures["kl_to_guided"] = distance.item()
         if target.base is not None:
-            figures["kl_to_base"] = (
-                sampler.kl_divergence(velocity.detach(), target.base, pairs.step).mean().item()
-            )
+            to_base = objective.divergence(seen.velocity.detach(), target.base, pairs.step, at.sampler)
+            figures["kl_to_base"] = to_base.mean().item()
         return parts, figures
-
-    def _policy_losses(self, log_ratio: Tensor, advantages: Tensor) -> dict[str, Tensor]:
-        """The clipped losses of the outcome rewards, summed with their weights, and that of the process reward."""
-        losses = clipped_loss(log_ratio, advantages, self.method.clip_range).mean(dim=1)
-        weights = torch.tensor(self.terms.weights, device=losses.device)
-        process = torch.tensor([name == "process" for name in self.terms.names], device=losses.device)
-        parts = {}
-        if self.method.outcome_weight > 0:
-            parts["outcome"] = (weights * losses)[~process].sum()
-        if self.method.process is not None:
-            parts["process"] = (weights * losses)[process].sum()
-        return parts
 
 
 def _guidance_figures(pairs: Pairs, terms: Terms) -> dict[str, float]:
@@ -222,7 +310,7 @@ def _guidance_figures(pairs: Pairs, terms: Terms) -> dict[str, float]:
     the outcome advantage is the trap to watch where samples are scored with the unguided mean. Without outcome terms
     there is no such advantage.
     """
-    if pairs.gradient is None:
+    if not isinstance(pairs, Transitions) or pairs.gradient is None:
         return {}
     size = pairs.gradient.flatten(1).norm(dim=1)
     guided = size > 0

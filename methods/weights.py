@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -17,6 +17,10 @@ from samplers.pipeline import PipelinePolicy
 
 #: Linear layers of a diffusers video transformer: attention projections and feed-forward.
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+
+#: The copy that averages the trained weights, where a method has one.
+AVERAGE = "average"
 
 
 class WeightSettings(BaseModel):
@@ -43,9 +47,17 @@ class TrainedWeights:
         settings: which part that is.
         seed: of the adapters' initialisation. They begin as the identity: the policy is the base model.
         reference: whether the base model's velocity will be asked for (a KL term).
+        copies: names of copies of the trained weights that are kept beside them, equal to them at first.
     """
 
-    def __init__(self, policy: PipelinePolicy, settings: WeightSettings, seed: int, reference: bool) -> None:
+    def __init__(
+        self,
+        policy: PipelinePolicy,
+        settings: WeightSettings,
+        seed: int,
+        reference: bool,
+        copies: Iterable[str] = (),
+    ) -> None:
         self._transformer: Any = policy.transformer
         self._policy = policy
         self.settings = settings
@@ -64,6 +76,10 @@ class TrainedWeights:
             if reference:
                 self._base = copy.deepcopy(self._transformer)
             self._transformer.requires_grad_(True)
+        #: Name -> the copy's tensors, in the order of `parameters`.
+        self.copies: dict[str, list[Tensor]] = {
+            name: [parameter.detach().clone() for parameter in self.parameters] for name in sorted(copies)
+        }
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -97,6 +113,53 @@ class TrainedWeights:
             set_peft_model_state_dict(self._transformer, state)
         else:
             self._transformer.load_state_dict(state)
+
+    def copies_state_dict(self) -> dict[str, Tensor]:
+        """The copies' weights, on the CPU."""
+        return {
+            f"{name}.{row}": tensor.to("cpu", copy=True).contiguous()
+            for name, tensors in self.copies.items()
+            for row, tensor in enumerate(tensors)
+        }
+
+    def load_copies_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores what `copies_state_dict` gave.
+
+        Raises:
+            ValueError: the copies are others, or of other weights.
+        """
+        expected = {name: tensor.shape for name, tensor in self.copies_state_dict().items()}
+        if expected != {name: tensor.shape for name, tensor in state.items()}:
+            raise ValueError(
+                f"checkpoint has other copies of the weights than {sorted(self.copies) or 'none'}"
+            )
+        for name, tensors in self.copies.items():
+            for row, tensor in enumerate(tensors):
+                tensor.copy_(state[f"{name}.{row}"])
+
+    @contextmanager
+    def using(self, network: str) -> Iterator[None]:
+        """Within, the policy's velocity is that of "policy", "base" (see `reference`), or a copy; train none of those.
+
+        Raises:
+            KeyError: there is no such copy.
+        """
+        if network == "policy":
+            yield
+        elif network == "base":
+            with self.reference():
+                yield
+        else:
+            self._swap(network)
+            try:
+                yield
+            finally:
+                self._swap(network)
+
+    def _swap(self, copy: str) -> None:
+        """The trained weights and a copy change places; no number is moved."""
+        for parameter, tensor in zip(self.parameters, self.copies[copy], strict=True):
+            parameter.data, tensor.data = tensor.data, parameter.data
 
     @contextmanager
     def reference(self) -> Iterator[None]:

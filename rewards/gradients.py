@@ -45,6 +45,16 @@ class DecodedReward:
         """Gradient at clean latents, shaped like x; raises as `value_and_gradient` does."""
         return self.value_and_gradient(x, sigma, condition)[1]
 
+    def values(self, x: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Reward -> values (B,) of clean latents (B, ...), each with its graph.
+
+        Raises:
+            ValueError: a reward has no gradient in the latent.
+            RewardError: a reward failed.
+        """
+        videos = self.decode(_wide(x))
+        return {name: self._answer(name, videos, prompts)[0] for name in self.rewards}
+
     def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> tuple[Tensor, Tensor]:
         """Values (B,) of clean latents (B, ...) and their gradient, shaped like x.
 
@@ -60,10 +70,6 @@ class DecodedReward:
             for position, name in enumerate(self.rewards):
                 value, checked = self._answer(name, videos, condition.prompts)
                 values += self.weights[name] * checked
-                if not value.requires_grad:
-                    raise ValueError(
-                        f"reward {name!r} has no gradient in the video; set outcome_guidance.estimator to 'spsa'"
-                    )
                 last = position == len(self.rewards) - 1
                 (slope,) = torch.autograd.grad(value.sum(), leaf, retain_graph=not last)
                 if not torch.isfinite(slope).all():
@@ -82,6 +88,11 @@ class DecodedReward:
             return answers[-1]
 
         checked = scored(name, asked, videos, prompts, self.iteration)
+        if not answers[-1].requires_grad:
+            raise ValueError(
+                f"reward {name!r} has no gradient in the video: train with rewards that have one, or estimate it "
+                "(outcome_guidance.estimator 'spsa')"
+            )
         return answers[-1], checked
 
 

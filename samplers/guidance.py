@@ -135,6 +135,18 @@ def reward_value_and_gradient(
     return values.detach(), gradient
 
 
+def reward_gradient(
+    reward: Reward, x: torch.Tensor, sigma: torch.Tensor, condition: Any
+) -> tuple[None, torch.Tensor]:
+    """As :func:`reward_value_and_gradient`, without values: a reward with a ``gradient`` of its own is spared them."""
+    alone = getattr(reward, "gradient", None)
+    if alone is None:
+        return None, reward_value_and_gradient(reward, x, sigma, condition)[1]
+    gradient = alone(x.detach(), sigma, condition)
+    check_like("the reward's gradient", gradient, x)
+    return None, gradient.detach()
+
+
 def shape_gradient(gradient: torch.Tensor, guidance: Guidance) -> torch.Tensor:
     """Normalise, then clip, a raw reward gradient as ``guidance`` says: shape (B, ...), float32 at least."""
     gradient = wide(gradient)

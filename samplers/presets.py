@@ -6,6 +6,7 @@ from samplers.guidance import Guidance
 from samplers.noise import Noise, NoiseKind
 from samplers.sampler import Sampler
 from samplers.settings import SamplerSettings
+from samplers.windows import Window
 
 # arXiv 2505.05470, SD3 script: 10 training steps, the model's shift of 3.
 _FLOW_GRPO = SamplerSettings(num_steps=10, shift=3.0, noise=Noise(kind="flow_grpo", level=0.7))
@@ -24,6 +25,20 @@ PRESETS: dict[str, SamplerSettings] = {
     "ode": _DANCE_GRPO.replace(noise=Noise(kind="zero")),
     # arXiv 2509.05952, SD3 settings of Flow-GRPO.
     "cps": _FLOW_GRPO.replace(noise=Noise(kind="angle", level=0.7), kernel="coefficient_preserving"),
+    # The same paper's log-probability, and the level that Flow-GRPO's repository recommends with it.
+    "flow_cps": _FLOW_GRPO.replace(
+        noise=Noise(kind="angle", level=0.8), kernel="coefficient_preserving", density="squared_error"
+    ),
+    # arXiv 2507.21802: 25 steps, four of them stochastic; the window moves by one every 25 iterations.
+    "mix_grpo": _FLOW_GRPO.replace(
+        num_steps=25, window=Window(kind="sliding", count=4, stop=23, stride=1, period=25)
+    ),
+    # Flow-GRPO's repository: two random consecutive steps.
+    "flow_grpo_fast": _FLOW_GRPO.replace(window=Window(kind="random", count=2)),
+    # arXiv 2606.11025: three random steps of the first half.
+    "flow_dppo": _FLOW_GRPO.replace(window=Window(kind="random", count=3, stop=5, contiguous=False)),
+    # arXiv 2509.16117: rollouts by the ODE, in as many steps as Flow-GRPO.
+    "ode_sd3": _FLOW_GRPO.replace(noise=Noise(kind="zero")),
     # arXiv 2409.08861: 40 steps, no shift.
     "memoryless": SamplerSettings(num_steps=40, shift=1.0, noise=Noise(kind="memoryless")),
 }
@@ -39,7 +54,7 @@ def build(
     """A published sampler, with some settings changed.
 
     Args:
-        name: flow_grpo, dance_grpo, dance_grpo_wan, euphonium, ode, cps or memoryless.
+        name: a key of `PRESETS`, such as flow_grpo, dance_grpo, euphonium, ode, cps or memoryless.
         num_steps: steps; None for the published number.
         shift: time shift; None for the published one.
         noise_level: level of the sampler's own kind of noise; None for the published one.

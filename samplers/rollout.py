@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from samplers.checks import check_finite, check_like
-from samplers.guidance import Reward, reward_value, reward_value_and_gradient, shape_gradient
+from samplers.guidance import Reward, reward_gradient, reward_value, reward_value_and_gradient, shape_gradient
 from samplers.policy import VelocityFunction
 from samplers.precision import wide
 from samplers.randomness import Generators
@@ -48,16 +49,16 @@ class Rollout:
     Attributes:
         sampler: the sampler.
         velocity_of: the policy's velocity.
-        condition: handed to policy and reward untouched.
-        reward: the reward, or None.
-        score_states: whether the reward of unguided states is wanted too.
+        condition: handed to policy and rewards untouched.
+        guide: the reward whose gradient moves the guided steps, or None.
+        score: the reward whose values are recorded, or None. It may be the same.
     """
 
     sampler: Steps
     velocity_of: VelocityFunction
     condition: Any
-    reward: Reward | None
-    score_states: bool
+    guide: Reward | None
+    score: Reward | None
 
     def run(self, x: torch.Tensor, generator: Generators | None, kept: tuple[int, ...]) -> Trajectory:
         """Step from the initial state x, shape (B, ...), to the last sigma."""
@@ -71,41 +72,47 @@ class Rollout:
             x = transition.sample(generator).to(x.dtype)
             builder.step(index, self._score(transition, x, seen, index), seen.gradient)
             builder.state(index + 1, x)
-            if self._scores and seen.values is not None:
+            if seen.values is not None:
                 builder.reward(seen.values)
-        if self._scores and self.reward is not None:
-            last = reward_value(self.reward, x, self._sigma(num_steps, x), self.condition)
+        if self.score is not None:
+            last = reward_value(self.score, x, self._sigma(num_steps, x), self.condition)
             self._check("the reward", last, num_steps)
             builder.reward(last)
         return builder.finish(self.sampler.sigmas, self.sampler.stochastic_steps)
 
-    @property
-    def _scores(self) -> bool:
-        return self.score_states and self.reward is not None
-
     def _evaluate(self, x: torch.Tensor, index: int) -> Reading:
-        """Velocity, reward values where wanted, and the shaped gradient where the step is guided."""
+        """Velocity, the values that are recorded, and the shaped gradient where the step is guided."""
         guidance = self.sampler.settings.guidance
-        guided = self.sampler.guided_steps[index]
         clean = guidance is not None and guidance.at == "x0_hat"
         sigma = self._sigma(index, x)
-        if guided and clean and self.reward is not None:
-            seen = Reading(*reward_at_clean(self.velocity_of, x, sigma, self.condition, self.reward))
+        values = gradient = None
+        read: Callable[..., tuple[torch.Tensor | None, torch.Tensor]] = (
+            reward_value_and_gradient if self.score is self.guide else reward_gradient
+        )
+        if guidance is None or not self.sampler.guided_steps[index] or self.guide is None:
+            velocity = self._velocity(x, sigma)
+        elif clean:
+            velocity, values, gradient = reward_at_clean(
+                self.velocity_of, x, sigma, self.condition, self.guide, read
+            )
         else:
-            velocity = self.velocity_of(x, sigma, self.condition)
-            check_like("the policy's velocity", velocity, x)
-            seen = Reading(velocity, None, None)
-            if guided and self.reward is not None:
-                values, gradient = reward_value_and_gradient(self.reward, x, sigma, self.condition)
-                seen = Reading(velocity, values, gradient)
-            elif self._scores and self.reward is not None:
-                where, when = (clean_estimate(x, velocity, sigma), sigma * 0) if clean else (x, sigma)
-                seen = Reading(velocity, reward_value(self.reward, where, when, self.condition), None)
-        if seen.values is not None:
-            self._check("the reward", seen.values, index)
-        if seen.gradient is None or guidance is None:
-            return seen
-        return Reading(seen.velocity, seen.values, shape_gradient(seen.gradient, guidance))
+            velocity = self._velocity(x, sigma)
+            values, gradient = read(self.guide, x, sigma, self.condition)
+        scored = values if self.score is self.guide else None
+        if self.score is not None and scored is None:
+            where, when = (clean_estimate(x, velocity, sigma), sigma * 0) if clean else (x, sigma)
+            scored = reward_value(self.score, where, when, self.condition)
+        for seen in (values, scored):
+            if seen is not None:
+                self._check("the reward", seen, index)
+        if gradient is not None and guidance is not None:
+            gradient = shape_gradient(gradient, guidance)
+        return Reading(velocity, scored, gradient)
+
+    def _velocity(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        velocity = self.velocity_of(x, sigma, self.condition)
+        check_like("the policy's velocity", velocity, x)
+        return velocity
 
     def _score(self, transition: Transition, x_next: torch.Tensor, seen: Reading, index: int) -> torch.Tensor:
         """Log-probability of the stored state, NaN at a deterministic step; all of it checked finite."""
@@ -144,8 +151,13 @@ def clean_estimate(x: torch.Tensor, velocity: torch.Tensor, sigma: torch.Tensor)
 
 
 def reward_at_clean(
-    velocity_of: VelocityFunction, x: torch.Tensor, sigma: torch.Tensor, condition: Any, reward: Reward
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    velocity_of: VelocityFunction,
+    x: torch.Tensor,
+    sigma: torch.Tensor,
+    condition: Any,
+    reward: Reward,
+    read: Callable[..., tuple[Any, torch.Tensor]] = reward_value_and_gradient,
+) -> tuple[torch.Tensor, Any, torch.Tensor]:
     """The reward at x0_hat and its exact gradient at x, the Jacobian of the network included.
 
     Args:
@@ -154,6 +166,7 @@ def reward_at_clean(
         sigma: t of each sample, (B,).
         condition: handed to network and reward untouched.
         reward: asked at x0_hat and time 0.
+        read: gives the reward's values (or None) and its gradient; ``reward_gradient`` leaves out the values.
 
     Returns:
         velocity (B, ...), values (B,) and gradient (B, ...), all detached.
@@ -172,6 +185,6 @@ def reward_at_clean(
                 "torch.no_grad() or .detach() inside the policy, or guide at 'state'"
             )
         clean = clean_estimate(leaf, velocity, sigma)
-    values, at_clean = reward_value_and_gradient(reward, clean.detach(), sigma * 0, condition)
+    values, at_clean = read(reward, clean.detach(), sigma * 0, condition)
     (gradient,) = torch.autograd.grad(clean, leaf, at_clean.to(clean.dtype))
     return velocity.detach(), values, gradient

@@ -133,6 +133,7 @@ class Sampler:
             stochastic=torch.tensor(self.stochastic_steps)[steps].expand(x.shape[0]),
             score_mean=self.settings.score_mean,
             reduction=self.settings.log_prob_reduction,
+            density=self.settings.density,
         )
 
     def rollout(
@@ -143,7 +144,8 @@ class Sampler:
         generator: Generators | None = None,
         reward: Reward | None = None,
         *,
-        score_states: bool = True,
+        guide: Reward | None = None,
+        score: Reward | None = None,
         keep: Keep = "all",
         storage_dtype: torch.dtype | None = None,
     ) -> Trajectory:
@@ -153,28 +155,31 @@ class Sampler:
             policy: ``policy(x, sigma, condition) -> velocity`` or an object with ``velocity``; sigma is
                 float32 (B,).
             x: initial noise (B, ...); its dtype is the storage dtype unless one is given.
-            condition: handed to policy and reward untouched.
+            condition: handed to policy and rewards untouched.
             generator: a torch.Generator, or one per sample, for the noise of stochastic steps. With one per
                 sample a batch gives exactly what its samples give one by one, if the policy does.
-            reward: ``reward(x, sigma, condition) -> (B,)``, or an object with ``value_and_gradient``.
-            score_states: record the reward of every state, if there is a reward.
+            reward: guides and scores, where ``guide`` and ``score`` name no other:
+                ``reward(x, sigma, condition) -> (B,)``, or an object with ``value_and_gradient``.
+            guide: its gradient moves the guided steps.
+            score: its value at every state is recorded (at x0_hat of that state if guidance says so).
             keep: which states to store, see :func:`samplers.trajectory.states_to_keep`. Dropped states can be
                 recomputed: roll out again from generators seeded alike.
             storage_dtype: dtype of the states. Each is rounded to it first, then scored and stepped from.
 
         Raises:
-            ValueError: if guided steps have no reward, or stochastic steps no generator.
+            ValueError: if guided steps have no reward to guide them, or stochastic steps no generator.
             NonFiniteError: naming the step, if a velocity, reward, gradient or state is NaN or infinite.
         """
         check_state(x)
         self._check_window()
-        if reward is None and any(self.guided_steps):
+        guide, score = (reward if own is None else own for own in (guide, score))
+        if guide is None and any(self.guided_steps):
             steps = [index for index, guided in enumerate(self.guided_steps) if guided]
             raise ValueError(
-                f"steps {steps} are guided and no reward was given: pass reward=..., or guidance=None"
+                f"steps {steps} are guided and no reward was given: pass reward=... or guide=..., or guidance=None"
             )
         kept = states_to_keep(keep, self.stochastic_steps)
-        rollout = Rollout(self, velocity_function(policy), condition, reward, score_states)
+        rollout = Rollout(self, velocity_function(policy), condition, guide, score)
         with torch.no_grad():
             return rollout.run(x.to(storage_dtype or x.dtype), generator, kept)
 

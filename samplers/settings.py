@@ -27,6 +27,8 @@ class SamplerSettings(BaseModel):
     score_mean: mean that a guided sample's log-probability is taken under. ``unguided``, as published: the
         policy's own mean, so that training pulls the guidance into the network. ``guided``: on-policy.
     log_prob_reduction: ``mean`` over the elements of a sample (all public code), or their ``sum``.
+    density: what a log-probability is: ``gaussian``, the step's own density; or ``squared_error``, minus the squared
+        distance to the mean, which leaves out constants and the variance (Flow-CPS as published).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +42,7 @@ class SamplerSettings(BaseModel):
     guidance: Guidance | None = None
     score_mean: Literal["unguided", "guided"] = "unguided"
     log_prob_reduction: Literal["mean", "sum"] = "mean"
+    density: Literal["gaussian", "squared_error"] = "gaussian"
 
     @field_validator("num_steps")
     @classmethod

@@ -1,7 +1,7 @@
 """What a rollout leaves behind."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -101,6 +101,28 @@ def states_to_keep(keep: Keep, stochastic: Sequence[bool]) -> tuple[int, ...]:
     if outside:
         raise ValueError(f"keep asks for state {outside[0]}: states are 0..{num_steps}")
     return tuple(sorted(wanted))
+
+
+def joined(parts: Sequence[Trajectory]) -> Trajectory:
+    """Rollouts of one sampler, drawn in parts, as one batch.
+
+    Args:
+        parts: of which all kept the same states, with or without process rewards alike.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    values = [part.process_rewards for part in parts if part.process_rewards is not None]
+    return replace(
+        first,
+        states=torch.cat([part.states for part in parts], dim=1),
+        log_probs=torch.cat([part.log_probs for part in parts], dim=1),
+        process_rewards=torch.cat(values, dim=1) if values else None,
+        reward_gradients={
+            step: torch.cat([part.reward_gradients[step] for part in parts])
+            for step in first.reward_gradients
+        },
+    )
 
 
 class TrajectoryBuilder:

@@ -22,6 +22,7 @@ class Transition:
         stochastic: whether each sample's std is above 0, shape (B,), on the CPU.
         score_mean: which of the means :meth:`log_prob` uses.
         reduction: whether :meth:`log_prob` averages or sums over the elements of a sample.
+        density: whether :meth:`log_prob` is the Gaussian's, or minus the squared distance to the mean.
     """
 
     unguided_mean: torch.Tensor
@@ -30,6 +31,7 @@ class Transition:
     stochastic: torch.Tensor
     score_mean: Literal["unguided", "guided"] = "unguided"
     reduction: Literal["mean", "sum"] = "mean"
+    density: Literal["gaussian", "squared_error"] = "gaussian"
 
     @property
     def mean(self) -> torch.Tensor:
@@ -58,7 +60,7 @@ class Transition:
         return torch.addcmul(self.mean, noise, self.std)
 
     def log_prob(self, x_next: torch.Tensor) -> torch.Tensor:
-        """Gaussian log-density of a next state, reduced over the elements of each sample: shape (B,).
+        """Log-density of a next state, as ``density`` says, reduced over the elements of each sample: (B,).
 
         Score what was stored: round a state to its storage dtype first, then pass the rounded state here.
 
@@ -81,5 +83,7 @@ class Transition:
         # The norm reads the residual once; squaring the residual first would write another tensor.
         square = torch.linalg.vector_norm(x_next - scored, dim=dims).square() / elements
         std = self.std.flatten()
-        log_density = -square / (2 * std.square()) - std.log() - 0.5 * math.log(2 * math.pi)
+        log_density = -square
+        if self.density == "gaussian":
+            log_density = log_density / (2 * std.square()) - std.log() - 0.5 * math.log(2 * math.pi)
         return log_density if self.reduction == "mean" else log_density * elements

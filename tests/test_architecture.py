@@ -112,6 +112,16 @@ def test_a_package_does_without_the_libraries_of_the_others(package):
     assert offences(package, WITHOUT[package]) == []
 
 
+def test_methods_are_tested_without_benchmarks():
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in sorted((ROOT / "tests" / "methods").rglob("*.py"))
+        for line, module in imported(path)
+        if module.split(".")[0] == "benchmarks" or module.startswith("tests.benchmarks")
+    ]
+    assert found == []
+
+
 def test_only_some_modules_turn_records_into_reports():
     found = {
         path.relative_to(ROOT).as_posix()

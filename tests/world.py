@@ -17,9 +17,8 @@ from benchmarks.testbed.train_transformer import TEXT_DIM, new_text_encoder
 from rewards.caption_match import VideoWordModel
 from rewards.process import LatentProcessReward, cut_transformer
 from rewards.provenance import Provenance
-from samplers.pipeline import Geometry, PipelinePolicy, load_policy
-
-GEOMETRY = Geometry(5, 16, 16)
+from samplers.pipeline import PipelinePolicy, load_policy
+from tests.geometry import GEOMETRY
 
 
 def tiny_vae(channels: int = 4) -> AutoencoderKLWan:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from benchmarks.resolve import nested, read_fields
 from benchmarks.settings import SettingsError, variant
-from methods.method import Method, difference, flatten
+from methods.catalog import difference
+from methods.method import Method, flatten
 from methods.naming import closest, explain
 
 #: What `against` calls the method that nothing is changed in.

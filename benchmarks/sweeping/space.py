@@ -115,7 +115,7 @@ SHORT: Mapping[str, Parameter] = {
         Parameter("guidance_decay", "guidance_decay", 0.8, 1.0, about="factor on the guidance an iteration"),
         Parameter("noise", "sampler.noise.level", 0.2, 1.3, about="noise level of the rollouts"),
         _log("learning_rate", "optimiser.learning_rate", 1e-4, 3e-3, "learning rate"),
-        _log("clip", "clip_range", 1e-5, 1e-2, "clip range of the ratio"),
+        _log("clip", "objective.clip_range", 1e-5, 1e-2, "clip range of the ratio"),
         _log("process_weight", "process.weight", 0.03, 3.0, "weight of the process term"),
         _log("distillation", "distillation.weight", 0.01, 3.0, "weight of the KL to what is distilled"),
         Parameter("group_size", "group_size", choices=(4, 8, 12, 16), about="videos a prompt"),
@@ -260,7 +260,7 @@ def _parents(field: str) -> Iterable[str]:
 #: Fields that change what an iteration costs.
 _COSTLY = (
     "group_size",
-    "train_fraction",
+    "objective.train_fraction",
     "updates_per_rollout",
     "sampler.num_steps",
     "sampler.guidance.start",
@@ -278,7 +278,7 @@ def caution(parameter: Parameter, method: Method, others: Sequence[Parameter], u
     """
     tuned = [other.field for other in others]
     updates = "updates_per_rollout"
-    if parameter.field == "clip_range" and method.updates_per_rollout == 1 and updates not in tuned:
+    if parameter.field == "objective.clip_range" and method.updates_per_rollout == 1 and updates not in tuned:
         return (
             f"{parameter.name} changes nothing in {method.name}: with one update a rollout the ratio is 1 and is never "
             "clipped; --set all.updates_per_rollout=2 changes that"

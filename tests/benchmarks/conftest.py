@@ -31,7 +31,12 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         bench = Bench(world, tmp_path_factory.mktemp("whole"))
-        changed = ("--set", "euphonium.clip_range=0.002", "--set", "all.train_fraction=0.8")
+        changed = (
+            "--set",
+            "euphonium.objective.clip_range=0.002",
+            "--set",
+            "all.objective.train_fraction=0.8",
+        )
         # Guided rollouts and a process term beside the guided target: records hold all that a method can have.
         parts = ("--set", "euphonium.sampler.guidance.strength=4", "--set", "euphonium.process.weight=0.5")
         result = bench("--methods", "euphonium,dance_grpo", *changed, *parts, seeds=2)

@@ -20,7 +20,8 @@ from benchmarks.records import resume_command
 from benchmarks.resolve import resolve
 from benchmarks.settings import SettingsError
 from benchmarks.task import Training
-from methods.method import Method, difference, flatten
+from methods.catalog import difference
+from methods.method import Method, flatten
 from methods.naming import changed
 from rewards.suites import REWARDS
 from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt
@@ -93,7 +94,10 @@ def test_a_multiple_follows_the_base(ablated: Ablated) -> None:
                 "variants": {
                     "own": {"sampler.noise.level": {"times": 0.3333}},
                     "others": {
-                        "clip_range": {"times": 2, "of": {"optimiser.learning_rate": 1, "group_size": -2}}
+                        "objective.clip_range": {
+                            "times": 2,
+                            "of": {"optimiser.learning_rate": 1, "group_size": -2},
+                        }
                     },
                     "nested": {"optimiser": {"learning_rate": {"times": 3}}},
                 }
@@ -103,7 +107,7 @@ def test_a_multiple_follows_the_base(ablated: Ablated) -> None:
     given = ("--set", f"{BASE}.sampler.noise.level=0.7", "--set", f"{BASE}.optimiser.learning_rate=0.004")
     arms = [flatten(arm.method) for arm in dry(ablated, content, *given)[2]]
     assert arms[0]["sampler.noise.level"] == 0.2333
-    assert arms[1]["clip_range"] == pytest.approx(2 * 0.004 / 2**2)
+    assert arms[1]["objective.clip_range"] == pytest.approx(2 * 0.004 / 2**2)
     assert arms[2]["optimiser.learning_rate"] == pytest.approx(0.012)
 
 
@@ -244,7 +248,14 @@ def dry(ablated: Ablated, content: dict[str, Any], *arguments: object, **setting
 
 def test_variants_follow_the_base_as_it_is_set(ablated: Ablated) -> None:
     """--set changes the base, and the variants with it but for what they change; what becomes the base is left out."""
-    given = ("--set", f"{BASE}.process.credit=next_state", "--set", "all.clip_range=0.5", "--seeds", 2)
+    given = (
+        "--set",
+        f"{BASE}.process.credit=next_state",
+        "--set",
+        "all.objective.clip_range=0.5",
+        "--seeds",
+        2,
+    )
     settings, _, arms, same = dry(ablated, FILE, *given)
     assert [arm.variant for arm in arms] == ["unguided", "state", "difference", "high", "higher"]
     assert same == []
@@ -252,7 +263,7 @@ def test_variants_follow_the_base_as_it_is_set(ablated: Ablated) -> None:
     assert settings.seeds == 2
     for arm in arms:
         assert settings.method_settings[arm.name] == arm.method
-        assert arm.method.clip_range == 0.5
+        assert arm.method.objective.clip_range == 0.5
         assert arm.method.group_size == 2
     assert flatten(arms[0].method)["process.credit"] == "next_state"
     _, _, arms, same = dry(ablated, FILE, "--set", "all.optimiser.learning_rate=0.01")
@@ -303,17 +314,22 @@ def variant(**fields: Any) -> dict[str, Any]:
             f"{BASE}.f-v: unknown field 'levle' in 'sampler.noise'; did you mean",
         ),
         (
-            variant(clip_range={"times": 2, "of": {"sampler.guidance.scale": 1}}),
+            variant(objective__clip_range={"times": 2, "of": {"sampler.guidance.scale": 1}}),
             (),
-            f"f-v: clip_range is to be 2 times sampler.guidance.scale, which is none in {BASE}; give a number",
+            "f-v: objective.clip_range is to be 2 times sampler.guidance.scale, "
+            f"which is none in {BASE}; give a number",
         ),
         (
             variant(kl_weight=0.1),
             (),
             "unknown field 'kl_weight'; a KL to the base model is distillation: {weight: W, strength: 0}",
         ),
-        (variant(clip_range={"times": "x"}), (), "f-v: clip_range: times is 'x'"),
-        (variant(clip_range={"times": 1, "off": {}}), (), "f-v: clip_range: unknown field 'off'"),
+        (variant(objective__clip_range={"times": "x"}), (), "f-v: objective.clip_range: times is 'x'"),
+        (
+            variant(objective__clip_range={"times": 1, "off": {}}),
+            (),
+            "f-v: objective.clip_range: unknown field 'off'",
+        ),
         (variant(group_size=1), (), f"{BASE}.f-v: group_size is 1: Input should be greater"),
         (variant(outcome_weight=0, process=None), (), "no reward is left to learn from"),
         (
@@ -330,14 +346,18 @@ def variant(**fields: Any) -> dict[str, Any]:
         (FILE, ("--factors", "guidence"), "--factors names 'guidence'; did you mean 'guidance'?"),
         (FILE, ("--set", "dance_grpo.group_size=4"), "--set names method 'dance_grpo', which does not run"),
         (
-            {"factors": {"f": {"field": "clip_range", "values": [1e-4]}}},
+            {"factors": {"f": {"field": "objective.clip_range", "values": [1e-4]}}},
             (),
             f"no variant of {BASE} is left to run",
         ),
         (
             {
                 "factors": {
-                    "f": {"field": "clip_range", "values": [0.1], "variants": {"0.1": {"clip_range": 0.2}}}
+                    "f": {
+                        "field": "objective.clip_range",
+                        "values": [0.1],
+                        "variants": {"0.1": {"objective.clip_range": 0.2}},
+                    }
                 }
             },
             (),

@@ -15,10 +15,11 @@ from benchmarks.evaluation import evenly_spaced
 from methods.catalog import CATALOG
 from samplers import Noise, Sampler, SamplerSettings
 from tests.benchmarks.harness import Result
-from tests.methods.small import MOVING, Small, make, move
+from tests.benchmarks.trainings import SmallTraining, make
+from tests.methods.small import MOVING, move
 
 
-def figures(small: Small) -> dict[str, float]:
+def figures(small: SmallTraining) -> dict[str, float]:
     training = small.training
     found = diagnose(small.learner, training.session.suite, training.settings, small.process_reward)
     return {name.removeprefix("diagnostic/"): value for name, value in found.items()}
@@ -136,10 +137,10 @@ def test_full_strength_although_guidance_has_decayed(world: Path, tmp_path: Path
     assert decayed == constant
 
 
-def shares(small: Small, iteration: int = 0) -> dict[str, float]:
+def shares(small: SmallTraining, iteration: int = 0) -> dict[str, float]:
     experience = small.collect(iteration)
     choice = torch.Generator().manual_seed(0)
-    return small.learner.gradient_shares(experience, small.sampler(iteration), iteration, choice, most=10**6)
+    return small.learner.gradient_shares(experience, choice, most=10**6)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_looking_at_shares_leaves_no_gradient(world: Path, tmp_path: Path) -> No
     small = make(world, tmp_path, "euphonium")
     experience = small.collect()
     before = small.learner.weights.state_dict()
-    small.learner.gradient_shares(experience, small.sampler(), 0, torch.Generator().manual_seed(0))
+    small.learner.gradient_shares(experience, torch.Generator().manual_seed(0))
     assert not small.gradient()
     after = small.learner.weights.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from methods.catalog import CATALOG
 from rewards.cost import Cost, FlopCounter
 from samplers.pipeline import PipelinePolicy
 from tests.benchmarks.harness import Bench, Result
-from tests.methods.small import make
+from tests.benchmarks.trainings import make
 from tests.world import world_policy
 
 PROMPTS, GROUP = 2, 2
@@ -217,7 +218,11 @@ def test_every_method_enters_every_component(world: Path, tmp_path: Path, name: 
         assert usage[component, "seconds"] > 0
     videos = 2 * training.method.group_size
     assert usage["rollout", "videos"] == videos
-    assert usage["outcome_rewards", "reward_calls"] == videos * len(training.session.suite.training)
+    scorings = (
+        2 if training.method.objective.needs.differentiable else 1
+    )  # of rollouts, and where they are trained
+    calls = scorings * videos * len(training.session.suite.training)
+    assert usage["outcome_rewards", "reward_calls"] == calls
     assert usage["update", "updates"] == training.method.updates_per_rollout
     parts = sum(usage[component, "seconds"] for component in expected - {WHOLE})
     assert parts <= usage[WHOLE, "seconds"]
@@ -252,7 +257,7 @@ def test_a_guided_target_pays_for_its_gradient_and_its_base_model(world: Path, t
 
     def usage(name: str, *settings: str) -> dict[tuple[str, str], float]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        return entered(make(world, folder, name, "train_fraction=1.0", *settings).training)
+        return entered(make(world, folder, name, "objective.train_fraction=1.0", *settings).training)
 
     clean = ("sampler.guidance={strength: 0, at: x0_hat}",)
     plain, target, at_clean = usage("flow_grpo"), usage("euphonium"), usage("euphonium", *clean)
@@ -349,3 +354,37 @@ def test_what_was_paid_before_counts() -> None:
     )
     assert [ledger.used(unit) for unit in ("tflops", "nfe", "videos", "seconds")] == [3, 33, 12, 7]
     assert [ledger.each(unit) for unit in ("tflops", "nfe", "videos", "iterations")] == [1, 3, 8, 1]
+
+
+def test_a_loss_is_charged_its_own_operations(world: Path, tmp_path: Path) -> None:
+    """Two objectives on rows of equal shapes: what the first was measured to cost is not the second's."""
+    known: dict[tuple[str, Hashable], float] = {}
+    usages = {}
+    for order in (("flow_grpo", "flow_dppo"), ("flow_dppo", "flow_grpo")):
+        known.clear()
+        for name in order:
+            window = "sampler.window={kind: range, start: 0, stop: 3}"
+            training = make(
+                world, tmp_path / "-".join((*order, name)), name, window, "distillation=null"
+            ).training
+            training.meter.known = known
+            usages.setdefault(name, []).append(entered(training)["update", "tflops"])
+    for first, second in usages.values():
+        assert first == second
+    assert len([place for place in known if place[0] == "update"]) == 2
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_methods_network_evaluations_are_those_that_it_makes(
+    world: Path, tmp_path: Path, name: str
+) -> None:
+    """Rows of the transformer's inputs, in rollouts and updates, against the ledger."""
+    training = make(world, tmp_path, name).training
+    rows: list[int] = []
+    training.policy.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
+    )
+    experience = training.learner.collect(training._draw(0), training.meter)
+    training.learner.update(experience, training.meter)
+    usage = training.meter.take()
+    assert sum(rows) == usage["rollout", "nfe"] + usage["update", "nfe"]

@@ -14,8 +14,7 @@ from benchmarks.run import Benchmark, arguments
 from benchmarks.session import Session, check_methods
 from benchmarks.task import Training
 from benchmarks.testbed.scenes import prompt_split
-from methods.catalog import CATALOG
-from methods.method import difference
+from methods.catalog import CATALOG, difference
 from tests.world import world_flags
 
 EVERY = [(preset, method) for preset in PRESETS for method in CATALOG]

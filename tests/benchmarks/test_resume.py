@@ -20,6 +20,8 @@ from benchmarks.locking import alone
 from benchmarks.records import read_rows
 from benchmarks.session import Session
 from benchmarks.task import Training
+from methods import CATALOG
+from methods.weights import AVERAGE
 from tests.benchmarks.harness import (
     Bench,
     Result,
@@ -30,6 +32,7 @@ from tests.benchmarks.harness import (
     misbehave,
     quick,
 )
+from tests.benchmarks.trainings import make
 from tests.world import world_settings
 
 BOTH = ("--methods", "euphonium,dance_grpo")
@@ -314,3 +317,27 @@ def test_a_worker_ends_with_the_main_process(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("multiprocessing.parent_process", Parent)
     workers.end_with_parent()
     assert ended == ["joined", ("exit", 1)]
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_method_resumes_bit_for_bit(world: Path, tmp_path: Path, name: str) -> None:
+    """Weights, copies of them and optimiser, after two iterations and after one, a new process and another."""
+
+    def trained(folder: Path, *stops: int) -> dict[str, torch.Tensor]:
+        for stop in stops:
+            training = make(world, folder, name).training
+            done = checkpoint.load(training._checkpoint, training.learner, training._identity)
+            for iteration in range(done, stop):
+                training._iterate(iteration)
+            checkpoint.save(training._checkpoint, training.learner, training._identity, stop)
+        weights = training.learner.weights
+        return weights.state_dict() | {
+            f"copy {key}": copy for key, copy in weights.copies_state_dict().items()
+        }
+
+    straight, resumed = trained(tmp_path / "a", 2), trained(tmp_path / "b", 1, 2)
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in straight.items())
+    copies = {key.split(".")[0].removeprefix("copy ") for key in straight if key.startswith("copy ")}
+    method = CATALOG[name]
+    assert copies == method.objective.needs.copies | ({AVERAGE} if method.average else set())

@@ -11,9 +11,10 @@ import yaml
 from analysis.schema import SETTINGS_FILE
 from benchmarks.presets import PRESETS
 from benchmarks.resolve import parse_assignment, read_config, resolve
+from benchmarks.session import check_methods
 from benchmarks.settings import RunSettings, SettingsError, parse_geometry, variant
-from methods.catalog import CATALOG
-from methods.method import Method, difference, differing, flatten
+from methods.catalog import CATALOG, difference
+from methods.method import Method, differing, flatten
 from rewards.suites import suite_named
 from tests.world import world_settings
 
@@ -25,15 +26,17 @@ def test_later_sources_win(world: Path) -> None:
         settings = resolve(
             "default", {"method_settings": config}, {"methods": ["dance_grpo"]}, assignments, ""
         )
-        return settings.method_settings["dance_grpo"].clip_range
+        return settings.method_settings["dance_grpo"].objective.clip_range
 
-    assert clip({}) == CATALOG["dance_grpo"].clip_range
-    every, own = {"all": {"clip_range": 0.1}}, {"dance_grpo": {"clip_range": 0.2}}
+    assert clip({}) == CATALOG["dance_grpo"].objective.clip_range
+    every, own = {"all": {"objective.clip_range": 0.1}}, {"dance_grpo": {"objective.clip_range": 0.2}}
     assert clip(every) == 0.1
     assert clip({**own, **every}) == 0.2
-    assert clip({**own, **every}, "all.clip_range=0.3") == 0.3
-    assert clip({**own, **every}, "all.clip_range=0.3", "dance_grpo.clip_range=0.4") == 0.4
-    assert clip({}, "dance_grpo.clip_range=1e-3") == 1e-3
+    assert clip({**own, **every}, "all.objective.clip_range=0.3") == 0.3
+    assert (
+        clip({**own, **every}, "all.objective.clip_range=0.3", "dance_grpo.objective.clip_range=0.4") == 0.4
+    )
+    assert clip({}, "dance_grpo.objective.clip_range=1e-3") == 1e-3
 
 
 def test_a_part_changes_only_where_it_is_named() -> None:
@@ -96,10 +99,13 @@ def test_settings_are_derived_from_settings(world: Path) -> None:
     """Checked anew, in the same words as those of a command line; the first ones stay as they are."""
     settings = world_settings(world, ["euphonium", "dance_grpo"])
     dance = settings.method_settings["dance_grpo"]
-    mine = variant(dance, {"clip_range": 0.5, "sampler.noise.level": 0.2}, "mine")
+    mine = variant(dance, {"objective.clip_range": 0.5, "sampler.noise.level": 0.2}, "mine")
     again = settings.of_methods([mine, dance]).replace(seeds=7)
     assert (again.methods, again.seeds) == (("mine", "dance_grpo"), 7)
-    assert difference(dance, again.method_settings["mine"]).keys() == {"clip_range", "sampler.noise.level"}
+    assert difference(dance, again.method_settings["mine"]).keys() == {
+        "objective.clip_range",
+        "sampler.noise.level",
+    }
     assert (
         again.replace(methods=settings.methods, method_settings=settings.method_settings, seeds=1) == settings
     )
@@ -108,8 +114,8 @@ def test_settings_are_derived_from_settings(world: Path) -> None:
             settings.replace(**changes)
     with pytest.raises(SettingsError, match="name one twice"):
         settings.of_methods([dance, dance])
-    with pytest.raises(SettingsError, match="mine: unknown field 'clip'; did you mean 'clip_range'"):
-        variant(dance, {"clip": 1}, "mine")
+    with pytest.raises(SettingsError, match="mine: unknown field 'groupsize'; did you mean 'group_size'"):
+        variant(dance, {"groupsize": 1}, "mine")
 
 
 def test_a_method_of_ones_own() -> None:
@@ -134,7 +140,7 @@ def test_written_settings_read_back_as_they_were(world: Path, tmp_path: Path, pr
     """For every method, one with an own name, and whatever the preset would have changed."""
     own = {"mine": {"base": "euphonium_published", "process": None}}
     flags = {"methods": [*CATALOG, "mine"]}
-    settings = resolve(preset, {"method_settings": own}, flags, ["all.clip_range=0.01"], "command")
+    settings = resolve(preset, {"method_settings": own}, flags, ["all.outcome_weight=0.01"], "command")
     config = dumped(settings, tmp_path)
     assert config.pop("preset") == preset
     for other in PRESETS:
@@ -143,10 +149,12 @@ def test_written_settings_read_back_as_they_were(world: Path, tmp_path: Path, pr
 
 
 def test_written_settings_serve_for_some_of_the_methods(world: Path, tmp_path: Path) -> None:
-    config = dumped(world_settings(world, ["euphonium", "dance_grpo"], ["all.clip_range=0.01"]), tmp_path)
+    config = dumped(
+        world_settings(world, ["euphonium", "dance_grpo"], ["all.objective.clip_range=0.01"]), tmp_path
+    )
     settings = resolve(config.pop("preset"), config, {"methods": ["dance_grpo"]}, [], "")
     assert settings.methods == ("dance_grpo",)
-    assert settings.method_settings["dance_grpo"].clip_range == 0.01
+    assert settings.method_settings["dance_grpo"].objective.clip_range == 0.01
 
 
 def test_written_settings_with_an_unknown_field_are_refused(world: Path, tmp_path: Path) -> None:
@@ -162,7 +170,11 @@ def test_written_settings_of_an_earlier_version_read_back(world: Path, tmp_path:
     """What has been added to methods since has its default, not what the preset or the catalogue say now."""
     own = {"mine": {"base": "euphonium", "process": {"weight": 1}}}
     settings = resolve(
-        "default", {"method_settings": own, "methods": ["euphonium", "mine"]}, {}, ["all.clip_range=0.01"], ""
+        "default",
+        {"method_settings": own, "methods": ["euphonium", "mine"]},
+        {},
+        ["all.objective.clip_range=0.01"],
+        "",
     )
     config = dumped(settings, tmp_path)
     for name, written in config["method_settings"].items():
@@ -174,7 +186,7 @@ def test_written_settings_of_an_earlier_version_read_back(world: Path, tmp_path:
         assert again.method_settings[name] == Method.model_validate(
             {**expected.model_dump(exclude={"distillation", "guidance_decay"})}
         )
-        assert again.method_settings[name].clip_range == 0.01
+        assert again.method_settings[name].objective.clip_range == 0.01
 
 
 def of_an_earlier_version(settings: RunSettings, folder: Path, **written: Any) -> dict[str, Any]:
@@ -207,13 +219,10 @@ def test_written_settings_with_what_distillation_was_before(
     )
     config = of_an_earlier_version(settings, tmp_path, **written)
     for preset in (config.pop("preset"), "smoke"):
-        again = resolve(preset, config, {}, ["all.clip_range=0.01"], "")
+        again = resolve(preset, config, {}, ["all.objective.clip_range=0.01"], "")
         for name, method in again.method_settings.items():
-            expected = {
-                **settings.method_settings[name].model_dump(),
-                "clip_range": 0.01,
-                "distillation": meant,
-            }
+            expected = settings.method_settings[name].model_dump() | {"distillation": meant}
+            expected["objective"]["clip_range"] = 0.01
             assert method == Method.model_validate(expected)
 
 
@@ -281,3 +290,10 @@ def test_assignments_are_read_as_yaml() -> None:
 def test_geometry() -> None:
     geometry = parse_geometry("9X32x16")
     assert (geometry.num_frames, geometry.height, geometry.width) == (9, 32, 16)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "published"])
+def test_all_methods_of_the_catalogue_fit_a_preset(world: Path, preset: str) -> None:
+    settings = resolve(preset, {}, {"methods": ["all"]}, [], "")
+    assert settings.methods == tuple(CATALOG)
+    check_methods(settings)

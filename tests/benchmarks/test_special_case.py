@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from methods.method import difference, flatten
+from methods.catalog import difference
+from methods.method import flatten
 from tests.benchmarks.harness import Bench, same_nested, same_tensors
 from tests.world import world_settings
 

@@ -127,7 +127,7 @@ def test_a_whole_sweep(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     script(monkeypatch, values)
     swept = Swept(world, tmp_path)
     given = ("--methods", "euphonium,dance_grpo", "--params", "target,noise", "--trials", 4)
-    result = swept(*given, "--set", "all.clip_range=0.02", budget=2)
+    result = swept(*given, "--set", "all.objective.clip_range=0.02", budget=2)
     assert result.code == 0, result.err
     table = trials(result)
     assert dict(table.groupby("method")["trial"].count()) == {"euphonium": 4, "dance_grpo": 4}
@@ -152,7 +152,7 @@ def test_a_whole_sweep(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert flatten(again.method_settings[method])["sampler.noise.level"] == float(row["noise"])
         if method == "euphonium":
             assert flatten(again.method_settings[method])["distillation.strength"] == float(row["target"])
-        assert again.method_settings[method].clip_range == 0.02
+        assert again.method_settings[method].objective.clip_range == 0.02
         assert not set(again.prompts.held_out) & set(
             settings["prompts"]["train"] + settings["prompts"]["held_out"]
         )

@@ -61,7 +61,7 @@ def test_every_short_name_sets_a_field_within_a_range_that_the_method_takes(name
         ("group_size=4|8", {"choices": (4, 8)}),
         ("process.credit=state|next_state", {"choices": ("state", "next_state")}),
         ("same_initial_noise=true|false", {"choices": (True, False)}),
-        ("clip_range=1e-4|1e-3", {"choices": (1e-4, 1e-3)}),
+        ("objective.clip_range=1e-4|1e-3", {"choices": (1e-4, 1e-3)}),
         ("sampler.guidance.clip=null|0.5", {"choices": (None, 0.5)}),
     ],
 )
@@ -88,7 +88,10 @@ def test_a_learning_rate_for_all_weights_is_smaller() -> None:
         ("sampler.noise.levle=0..1", "did you mean 'sampler.noise.level'?"),
         ("sampler.noise=0..1", "'sampler.noise', which is neither"),
         ("name=a|b", "'name', which is neither a short name nor a method's field; known: advantage.clip, "),
-        ("clip_range", "'clip_range' without a range; give clip_range=LOW..HIGH"),
+        (
+            "objective.clip_range",
+            "'objective.clip_range' without a range; give objective.clip_range=LOW..HIGH",
+        ),
         ("noise=1..0.5", "noise=1..0.5; give a lower end below the upper one"),
         ("noise=0..1:log", "a logarithmic range begins above 0"),
         ("noise=0..1:logg", "after the range give :log"),
@@ -253,7 +256,7 @@ def test_judged_prompts_are_training_prompts_that_are_not_trained_on() -> None:
 
 def test_a_trial_is_what_the_runner_would_make_of_the_same_assignments() -> None:
     """Preset, --set and the trial's own value, the last one winning; everything else as it was."""
-    given = ("--set", "all.group_size=12", "--set", "euphonium.clip_range=0.1")
+    given = ("--set", "all.group_size=12", "--set", "euphonium.objective.clip_range=0.1")
     space = "noise=1e-6..1,distillation.anchor=base|policy"
     asked = plan("--methods", "euphonium,dance_grpo", *given, "--params", space)
     method = asked.settings("euphonium", {"noise": 1e-05, "distillation.anchor": "policy"}).method_settings
@@ -265,8 +268,11 @@ def test_a_trial_is_what_the_runner_would_make_of_the_same_assignments() -> None
         "distillation.anchor",
     }
     assert (after["sampler.noise.level"], after["distillation.anchor"]) == (1e-05, "policy")
-    assert (after["group_size"], after["clip_range"]) == (12, 0.1)
-    assert asked.base.method_settings["dance_grpo"].clip_range == CATALOG["dance_grpo"].clip_range
+    assert (after["group_size"], after["objective.clip_range"]) == (12, 0.1)
+    assert (
+        asked.base.method_settings["dance_grpo"].objective.clip_range
+        == CATALOG["dance_grpo"].objective.clip_range
+    )
 
 
 def test_the_methods_own_values_come_first_where_the_space_has_them() -> None:
@@ -308,8 +314,8 @@ def test_descriptions_differ_where_results_would() -> None:
     first = plan(*given).described()
     assert differing_settings(first, plan(*given, "--trials", "80").described()) == []
     assert differing_settings(first, plan(*given, "--first-seed", "7").described()) == ["run.first_seed"]
-    assert differing_settings(first, plan(*given, "--set", "all.clip_range=0.5").described()) == [
-        "methods.euphonium.clip_range"
+    assert differing_settings(first, plan(*given, "--set", "all.objective.clip_range=0.5").described()) == [
+        "methods.euphonium.objective.clip_range"
     ]
     assert differing_settings(first, plan(*given, "--params", "target").described()) == [
         "parameters.euphonium.noise",
@@ -322,8 +328,10 @@ def test_field_names_and_types() -> None:
     assert {"group_size", "sampler.guidance.strength", "process.credit"} <= set(names)
     assert "sampler.guidance" not in names  # it holds parts
     # A part that is absent stands for its fields.
-    assert set(flatten(GUIDED)) - set(names) == {"outcome_guidance", "process_refresh"}
+    assert set(flatten(GUIDED)) - set(names) == {"average", "best_of", "outcome_guidance", "process_refresh"}
     assert set(flatten(CATALOG["dance_grpo"])) - set(names) == {
+        "average",
+        "best_of",
         "outcome_guidance",
         "process_refresh",
         "sampler.guidance",

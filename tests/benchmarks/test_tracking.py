@@ -87,7 +87,7 @@ def test_parameters(whole: Result) -> None:
     assert shared["evaluation.samples_per_prompt"] == "2"
     assert not [name for name in shared if name.startswith(("prompts.", "method_settings"))]
     children = children_in(client)
-    assert children["euphonium", 1].data.params["clip_range"] == "0.002"
+    assert children["euphonium", 1].data.params["objective.clip_range"] == "0.002"
     assert children["euphonium", 1].data.params["seed"] == "1"
     assert children["euphonium", 1].data.params["sampler.noise.kind"] == "flow_grpo"
     assert children["euphonium", 1].data.params["distillation.anchor"] == "base"

@@ -104,10 +104,14 @@ def test_sample_videos_share_prompts_and_noise(whole: Result) -> None:
 def test_settings_hold_what_was_set(whole: Result) -> None:
     settings = yaml.safe_load((whole.folder / SETTINGS_FILE).read_text())
     methods = settings["method_settings"]
-    assert methods["euphonium"]["clip_range"] == 0.002
-    assert methods["dance_grpo"]["clip_range"] == CATALOG["dance_grpo"].clip_range
-    assert methods["euphonium"]["train_fraction"] == methods["dance_grpo"]["train_fraction"] == 0.8
-    assert "--set euphonium.clip_range=0.002" in settings["command"]
+    assert methods["euphonium"]["objective"]["clip_range"] == 0.002
+    assert methods["dance_grpo"]["objective"]["clip_range"] == CATALOG["dance_grpo"].objective.clip_range
+    assert (
+        methods["euphonium"]["objective"]["train_fraction"]
+        == methods["dance_grpo"]["objective"]["train_fraction"]
+        == 0.8
+    )
+    assert "--set euphonium.objective.clip_range=0.002" in settings["command"]
     assert settings["suite"]["training"] == SUITES["shapes"].training
 
 

@@ -158,7 +158,7 @@ def loss_by_hand(
                 mean = mean + shift(settings.guidance, g, step) * gradient[sample]
             density = torch.distributions.Normal(mean, g * math.sqrt(step))
             rho = (density.log_prob(x_next.double()).mean() - trajectory.log_probs[i, sample]).exp()
-            clipped = rho.clamp(1 - method.clip_range, 1 + method.clip_range)
+            clipped = rho.clamp(1 - method.objective.clip_range, 1 + method.objective.clip_range)
             loss = sum(
                 weight * torch.maximum(-row[i, sample] * rho, -row[i, sample] * clipped)
                 for weight, row in rows

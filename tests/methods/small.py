@@ -6,24 +6,32 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
+import yaml
 from accelerate import Accelerator
 from torch import Tensor
 
-from benchmarks.session import Session
-from benchmarks.task import Training
 from methods import CATALOG
-from methods.experience import Draw, Experience, collect
+from methods.batches import Transitions
+from methods.experience import Draw, Experience
+from methods.guiding import Rewards
 from methods.method import Method
-from methods.seeding import generator
+from methods.naming import changed
+from methods.objectives.clipped_ratio import transitions
+from methods.refreshing import Refresher
+from methods.terms import step_advantages
 from methods.update import Learner
-from rewards.base import OutcomeReward, ProcessReward
+from methods.weights import WeightSettings
+from rewards.base import OutcomeReward
+from rewards.process import LatentProcessReward
+from rewards.provenance import Provenance
+from rewards.suites import LoadedSuite, load_suite
 from samplers import Sampler
-from samplers.pipeline import PipelinePolicy
-from tests.world import world_settings
+from samplers.pipeline import PipelinePolicy, load_policy
+from tests.geometry import GEOMETRY
 
 NUM_STEPS = 4
 PROMPTS = ("a small red ball moving left", "a large blue ball moving up")
@@ -35,80 +43,123 @@ MOVING = (
 )
 
 
-@cache
-def opened(world: Path) -> tuple[Session, PipelinePolicy]:
-    """The world's rewards and base model, loaded once."""
-    session = Session.open(world_settings(world, ["dance_grpo"]))
-    return session, session.policy()
+#: What does not fit so few steps and so small groups otherwise.
+SMALL: dict[str, dict[str, object]] = {
+    "mix_grpo": {"sampler.window": {"kind": "sliding", "count": 2, "stop": 3}},
+    "flow_dppo": {"sampler.window": {"kind": "random", "count": 2, "stop": 3, "contiguous": False}},
+    "dance_grpo_hunyuan": {"best_of": {"best": 1, "worst": 0}},
+    "refl": {"objective.last": 2, "objective.scale": 1.0},
+}
 
 
-class SmallSession(Session):
-    """A session whose policies are copies of one in memory: reading the folder is most of a small test's time."""
+def plain(method: Method) -> bool:
+    """Whether a method is the clipped ratio of all samples over all of the steps, each with noise."""
+    return (
+        method.objective.kind == "clipped_ratio"
+        and method.objective.step_weight == "equal"
+        and method.sampler.window.kind == "all"
+        and method.sampler.density == "gaussian"
+        and method.best_of is None
+    )
 
-    def policy(self) -> PipelinePolicy:
-        policy = copy.copy(opened(self.settings.model.parent)[1])
+
+#: The methods that others are variants of.
+PLAIN = [name for name, method in CATALOG.items() if plain(method)]
+
+
+@dataclass
+class World:
+    """The tiny world's base model, rewards and accelerator, loaded once."""
+
+    folder: Path
+    policy: PipelinePolicy
+    suite: LoadedSuite
+    accelerator: Accelerator
+
+    def copy(self) -> PipelinePolicy:
+        """The base model; reading its folder is most of a small test's time."""
+        policy = copy.copy(self.policy)
         policy.transformer = copy.deepcopy(policy.transformer)
         return policy
 
+    def process_reward(self, method: Method) -> LatentProcessReward | None:
+        if not method.needs_process_reward:
+            return None
+        expected = Provenance.of(self.policy.pipeline)
+        return LatentProcessReward.load(method.process_model or self.folder / "process_reward", expected)
 
-def assignments(name: str, *more: str) -> list[str]:
-    """`--set` texts that make `name` small, distilling as the catalogue says, whatever the testbed's presets say.
+
+@cache
+def opened(world: Path) -> World:
+    """The world, read from its folder."""
+    policy = load_policy(world / "pipeline", GEOMETRY)
+    return World(world, policy, load_suite("shapes", world / "outcome"), Accelerator(cpu=True))
+
+
+def small_method(name: str, *settings: str) -> Method:
+    """A method of the catalogue, small, with settings such as "objective.clip_range=0.1".
 
     Guidance of rollouts begins at step 1, so that step 0 shows what is without it.
     """
-    small = [f"sampler.num_steps={NUM_STEPS}", "optimiser.learning_rate=0.01"]
     method = CATALOG[name]
+    changes: dict[str, object] = {
+        "sampler.num_steps": NUM_STEPS,
+        "sampler.shift": 3.0,
+        "group_size": 2,
+        "updates_per_rollout": 1,
+        "optimiser.learning_rate": 0.01,
+    }
     if method.sampler.guidance is not None:
-        small.append("sampler.guidance.start=1")
-    if method.distillation is not None:
-        small += [f"distillation.{field}={value}" for field, value in method.distillation]
-    return [f"{name}.{text}" for text in (*small, *more)]
+        changes["sampler.guidance.start"] = 1
+    changes |= SMALL.get(name, {})
+    for text in settings:
+        field, _, value = text.partition("=")
+        changes = {known: kept for known, kept in changes.items() if not f"{known}.".startswith(f"{field}.")}
+        changes[field] = yaml.safe_load(value)
+    return changed(method, changes, name)
 
 
 @dataclass
 class Small:
     """One method, ready to draw rollouts and learn from them."""
 
-    training: Training
+    world: World
+    learner: Learner
+    process_reward: LatentProcessReward | None
 
     @property
     def method(self) -> Method:
-        return self.training.method
+        return self.learner.method
 
     @property
     def policy(self) -> PipelinePolicy:
-        return self.training.policy
+        return self.learner.policy
 
     @property
-    def learner(self) -> Learner:
-        return self.training.learner
+    def suite(self) -> LoadedSuite:
+        return self.world.suite
 
-    @property
-    def process_reward(self) -> ProcessReward | None:
-        return self.training.process_reward
+    @cached_property
+    def refresher(self) -> Refresher:
+        """What trains the process reward on."""
+        assert self.process_reward is not None
+        assert self.method.process_refresh is not None
+        weights = self.suite.suite.training
+        return Refresher(self.process_reward, self.method.process_refresh, weights, self.method.sampler.shift)
 
     def sampler(self, iteration: int = 0) -> Sampler:
-        return Sampler(self.method.sampler_at(iteration)).at_iteration(
-            iteration, generator(self.training.seed, "window", iteration)
-        )
+        return self.learner.sampler(iteration)
 
     def collect(self, iteration: int = 0, prompts: tuple[str, ...] = PROMPTS, first: int = 0) -> Experience:
-        return collect(
-            self.policy,
-            self.sampler(iteration),
-            self.method,
-            Draw(self.training.seed, iteration, prompts, first),
-            self.learner.rewards,
-        )
+        return self.learner.collect(Draw(self.learner.seed, iteration, prompts, first))
 
-    def update(self, experience: Experience, iteration: int = 0) -> dict[str, float]:
-        shuffle = generator(self.training.seed, "shuffle", iteration)
-        return self.learner.update(experience, self.sampler(iteration), iteration, shuffle)
+    def update(self, experience: Experience) -> dict[str, float]:
+        return self.learner.update(experience)
 
     def iterate(self, iterations: int) -> Iterator[tuple[Experience, dict[str, float]]]:
         for iteration in range(iterations):
             experience = self.collect(iteration)
-            yield experience, self.update(experience, iteration)
+            yield experience, self.update(experience)
 
     def gradient(self) -> dict[str, Tensor]:
         """Of the last optimiser step, by parameter."""
@@ -118,36 +169,52 @@ class Small:
 
 def make(
     world: Path,
-    folder: Path,
     name: str,
     *settings: str,
     weights: str = "lora",
     micro_batch: int = 512,
+    rollout_batch: int | None = None,
     seed: int = 0,
     rewards: Mapping[str, OutcomeReward] | None = None,
     decoding: bool = True,
     accelerator: Accelerator | None = None,
 ) -> Small:
-    """A method of the catalogue with `--set` texts of its own fields, e.g. "clip_range=0.1".
+    """A method of the catalogue; see `small_method`.
 
     Without `decoding`, videos are blank: where rewards say nothing of them.
     """
-    resolved = world_settings(
-        world,
-        [name],
-        assignments(name, *settings),
-        weights={"kind": weights, "rank": 2, "alpha": 4},
-        micro_batch=micro_batch,
-    )
-    shared = opened(world)[0]
-    session = SmallSession(resolved, accelerator or shared.accelerator, shared.suite)
-    training = Training(session, folder, name, seed)
-    learner = training.learner
+    shared, method = opened(world), small_method(name, *settings)
+    process, policy = shared.process_reward(method), shared.copy()
+    suite = shared.suite
+    rewarded = Rewards(suite.training, suite.suite.training, process, policy.decode)
     if rewards is not None:
-        learner.rewards = dataclasses.replace(learner.rewards, outcomes=rewards)
+        rewarded = dataclasses.replace(rewarded, outcomes=rewards)
     if not decoding:
-        learner.rewards = dataclasses.replace(learner.rewards, decode=blank)
-    return Small(training)
+        rewarded = dataclasses.replace(rewarded, decode=blank)
+    learner = Learner.of(
+        policy,
+        method,
+        rewarded,
+        accelerator or shared.accelerator,
+        seed,
+        WeightSettings.model_validate({"kind": weights, "rank": 2, "alpha": 4}),
+        reference=True,
+        micro_batch=micro_batch,
+        rollout_batch=rollout_batch,
+    )
+    return Small(shared, learner, process)
+
+
+def pairs_of(small: Small, experience: Experience) -> Transitions:
+    """The rows of some rollouts of a method that trains on their steps, with their advantages."""
+    advantages = step_advantages(experience, small.method, small.learner.terms)
+    return transitions(experience, advantages)
+
+
+def at_iteration(experience: Experience, iteration: int) -> Experience:
+    """The same rollouts, as if they had been drawn in another iteration."""
+    draw = dataclasses.replace(experience.draw, iteration=iteration)
+    return dataclasses.replace(experience, draw=draw)
 
 
 def blank(latents: Tensor) -> Tensor:

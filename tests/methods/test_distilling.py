@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -12,12 +13,12 @@ import torch
 from torch import Tensor
 
 from methods import CATALOG
+from methods.batches import Transitions
 from methods.distilling import Distiller, Target
 from methods.experience import Experience
 from methods.guiding import Rewards
 from methods.method import Method
 from methods.naming import changed
-from methods.pairs import Pairs, make_pairs
 from samplers import (
     GaussianPolicy,
     Guidance,
@@ -26,11 +27,11 @@ from samplers import (
     Sampler,
     SamplerSettings,
 )
-from tests.methods.small import MOVING, Small, make, move
+from tests.methods.small import MOVING, Small, make, move, pairs_of
 from tests.methods.test_special_cases import assert_same_training
 from tests.samplers.gaussian import order
 
-EVERY_STEP = "train_fraction=1.0"
+EVERY_STEP = "objective.train_fraction=1.0"
 #: Rollouts that are guided as well as what is distilled.
 GUIDED = ("sampler.guidance={strength: 4, start: 1, clip: 10}",)
 CLEAN = ("sampler.guidance={strength: 0, at: x0_hat}",)
@@ -62,19 +63,17 @@ class Anything:
 Velocity = Callable[[Tensor, Tensor, object], Tensor]
 
 
-class Switching:
-    """A policy and its weights: the base model within `reference`, and what it was given outside."""
+@dataclass(frozen=True)
+class Gaussians:
+    """The networks of a run, as a distiller sees them: a Gaussian base model and what has become of it."""
 
-    def __init__(self, now: Velocity) -> None:
-        self.velocity = now
+    sampler: Sampler
+    rewards: Rewards
+    policy: SimpleNamespace
+    iteration: int = 0
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        trained, self.velocity = self.velocity, BASE.velocity
-        try:
-            yield
-        finally:
-            self.velocity = trained
+    def velocity(self, of: str, x: Tensor, sigma: Tensor, condition: object) -> Tensor:
+        return (BASE if of == "base" else self.policy).velocity(x, sigma, condition)
 
 
 def gaussian_method(anchor: str, num_steps: int) -> Method:
@@ -103,10 +102,9 @@ def updated(now: Velocity, method: Method) -> Velocity:
         seen = now(x, sigma, condition) if method.distillation.anchor == "policy" else None
         nothing = torch.zeros(len(x))
         prompts = Anything(("",) * len(x))
-        pairs = Pairs(rows, step, x, x, nothing, None, seen, prompts, nothing[None])
-        policy = Switching(now)
-        distiller = Distiller(policy, policy, method, SimpleNamespace(autocast=nullcontext))
-        target = distiller.targets(pairs, sampler, 0, rewards, [])
+        pairs = Transitions(rows, step, x, prompts, nothing[None], x, nothing, None, seen)
+        at = Gaussians(sampler, rewards, SimpleNamespace(velocity=now))
+        target = Distiller(method, at).targets(pairs, [])
         return target.velocity
 
     return velocity
@@ -164,18 +162,18 @@ def test_a_target_that_stands_still_is_the_same_bit_for_bit_after_every_exact_up
 # The tiny world from here on.
 
 
-def targets(small: Small, experience: Experience, iteration: int = 0) -> tuple[Pairs, Target]:
+def targets(small: Small, experience: Experience, iteration: int = 0) -> tuple[Transitions, Target]:
     """All trained pairs and their targets, anchored at the policy as it is now where they are anchored at a policy."""
     if experience.velocities is not None:
-        sigmas = experience.trajectory.sigmas.float()
-        now = [
-            small.policy.velocity(x, sigma.expand(len(x)), experience.condition).detach()
-            for x, sigma in zip(experience.trajectory.states[:-1], sigmas[:-1], strict=True)
-        ]
-        experience = dataclasses.replace(experience, velocities=torch.stack(now))
+        trajectory, now = experience.trajectory, torch.zeros_like(experience.velocities)
+        for state, x in zip(trajectory.kept[:-1], trajectory.states[:-1], strict=True):
+            sigma = trajectory.sigmas[state].float().expand(len(x))
+            now[state] = small.policy.velocity(x, sigma, experience.condition).detach()
+        experience = dataclasses.replace(experience, velocities=now)
     learner = small.learner
-    pairs = make_pairs(experience, small.method, learner.terms)
-    target = learner._target(pairs, experience, small.sampler(iteration), iteration, learner.rewards)
+    pairs = pairs_of(small, experience)
+    at = dataclasses.replace(learner._at(experience), iteration=iteration, sampler=small.sampler(iteration))
+    target = learner._target(pairs, experience, at)
     assert target is not None
     return pairs, target
 
@@ -194,10 +192,8 @@ def targets(small: Small, experience: Experience, iteration: int = 0) -> tuple[P
     ],
     ids=["state", "clean", "outcome", "estimated", "reused", "policy", "published"],
 )
-def test_a_target_anchored_at_the_base_model_does_not_move_with_the_policy(
-    world, tmp_path, settings, stands, weights
-):
-    small = make(world, tmp_path, *settings, EVERY_STEP, weights=weights)
+def test_a_target_anchored_at_the_base_model_does_not_move_with_the_policy(world, settings, stands, weights):
+    small = make(world, *settings, EVERY_STEP, weights=weights)
     experience = small.collect()
     first = targets(small, experience)[1]
     assert torch.equal(targets(small, experience)[1].velocity, first.velocity)
@@ -210,10 +206,10 @@ def test_a_target_anchored_at_the_base_model_does_not_move_with_the_policy(
         assert (later - first.velocity).abs().max() > 1e-3
 
 
-def test_strength_0_is_the_kl_to_the_base_model_bit_for_bit(world, tmp_path, monkeypatch):
+def test_strength_0_is_the_kl_to_the_base_model_bit_for_bit(world, monkeypatch):
     """Against a divergence from the base model that the test adds to the loss of a method without distillation."""
-    one = make(world, tmp_path / "one", "flow_grpo", "distillation={weight: 0.7, strength: 0}")
-    two = make(world, tmp_path / "two", "flow_grpo", "distillation=null")
+    one = make(world, "flow_grpo", "distillation={weight: 0.7, strength: 0}")
+    two = make(world, "flow_grpo", "distillation=null")
     learner, last = two.learner, {}
     parts, velocity = learner._parts, two.policy.velocity
 
@@ -221,12 +217,12 @@ def test_strength_0_is_the_kl_to_the_base_model_bit_for_bit(world, tmp_path, mon
         last["velocity"] = velocity(x, sigma, condition)
         return last["velocity"]
 
-    def with_kl(pairs, target, sampler, iteration):
+    def with_kl(pairs, target, at):
         assert target is None
-        found, figures = parts(pairs, None, sampler, iteration)
+        found, figures = parts(pairs, None, at)
         with torch.no_grad(), learner.weights.reference():
-            base = velocity(pairs.x, sampler.sigmas[pairs.step].float(), pairs.condition)
-        kl = sampler.kl_divergence(last["velocity"], base, pairs.step).mean()
+            base = velocity(pairs.x, at.sampler.sigmas[pairs.step].float(), pairs.condition)
+        kl = at.sampler.kl_divergence(last["velocity"], base, pairs.step).mean()
         return {**found, "kl": 0.7 * kl}, {**figures, "kl_to_base": kl.item()}
 
     monkeypatch.setattr(two.policy, "velocity", noting)
@@ -235,11 +231,10 @@ def test_strength_0_is_the_kl_to_the_base_model_bit_for_bit(world, tmp_path, mon
 
 
 @pytest.mark.parametrize("weights", ["lora", "full"])
-def test_strength_0_is_what_unguided_rollouts_give(world, tmp_path, weights):
-    own = make(world, tmp_path, "flow_grpo", "distillation={weight: 0.7, strength: 0}", weights=weights)
+def test_strength_0_is_what_unguided_rollouts_give(world, weights):
+    own = make(world, "flow_grpo", "distillation={weight: 0.7, strength: 0}", weights=weights)
     theirs = make(
         world,
-        tmp_path,
         "flow_grpo",
         "distillation={weight: 0.7}",
         "sampler.guidance.strength=0",
@@ -294,13 +289,13 @@ def same_rows(first: list[Tensor], second: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("weights", ["lora", "full"])
-def test_what_an_update_of_euphonium_costs(world, tmp_path, monkeypatch, weights):
+def test_what_an_update_of_euphonium_costs(world, monkeypatch, weights):
     """One gradient of the process reward and one velocity of the base model for each trained pair, and no graph."""
-    small = make(world, tmp_path, "euphonium", "train_fraction=0.7", weights=weights, micro_batch=3)
+    small = make(world, "euphonium", "objective.train_fraction=0.7", weights=weights, micro_batch=3)
     asked = Asked(small)
     experience = small.collect()
     assert asked.states == []  # the rollouts are unguided
-    pairs = make_pairs(experience, small.method, small.learner.terms)
+    pairs = pairs_of(small, experience)
     assert len(pairs) == 8
     seen = watch(small, monkeypatch)
     small.update(experience)
@@ -319,16 +314,16 @@ def test_what_an_update_of_euphonium_costs(world, tmp_path, monkeypatch, weights
 @pytest.mark.parametrize("anchor", ["base", "policy"])
 @pytest.mark.parametrize("weights", ["lora", "full"])
 def test_a_target_at_the_clean_estimate_leaves_no_gradient_in_any_weight(
-    world, tmp_path, monkeypatch, settings, anchor, weights
+    world, monkeypatch, settings, anchor, weights
 ):
     """Its graph leads through a network, once for each pair, but to the state alone."""
-    small = make(world, tmp_path, "euphonium", f"distillation.anchor={anchor}", *settings, weights=weights)
+    small = make(world, "euphonium", f"distillation.anchor={anchor}", *settings, weights=weights)
     experience = small.collect()
     move(small, 0.05)
     learner = small.learner
-    pairs = make_pairs(experience, small.method, learner.terms)
+    pairs = pairs_of(small, experience)
     seen = watch(small, monkeypatch)
-    target = learner._target(pairs, experience, small.sampler(), 0, learner.rewards)
+    target = learner._target(pairs, experience, learner._at(experience))
     assert [network for network, calls in seen.items() if calls] == [anchor]
     assert same_rows([x for x, _ in seen[anchor]], pairs.x)
     assert not target.velocity.requires_grad
@@ -337,15 +332,15 @@ def test_a_target_at_the_clean_estimate_leaves_no_gradient_in_any_weight(
 
 
 @pytest.mark.parametrize("anchor", ["base", "policy"])
-def test_gradients_that_guided_the_rollouts_serve_the_target(world, tmp_path, anchor):
+def test_gradients_that_guided_the_rollouts_serve_the_target(world, anchor):
     """They are those that a target of unguided rollouts takes afresh at the same states, and are not taken again."""
-    settings = ("euphonium", f"distillation.anchor={anchor}", "train_fraction=1.0")
-    small = make(world, tmp_path, *settings, *GUIDED)
+    settings = ("euphonium", f"distillation.anchor={anchor}", "objective.train_fraction=1.0")
+    small = make(world, *settings, *GUIDED)
     asked = Asked(small)
     experience = small.collect()
     guided = (len(experience.trajectory.sigmas) - 2) * len(experience.steps)  # from step 1 on
     assert asked.differentiated == guided
-    afresh = make(world, tmp_path, *settings, GUIDED[0].replace("strength: 4", "strength: 0"))
+    afresh = make(world, *settings, GUIDED[0].replace("strength: 4", "strength: 0"))
     assert not afresh.method.reuses_gradient
     asked.differentiated = 0
     found, expected = (targets(one, experience)[1] for one in (small, afresh))
@@ -356,9 +351,9 @@ def test_gradients_that_guided_the_rollouts_serve_the_target(world, tmp_path, an
     assert asked.differentiated == 0
 
 
-def test_at_the_clean_estimate_the_base_models_gradient_is_not_the_rollouts(world, tmp_path):
+def test_at_the_clean_estimate_the_base_models_gradient_is_not_the_rollouts(world):
     """Once the policy has left the base model, its rollouts' gradients went through another network."""
-    small = make(world, tmp_path, "euphonium", "sampler.guidance={strength: 4, at: x0_hat}", EVERY_STEP)
+    small = make(world, "euphonium", "sampler.guidance={strength: 4, at: x0_hat}", EVERY_STEP)
     asked = Asked(small)
     move(small, 0.2)
     experience = small.collect()
@@ -370,11 +365,11 @@ def test_at_the_clean_estimate_the_base_models_gradient_is_not_the_rollouts(worl
     assert (reused - target.velocity).abs().max() > 1e-4
 
 
-def test_where_no_step_of_an_iteration_is_guided_the_target_is_its_anchor(world, tmp_path):
+def test_where_no_step_of_an_iteration_is_guided_the_target_is_its_anchor(world):
     """A window of noise that moves may miss the guided steps altogether."""
     window = ("sampler.window={kind: range, start: 0, stop: 2}", "sampler.guidance={strength: 4, start: 2}")
     for anchor, counted in (("base", 1.0), ("policy", 0.0)):
-        small = make(world, tmp_path, "euphonium", f"distillation.anchor={anchor}", *window, EVERY_STEP)
+        small = make(world, "euphonium", f"distillation.anchor={anchor}", *window, EVERY_STEP)
         experience = small.collect()
         assert not experience.trajectory.reward_gradients
         pairs, target = targets(small, experience)
@@ -383,10 +378,10 @@ def test_where_no_step_of_an_iteration_is_guided_the_target_is_its_anchor(world,
         small.update(experience)
 
 
-def test_a_target_has_the_noise_of_the_window_as_it_is_now(world, tmp_path):
+def test_a_target_has_the_noise_of_the_window_as_it_is_now(world):
     """The target's guidance acts where the noise of this iteration is."""
     window = ("sampler.window={kind: sliding, count: 1, stop: 3}", "distillation.anchor=policy", EVERY_STEP)
-    small = make(world, tmp_path, "euphonium", *window)
+    small = make(world, "euphonium", *window)
     for iteration in range(3):
         pairs, target = targets(small, small.collect(iteration), iteration)
         assert (pairs.step == iteration).all()
@@ -394,14 +389,14 @@ def test_a_target_has_the_noise_of_the_window_as_it_is_now(world, tmp_path):
         assert ((target.velocity - pairs.velocity).flatten(1).abs().amax(dim=1) > 1e-4).all()
 
 
-def test_directions_are_each_pairs_own_and_new_in_every_iteration(world, tmp_path):
-    small = make(world, tmp_path, "euphonium", *ESTIMATED, EVERY_STEP)
+def test_directions_are_each_pairs_own_and_new_in_every_iteration(world):
+    small = make(world, "euphonium", *ESTIMATED, EVERY_STEP)
     experience = small.collect()
-    pairs = make_pairs(experience, small.method, small.learner.terms)
+    pairs = pairs_of(small, experience)
     drawn = []
 
     class Noting(Distiller):
-        def targets(self, pairs, sampler, iteration, rewards, generators):
+        def targets(self, pairs, generators):
             drawn.append(torch.stack([torch.rand(4, generator=generator) for generator in generators]))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -410,13 +405,13 @@ def test_directions_are_each_pairs_own_and_new_in_every_iteration(world, tmp_pat
             experience,
             dataclasses.replace(experience, draw=dataclasses.replace(experience.draw, iteration=1)),
         ):
-            small.learner._target(pairs, seen, small.sampler(), 0, small.learner.rewards)
+            small.learner._target(pairs, seen, small.learner._at(seen))
     assert len(torch.cat(drawn).unique(dim=0)) == 2 * len(pairs)
 
 
 @pytest.mark.parametrize("settings", [(), CLEAN], ids=["state", "clean"])
-def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_step(world, tmp_path, settings):
-    small = make(world, tmp_path, "euphonium", *settings, EVERY_STEP)
+def test_a_gradient_that_is_not_finite_stops_the_run_and_names_the_step(world, settings):
+    small = make(world, "euphonium", *settings, EVERY_STEP)
     experience = small.collect()
     broken = experience.trajectory.states[2, 1]
     reward = small.process_reward

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from methods import CATALOG
-from methods.guiding import Rewards, ScoreAndGuide
+from methods.guiding import Rewards
 from methods.method import Method
 from methods.naming import changed
 from methods.seeding import generator
@@ -75,7 +75,7 @@ def gaussian_rollout(method: Method, count: int = 3) -> tuple[Sampler, Trajector
         {"quadratic": 2.0, "linear": 0.5},
         process if method.needs_process_reward else None,
     )
-    reward = rewards.of_rollouts(method, directions_of(count), 1)
+    guide, score = rewards.of_rollouts(method, directions_of(count), 1)
     sampler = Sampler(method.sampler)
     start = torch.stack([torch.randn(3, 2, generator=generator(1, row)) for row in range(count)])
     steps = [generator(2, row) for row in range(count)]
@@ -84,8 +84,8 @@ def gaussian_rollout(method: Method, count: int = 3) -> tuple[Sampler, Trajector
         start,
         Texts(("p",) * count),
         steps,
-        reward,
-        score_states=method.process is not None,
+        guide=guide,
+        score=score,
     )
     return sampler, trajectory
 
@@ -133,8 +133,8 @@ TARGET = changed(CATALOG["euphonium"], {"sampler.guidance": {"strength": 0.0, "a
 def test_the_source_of_guidance_is_a_setting_and_nothing_else():
     outcome, exact = by_outcome(process=True), {"outcome_guidance.estimator": "autograd"}
     for method, kind in (
-        (outcome, ScoreAndGuide),
-        (changed(outcome, exact, "x"), ScoreAndGuide),
+        (outcome, ZerothOrderReward),
+        (changed(outcome, exact, "x"), DecodedReward),
         (by_outcome(), ZerothOrderReward),
         (changed(by_outcome(), exact, "x"), DecodedReward),
         (by_outcome(strength=0.0), type(None)),
@@ -143,9 +143,11 @@ def test_the_source_of_guidance_is_a_setting_and_nothing_else():
         (TARGET, type(None)),
     ):
         rewards = rewards_of({"a": linear}, {"a": 1.0}, process if method.needs_process_reward else None)
-        assert type(rewards.of_rollouts(method, [], 1)) is kind
+        guide, score = rewards.of_rollouts(method, [], 1)
+        assert type(guide) is kind
+        assert score is (None if method.process is None else process)
     chosen, rewards = by_outcome(directions=3, radius=0.5), rewards_of({"a": linear}, {"a": 1.0})
-    for guide in (rewards.of_rollouts(chosen, [], 6), rewards.guide(chosen, [], 6)):
+    for guide in (rewards.of_rollouts(chosen, [], 6)[0], rewards.guide(chosen, [], 6)):
         assert (guide.directions, guide.radius, guide.iteration) == (3, 0.5, 6)
     assert rewards.guide(changed(chosen, exact, "x"), [], 6).iteration == 6
     scored = rewards_of({"a": linear}, {"a": 1.0}, process)
@@ -154,7 +156,9 @@ def test_the_source_of_guidance_is_a_setting_and_nothing_else():
         by_outcome(process=True, strength=0.0),
         changed(CATALOG["dance_grpo"], {"process.weight": 1.0}, "scored"),
     ):
-        assert scored.of_rollouts(method, [], 1) is process
+        guide, score = scored.of_rollouts(method, [], 1)
+        assert score is process
+        assert guide is (process if method.guided else None)
     for method in (CATALOG["euphonium"], TARGET, changed(CATALOG["euphonium"], {"process.weight": 1.0}, "x")):
         assert scored.guide(method, [], 1) is process
     assert type(scored.guide(changed(TARGET, exact, "x"), [], 1)) is DecodedReward
@@ -188,7 +192,9 @@ def tiny_reward(policy: PipelinePolicy, method: Method, rows: range, seed: int =
     }
     generators = directions_of(len(rows), rows.start, seed)
     score = more.pop("score", None)
-    return rewards_of({**rewards, **more}, WEIGHTS, score, policy.decode).of_rollouts(method, generators, 5)
+    return rewards_of({**rewards, **more}, WEIGHTS, score, policy.decode).of_rollouts(method, generators, 5)[
+        0
+    ]
 
 
 def tiny_rollout(
@@ -199,8 +205,8 @@ def tiny_rollout(
         policy.initial_noise([generator(0, "initial", row) for row in rows]),
         policy.encode([PROMPTS[row % 2] for row in rows]),
         [generator(0, "steps", row) for row in rows],
-        tiny_reward(policy, method, rows, seed, **more),
-        score_states=method.process is not None,
+        guide=tiny_reward(policy, method, rows, seed, **more),
+        score=more.get("score"),
     )
 
 

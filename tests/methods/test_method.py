@@ -33,7 +33,7 @@ CLEAN = changed(EUPHONIUM, {"sampler.guidance": {"strength": 0.0, "at": "x0_hat"
 def test_every_method_is_valid_named_and_referenced(name):
     method = CATALOG[name]
     assert method.name == name
-    assert "arXiv" in method.reference
+    assert "arXiv" in method.reference or "github.com" in method.reference
     assert Method.model_validate(method.model_dump()) == method  # model_copy() validates nothing
     assert Sampler(method.sampler).num_steps == method.sampler.num_steps
     assert method_named(name) is method
@@ -74,21 +74,31 @@ def test_a_methods_sampler_is_a_published_one(method, sampler):
 def test_published_settings_are_those_of_the_papers():
     """DESIGN.md, section 3."""
     assert (DANCE.sampler.num_steps, DANCE.sampler.shift, DANCE.sampler.noise.level) == (20, 3.0, 0.3)
-    assert (DANCE.group_size, DANCE.train_fraction, DANCE.optimiser.learning_rate) == (12, 0.6, 1e-5)
+    assert (DANCE.group_size, DANCE.objective.train_fraction, DANCE.optimiser.learning_rate) == (
+        12,
+        0.6,
+        1e-5,
+    )
     assert (FLOW.sampler.num_steps, FLOW.sampler.noise.level, FLOW.group_size) == (10, 0.7, 24)
-    assert (FLOW.train_fraction, FLOW.updates_per_rollout) == (0.99, 2)
+    assert (FLOW.objective.train_fraction, FLOW.updates_per_rollout) == (0.99, 2)
     assert FLOW.distillation == Distillation(
         weight=0.01, strength=0.0, anchor="base", decay=1.0
     )  # its KL term
     assert (FLOW.advantage.std, FLOW.advantage.unbiased, FLOW.advantage.eps) == ("batch", False, 1e-4)
     assert (PUBLISHED.sampler.num_steps, PUBLISHED.sampler.shift) == (16, 5.0)
     assert PUBLISHED.sampler.guidance == Guidance(strength=0.32, start=12)
-    assert (PUBLISHED.group_size, PUBLISHED.train_fraction, PUBLISHED.updates_per_rollout) == (8, 0.6, 2)
+    assert (PUBLISHED.group_size, PUBLISHED.objective.train_fraction, PUBLISHED.updates_per_rollout) == (
+        8,
+        0.6,
+        2,
+    )
     assert PUBLISHED.process == ProcessLoss(weight=1.0, credit="state")
     for method in CATALOG.values():
         assert method.advantage.clip == 5
-        assert method.clip_range == 1e-4
-        assert not method.train_last_step
+    for method in (FLOW, DANCE, PUBLISHED):
+        assert method.objective.kind == "clipped_ratio"
+        assert method.objective.clip_range == 1e-4
+        assert not method.objective.train_last_step
     assert (FLOW.same_initial_noise, DANCE.same_initial_noise, PUBLISHED.same_initial_noise) == (
         False,
         True,
@@ -117,7 +127,7 @@ def test_what_flow_grpo_and_dance_grpo_differ_in():
         "sampler.noise.level": (0.7, 0.3),
         "group_size": (24, 12),
         "same_initial_noise": (False, True),
-        "train_fraction": (0.99, 0.6),
+        "objective.train_fraction": (0.99, 0.6),
         "advantage.std": ("batch", "group"),
         "advantage.unbiased": (False, True),
         "advantage.eps": (1e-4, 1e-8),
@@ -126,8 +136,20 @@ def test_what_flow_grpo_and_dance_grpo_differ_in():
         "distillation.anchor": ("base", None),
         "distillation.strength": (0.0, None),
         "updates_per_rollout": (2, 1),
+        "average.decay": (0.9, None),
+        "average.every": (8, None),
         "optimiser.learning_rate": (3e-4, 1e-5),
     }
+
+
+def test_methods_are_compared_by_name_as_well():
+    found = difference("flow_grpo", "diffusion_nft")
+    assert found == difference(FLOW, CATALOG["diffusion_nft"])
+    assert found["objective.kind"] == ("clipped_ratio", "negative_aware")
+    assert found["sampler.noise.kind"] == ("flow_grpo", "zero")
+    assert found["objective.beta"] == (None, 0.1)
+    with pytest.raises(ValueError, match="unknown method 'difusion_nft'; did you mean 'diffusion_nft'"):
+        difference("flow_grpo", "difusion_nft")
 
 
 def test_what_dance_grpo_and_the_published_euphonium_differ_in():
@@ -157,13 +179,16 @@ def test_the_difference_is_all_that_separates_two_methods(first, second):
     assert (fields == {}) == (first == second)
     assert not {"name", "reference"} & fields.keys()
     # Applied to the first, it gives the second: nothing is missing. A part that the second lacks is taken away.
-    whole = [part for part in ("process", "distillation") if getattr(two, part) is None]
+    parts = ("process", "distillation", "average", "best_of")
+    whole = [part for part in parts if getattr(two, part) is None]
     if two.sampler.guidance is None:
         whole.append("sampler.guidance")
     changes = {
         name: value
         for name, (_, value) in fields.items()
         if not any(name.startswith(f"{part}.") for part in whole)
+        # What the second's objective has no field for is None there.
+        and (value is not None or not name.startswith("objective."))
     }
     again = changed(one, {**dict.fromkeys(whole), **changes}, first)
     assert again == two.model_copy(update={"name": one.name, "reference": one.reference})
@@ -216,12 +241,12 @@ IN_PARTS = (
         ({"groupsize": 4}, "mine: unknown field 'groupsize'; did you mean 'group_size'?"),
         ({"sampler.noise.levle": 0.3}, "unknown field 'levle' in 'sampler.noise'; did you mean 'level'?"),
         ({"process.crdit": "state"}, "unknown field 'crdit' in 'process'; did you mean 'credit'?"),
-        ({"zzz": 1}, "unknown field 'zzz'; known: advantage, clip_range"),
+        ({"zzz": 1}, "unknown field 'zzz'; known: advantage, average"),
         ({"group_size.members": 4}, "field 'group_size' has no parts, so there is no 'group_size.members'"),
         ({"group_size": 1}, "mine: group_size is 1: Input should be greater than or equal to 2"),
         ({"group_size": "many"}, "group_size is 'many'"),
         ({"advantage.std": "prompt"}, "advantage.std is 'prompt': Input should be 'group' or 'batch'"),
-        ({"train_fraction": 0}, "train_fraction is 0: Input should be greater than 0"),
+        ({"objective.train_fraction": 0}, "objective.train_fraction is 0: Input should be greater than 0"),
         ({"sampler.guidance.scale": 1.0}, "strength = 0.32 and guidance.scale = 1.0: give exactly one"),
         ({"sampler.guidance.start": 16}, "guidance.start = 16 lies outside the 16 steps"),
         ({"sampler.guidance": None, "guidance_decay": 1}, NOTHING_TO_DISTIL),
@@ -258,7 +283,14 @@ IN_PARTS = (
             {"kl_weight": 0.1},
             "unknown field 'kl_weight'; a KL to the base model is distillation: {weight: W, strength: 0}",
         ),
-        ({"clip_range": float("nan")}, "clip_range is nan"),
+        ({"objective.clip_range": float("nan")}, "objective.clip_range is nan"),
+        ({"clip_range": 0.1}, "unknown field 'clip_range'; it is objective.clip_range now"),
+        (
+            {"objective.clp_range": 0.1},
+            "unknown field 'clp_range' in 'objective'; did you mean 'clip_range'?",
+        ),
+        ({"objective.beta": 0.1}, "objective.beta is 0.1: Extra inputs are not permitted"),
+        ({"objective.kind": "negative"}, "kind is 'negative'; did you mean 'negative_aware'?"),
         ({"outcome_weight": -0.1}, "outcome_weight is -0.1: Input should be greater than or equal to 0"),
         (
             {"outcome_weight": 0, "process": None, "distillation": None},
@@ -350,9 +382,7 @@ def test_settings_of_earlier_versions_that_set_both_are_refused():
 def test_an_unknown_method_names_the_nearest():
     with pytest.raises(ValueError, match=r"unknown method 'flowgrpo'; did you mean 'flow_grpo'\?"):
         method_named("flowgrpo")
-    with pytest.raises(
-        ValueError, match="known: dance_grpo, euphonium, euphonium_dance, euphonium_published, flow_grpo"
-    ):
+    with pytest.raises(ValueError, match="known: awm, dance_grpo, dance_grpo_hunyuan, diffusion_nft, draft"):
         method_named("zzzzzz")
     assert closest("x", []) == "known: "
 

@@ -10,18 +10,31 @@ from pathlib import Path
 
 import pytest
 
-from methods import earlier
+from methods import batches, earlier, losses
+from methods.collecting import _Network
 from methods.distilling import Distiller, _check_finite
-from methods.experience import Experience, collect
+from methods.experience import Experience
 from methods.guiding import Rewards
 from methods.method import Method
-from methods.pairs import make_pairs
+from methods.objectives import ClippedRatio, DirectReward, GuardedRatio, NegativeAware, Preference
+from methods.objectives.clipped_ratio import transitions
+from methods.objectives.divergence_mask import masked_loss
 from methods.parts import Distillation
+from methods.selection import best_of_each
 from methods.update import Learner
 from methods.weights import TrainedWeights
 from samplers import clean_estimate, reward_at_clean
 from samplers.sampler import Sampler
-from tests.methods import test_distilling, test_experience, test_guiding, test_kl, test_method, test_update
+from tests.methods import (
+    test_collecting,
+    test_distilling,
+    test_experience,
+    test_guiding,
+    test_kl,
+    test_method,
+    test_objectives,
+    test_update,
+)
 from tests.mutations import Mutation, table
 
 
@@ -89,8 +102,8 @@ MUTATIONS = [
     Mutation(
         "target built on the policy as it is",
         Distiller._anchor,
-        "return self._base_velocity(pairs.x, sigma, pairs.condition)",
-        "return self.policy.velocity(pairs.x, sigma, pairs.condition)",
+        'return self.at.velocity("base", pairs.x, sigma, pairs.condition)',
+        'return self.at.velocity("policy", pairs.x, sigma, pairs.condition)',
         exact_updates("base", 2, 1),
     ),
     Mutation(
@@ -145,8 +158,8 @@ MUTATIONS = [
     Mutation(
         "gradient through the policy for the base model's",
         Distiller._anchor_and_gradient,
-        "self._base_velocity if self.method.needs_base else self.policy.velocity",
-        "self.policy.velocity",
+        'partial(self.at.velocity, "base") if self.method.needs_base else self.at.policy.velocity',
+        "self.at.policy.velocity",
         stands(*test_distilling.CLEAN),
     ),
     Mutation(
@@ -270,8 +283,8 @@ MUTATIONS = [
     Mutation(
         "KL to the target of a policy that stands still",
         Learner._parts,
-        "(sampler.kl_divergence(velocity, target.velocity",
-        "(sampler.kl_divergence(velocity.detach(), target.velocity",
+        "(seen.velocity, target.velocity",
+        "(seen.velocity.detach(), target.velocity",
         partial(
             test_kl.test_the_kl_terms_gradient_is_its_finite_difference,
             weights="lora",
@@ -282,8 +295,8 @@ MUTATIONS = [
     Mutation(
         "distance to the base model taken for that to the target",
         Learner._parts,
-        "sampler.kl_divergence(velocity.detach(), target.base",
-        "sampler.kl_divergence(velocity.detach(), target.velocity",
+        "(seen.velocity.detach(), target.base",
+        "(seen.velocity.detach(), target.velocity",
         partial(
             test_kl.test_the_distance_to_the_base_model_is_recorded_beside_that_to_the_guided_one,
             weights="lora",
@@ -292,7 +305,7 @@ MUTATIONS = [
     # What it is made of
     Mutation(
         "velocities of the policy kept for nothing",
-        collect,
+        _Network.__init__,
         'method.distillation.anchor == "policy"',
         "True",
         partial(
@@ -302,7 +315,7 @@ MUTATIONS = [
     ),
     Mutation(
         "pairs that forget their samples",
-        make_pairs,
+        transitions,
         "sample=sample,",
         "sample=step,",
         partial(
@@ -333,9 +346,142 @@ MUTATIONS = [
     Mutation(
         "rollouts guided by what guides the target alone",
         Rewards.of_rollouts,
-        "if not method.guided:",
-        "if False:",
+        "if method.guided else None",
+        "if True else None",
         test_guiding.test_the_source_of_guidance_is_a_setting_and_nothing_else,
+    ),
+    # Objectives
+    Mutation(
+        "positive and negative policy swapped",
+        losses.negative_aware_losses,
+        "(share * positive + (1 - share) * negative)",
+        "(share * negative + (1 - share) * positive)",
+        test_objectives.test_a_sure_success_draws_the_positive_policy_onto_the_sample_and_a_sure_failure_the_negative_one,
+    ),
+    Mutation(
+        "squared errors that are not normalised",
+        losses._normalised_square,
+        "error.square().flatten(1).mean(dim=1) / size",
+        "error.square().flatten(1).mean(dim=1)",
+        partial(test_objectives.test_the_negative_aware_loss_is_the_published_one, test_objectives.CASES[0]),
+    ),
+    Mutation(
+        "a likelihood that falls as the error falls",
+        losses.matching_log_prob,
+        "return -result.float()",
+        "return result.float()",
+        partial(
+            test_objectives.test_a_step_down_the_loss_raises_the_expected_reward, kind="advantage_weighted"
+        ),
+    ),
+    Mutation(
+        "the worst of a group kept for the best",
+        best_of_each,
+        "descending=True",
+        "descending=False",
+        test_objectives.test_rejection_sampling_comes_to_rest_at_the_mean_of_the_samples_that_it_keeps,
+    ),
+    Mutation(
+        "a preference for the worse sample",
+        Preference.loss,
+        "-self.beta / 2 * (better - worse)",
+        "self.beta / 2 * (better - worse)",
+        test_objectives.test_the_preference_loss_is_diffusion_dpos_by_hand,
+    ),
+    Mutation(
+        "a preference without its reference",
+        Preference.loss,
+        "_error(velocity, target) - _error(reference, target)",
+        "_error(velocity, target)",
+        test_objectives.test_the_preference_loss_is_diffusion_dpos_by_hand,
+    ),
+    Mutation(
+        "a reward that is minimised",
+        DirectReward.loss,
+        "-self.scale * reward",
+        "self.scale * reward",
+        partial(
+            test_objectives.test_the_direct_gradient_is_that_of_the_reward_through_the_last_steps, last=1
+        ),
+    ),
+    Mutation(
+        "the gradient of the first of the last steps alone",
+        DirectReward._finished,
+        "x = at.sampler.transition(x, velocity, step).mean",
+        "x = at.sampler.transition(x.detach(), velocity, step).mean",
+        partial(
+            test_objectives.test_the_direct_gradient_is_that_of_the_reward_through_the_last_steps, last=3
+        ),
+    ),
+    Mutation(
+        "a ratio that is not centred",
+        GuardedRatio.loss,
+        "(log_ratio + moved)",
+        "log_ratio",
+        test_objectives.test_the_guarded_ratio_is_the_product_of_noise_and_move_and_nothing_else,
+    ),
+    Mutation(
+        "balanced by the square root of a step",
+        GuardedRatio.loss,
+        "lengths[pairs.step]",
+        "lengths[pairs.step].sqrt()",
+        partial(test_objectives.test_balanced_steps_have_gradients_of_one_size_in_the_velocity, shift=3.0),
+    ),
+    Mutation(
+        "noise weights of the squared noise",
+        ClippedRatio.loss,
+        "std / std[self.eligible(at.sampler)].mean()",
+        "std**2 / std[self.eligible(at.sampler)].mean()",
+        test_objectives.test_the_weight_of_a_step_is_its_noise,
+    ),
+    Mutation(
+        "a mask that holds back what comes back",
+        masked_loss,
+        "log_ratio.detach() > 0",
+        "log_ratio.detach() < 0",
+        partial(
+            test_objectives.test_a_step_is_left_out_if_it_is_far_and_goes_further,
+            log_ratio=0.1,
+            advantage=1.0,
+            distance=0.5,
+            kept=False,
+        ),
+    ),
+    Mutation(
+        "an old policy that never moves",
+        NegativeAware.after_update,
+        "min(self.old_growth * iteration, self.old_limit)",
+        "1.0",
+        test_objectives.test_the_old_policy_follows_as_published,
+    ),
+    Mutation(
+        "noise and sample swapped",
+        batches.noised,
+        "torch.lerp(clean, noise, level)",
+        "torch.lerp(noise, clean, level)",
+        test_objectives.test_noised_samples_lie_on_the_straight_path,
+    ),
+    # Copies and selections
+    Mutation(
+        "an average that starts from nothing",
+        Learner._follow,
+        "(1 + step) / (10 + step)",
+        "1.0",
+        test_collecting.test_the_average_of_the_weights_is_what_is_evaluated,
+    ),
+    Mutation(
+        "best of the whole batch",
+        best_of_each,
+        "scores.view(-1, group_size)",
+        "scores.view(1, -1)",
+        test_collecting.test_the_best_and_the_worst_of_each_group_are_chosen_within_it,
+    ),
+    Mutation(
+        "a group that is one for a step too long",
+        _Network.__init__,
+        ".index(True) if method.same_initial_noise else 0",
+        ".index(True) + 1 if method.same_initial_noise else 0",
+        partial(test_collecting.test_a_group_that_has_not_parted_yet_is_evaluated_once, start=1, batch=None),
     ),
 ]
 

@@ -15,14 +15,12 @@ from tests.methods.small import Small, make
 
 
 @pytest.fixture
-def small(world, tmp_path) -> Small:
-    return make(
-        world, tmp_path, "euphonium", "process_refresh.steps=3", "process_refresh.learning_rate=0.001"
-    )
+def small(world) -> Small:
+    return make(world, "euphonium", "process_refresh.steps=3", "process_refresh.learning_rate=0.001")
 
 
 def refresh(small: Small, iteration: int, experience) -> dict[str, float]:
-    return small.training.refresher.refresh(experience, generator(0, "refresh", iteration))
+    return small.refresher.refresh(experience, generator(0, "refresh", iteration))
 
 
 def test_it_trains_the_process_reward_and_nothing_else(small):
@@ -55,10 +53,10 @@ def test_pairs_are_two_members_of_one_group(small):
     assert set(first.tolist()) == set(range(len(experience.steps)))
 
 
-def test_it_depends_on_the_seed_and_the_iteration_alone(world, tmp_path):
+def test_it_depends_on_the_seed_and_the_iteration_alone(world):
     states = []
-    for folder in ("a", "b"):
-        one = make(world, tmp_path / folder, "euphonium", "process_refresh.steps=2")
+    for _ in range(2):
+        one = make(world, "euphonium", "process_refresh.steps=2")
         refresh(one, 4, one.collect())
         states.append(one.process_reward.state_dict())
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

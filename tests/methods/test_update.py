@@ -12,16 +12,16 @@ from accelerate.state import AcceleratorState
 from methods import CATALOG
 from methods.experience import Experience
 from methods.naming import changed
-from methods.pairs import make_pairs, reward_terms
+from methods.terms import reward_terms
 from tests.methods.by_hand import loss_by_hand, reward_rows
-from tests.methods.small import MOVING, Small, constant_rewards, make, move, opened
+from tests.methods.small import MOVING, PLAIN, Small, constant_rewards, make, move, opened, pairs_of
 
-EVERY_STEP = "train_fraction=1.0"
+EVERY_STEP = "objective.train_fraction=1.0"
 NO_LIMIT = "optimiser.max_grad_norm=1e9"
 CLEAN = "sampler.guidance={strength: 0, at: x0_hat}"
-#: Every method of the catalogue, and settings that none of them has.
+#: Each plain method, and settings that none of them has.
 VARIANTS = {
-    **{name: (name,) for name in CATALOG},
+    **{name: (name,) for name in PLAIN},
     # A target that moves with the policy.
     "moving target": ("euphonium_published", *MOVING),
     "on-policy scoring": ("euphonium_published", *MOVING, "sampler.score_mean=guided"),
@@ -79,6 +79,8 @@ OF_THE_TARGET = {
 }
 ALL = pytest.mark.parametrize("name", CATALOG)
 EACH = pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in OF_THE_TARGET])
+#: The catalogue's methods with another loss, or with a choice of steps or samples.
+OTHERS = {name: (name,) for name in CATALOG if name not in PLAIN}
 #: Full weights differ in where the base model comes from, so those that have a KL to it stand for all.
 FULL = ("flow_grpo", "everything at once", "by the outcome rewards' gradient")
 EACH_WEIGHTS = [*((name, "lora") for name in VARIANTS), *((name, "full") for name in FULL)]
@@ -86,7 +88,7 @@ EACH_WEIGHTS = [*((name, "lora") for name in VARIANTS), *((name, "full") for nam
 
 def ratios(small: Small, experience: Experience, rows: int, iteration: int) -> torch.Tensor:
     """rho of every trained pair under the policy as it is now, scored `rows` at a time."""
-    pairs = make_pairs(experience, small.method, small.learner.terms)
+    pairs = pairs_of(small, experience)
     sampler, found = small.sampler(iteration), []
     for part in torch.arange(len(pairs)).split(rows):
         some = pairs.rows(part)
@@ -99,9 +101,9 @@ def ratios(small: Small, experience: Experience, rows: int, iteration: int) -> t
 
 
 @EACH
-def test_the_ratio_is_one_before_the_first_update(world, tmp_path, variant):
+def test_the_ratio_is_one_before_the_first_update(world, variant):
     name, *settings = VARIANTS[variant]
-    small = make(world, tmp_path, name, EVERY_STEP, *settings)
+    small = make(world, name, EVERY_STEP, *settings)
     for iteration in range(2):  # of the base model, and of one whose adapters are no longer the identity
         experience = small.collect(iteration)
         state = small.learner.weights.state_dict()
@@ -111,7 +113,7 @@ def test_the_ratio_is_one_before_the_first_update(world, tmp_path, variant):
             assert len(ratio) == 12
             assert (ratio - 1).abs().max() < 1e-5
             small.learner.micro_batch = micro_batch
-            figures = small.update(experience, iteration)
+            figures = small.update(experience)
             assert figures["ratio_deviation"] < 1e-5
             assert figures["clip_fraction"] == 0
     assert (ratios(small, experience, 512, 1) - 1).abs().max() > 1e-5  # and it moves with the weights
@@ -132,12 +134,12 @@ def half_precision(world) -> Iterator[Accelerator]:
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, of its own dispatch
 @pytest.mark.parametrize("weights", ["lora", "full"])
 def test_half_precision_changes_neither_the_ratio_nor_the_kl_of_the_base_model(
-    world, tmp_path, half_precision, weights
+    world, half_precision, weights
 ):
-    small = make(world, tmp_path, "flow_grpo", EVERY_STEP, weights=weights, accelerator=half_precision)
+    small = make(world, "flow_grpo", EVERY_STEP, weights=weights, accelerator=half_precision)
     experience = small.collect()
     given = experience.trajectory.states[0], torch.ones(4), experience.condition
-    assert not torch.equal(small.policy.velocity(*given), opened(world)[1].velocity(*given))  # it is on
+    assert not torch.equal(small.policy.velocity(*given), opened(world).policy.velocity(*given))  # it is on
     assert (ratios(small, experience, 3, 0) - 1).abs().max() < 1e-5
     figures = small.update(experience)
     assert figures["ratio_deviation"] < 1e-5
@@ -147,15 +149,15 @@ def test_half_precision_changes_neither_the_ratio_nor_the_kl_of_the_base_model(
 @pytest.mark.parametrize(
     ("variant", "weights"), [pair for pair in EACH_WEIGHTS if pair[0] != "by an estimate of it"]
 )
-def test_loss_and_gradient_are_those_of_the_equations(world, tmp_path, variant, weights):
+def test_loss_and_gradient_are_those_of_the_equations(world, variant, weights):
     name, *settings = VARIANTS[variant]
-    small = make(world, tmp_path, name, EVERY_STEP, NO_LIMIT, "clip_range=0.004", *settings, weights=weights)
+    small = make(world, name, EVERY_STEP, NO_LIMIT, "objective.clip_range=0.004", *settings, weights=weights)
     experience = small.collect(2)  # iteration 2, so that decays count
     move(small, 0.1 if weights == "lora" else 0.02)
-    base = small.training.session.policy()
+    base = small.world.copy()
     expected = loss_by_hand(small.policy, base, small.method, experience, small.learner.rewards, 2)
     gradient = torch.autograd.grad(expected, small.learner.weights.parameters)
-    figures = small.update(experience, 2)
+    figures = small.update(experience)
     assert 0 < figures["clip_fraction"] < 1  # both branches of the clip are compared
     assert figures["loss"] == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
     norm = torch.stack([part.norm() for part in gradient]).norm()
@@ -164,16 +166,17 @@ def test_loss_and_gradient_are_those_of_the_equations(world, tmp_path, variant, 
         assert (parameter.grad - part).norm() < 2e-3 * norm
 
 
-@pytest.mark.parametrize(("variant", "weights"), EACH_WEIGHTS)
-def test_the_gradient_does_not_depend_on_the_micro_batch(world, tmp_path, variant, weights):
-    name, *settings = VARIANTS[variant]
-    small = make(world, tmp_path, name, EVERY_STEP, NO_LIMIT, *settings, weights=weights)
+@pytest.mark.parametrize(("variant", "weights"), [*EACH_WEIGHTS, *((name, "lora") for name in OTHERS)])
+def test_the_gradient_does_not_depend_on_the_micro_batch(world, variant, weights):
+    name, *settings = {**VARIANTS, **OTHERS}[variant]
+    every = () if name in OTHERS else (EVERY_STEP,)
+    small = make(world, name, *every, NO_LIMIT, *settings, weights=weights)
     experience = small.collect(1)
     move(small, 1e-4)
     state, found = small.learner.weights.state_dict(), []
     for small.learner.micro_batch in (512, 5, 1):
         small.learner.weights.load_state_dict(state)
-        found.append((small.update(experience, 1), small.gradient()))
+        found.append((small.update(experience), small.gradient()))
     (whole, gradient), *others = found
     assert whole["gradient_norm"] > 0
     for figures, other in others:
@@ -187,8 +190,8 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(world, tmp_path, varian
 
 @ALL
 @pytest.mark.parametrize("weights", ["lora", "full"])
-def test_an_update_changes_the_trained_weights_and_nothing_else(world, tmp_path, name, weights):
-    small = make(world, tmp_path, name, EVERY_STEP, weights=weights)
+def test_an_update_changes_the_trained_weights_and_nothing_else(world, name, weights):
+    small = make(world, name, weights=weights)
     network = small.policy.transformer
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     others = [small.policy.pipeline.vae, small.policy.pipeline.text_encoder, small.process_reward]
@@ -209,10 +212,10 @@ def test_an_update_changes_the_trained_weights_and_nothing_else(world, tmp_path,
         assert all(parameter.grad is None for parameter in module.parameters())
 
 
-@ALL
-def test_equal_rewards_alone_give_a_gradient_of_exactly_zero(world, tmp_path, name):
+@pytest.mark.parametrize("name", [name for name, method in CATALOG.items() if method.objective.needs.density])
+def test_equal_rewards_alone_give_a_gradient_of_exactly_zero(world, name):
     alone = ("distillation=null", "process=null", EVERY_STEP)
-    small = make(world, tmp_path, name, *alone, rewards=constant_rewards())
+    small = make(world, name, *alone, rewards=constant_rewards())
     experience = small.collect()
     move(small, 0.01)  # so that the ratio is not 1 either
     figures = small.update(experience)
@@ -226,12 +229,12 @@ def test_equal_rewards_alone_give_a_gradient_of_exactly_zero(world, tmp_path, na
 
 
 @EACH
-def test_advantages_of_the_pairs_are_those_of_their_sample_and_step(world, tmp_path, variant):
+def test_advantages_of_the_pairs_are_those_of_their_sample_and_step(world, variant):
     name, *settings = VARIANTS[variant]
-    small = make(world, tmp_path, name, *settings)
+    small = make(world, name, *settings)
     experience = small.collect(4)
-    weights = small.training.session.suite.suite.training
-    pairs = make_pairs(experience, small.method, small.learner.terms)
+    weights = small.suite.suite.training
+    pairs = pairs_of(small, experience)
     sample = pairs.sample
     assert torch.equal(sample, torch.arange(4).repeat_interleave(experience.steps.shape[1]))
     rows = reward_rows(experience, small.method, weights)
@@ -262,17 +265,15 @@ def test_reward_terms_keep_the_suites_order_and_weights():
     [(("euphonium_published", *MOVING), {"process", "distillation"}), (("euphonium",), {"distillation"})],
     ids=["moving", "anchored"],
 )
-def test_without_outcome_terms_outcome_rewards_have_no_say(world, tmp_path, settings, parts):
+def test_without_outcome_terms_outcome_rewards_have_no_say(world, settings, parts):
     """Their values change nothing; process rewards still do."""
     gradients = {}
     for name, rewards in (("own", None), ("constant", constant_rewards())):
-        small = make(world, tmp_path / name, *settings, EVERY_STEP, "outcome_weight=0", rewards=rewards)
+        small = make(world, *settings, EVERY_STEP, "outcome_weight=0", rewards=rewards)
         figures = small.update(small.collect())
         assert "guidance_advantage_correlation" not in figures
         gradients[name] = small.gradient()
-        shares = small.learner.gradient_shares(
-            small.collect(), small.sampler(), 0, torch.Generator().manual_seed(0)
-        )
+        shares = small.learner.gradient_shares(small.collect(), torch.Generator().manual_seed(0))
         assert shares.keys() == parts
     assert max(part.abs().max() for part in gradients["own"].values()) > 0
     for parameter, part in gradients["own"].items():
@@ -280,8 +281,8 @@ def test_without_outcome_terms_outcome_rewards_have_no_say(world, tmp_path, sett
 
 
 @pytest.mark.parametrize("updates", [1, 2, 4])
-def test_each_sample_is_trained_once_whatever_the_number_of_updates(world, tmp_path, updates):
-    small = make(world, tmp_path, "dance_grpo", EVERY_STEP, f"updates_per_rollout={updates}", micro_batch=2)
+def test_each_sample_is_trained_once_whatever_the_number_of_updates(world, updates):
+    small = make(world, "dance_grpo", EVERY_STEP, f"updates_per_rollout={updates}", micro_batch=2)
     experience = small.collect()
     events: list[object] = []
     small.policy.transformer.register_forward_pre_hook(
@@ -303,15 +304,15 @@ def test_each_sample_is_trained_once_whatever_the_number_of_updates(world, tmp_p
     assert torch.equal(found[found[:, 0].argsort()], states[states[:, 0].argsort()])
 
 
-def test_more_updates_than_samples_are_refused(world, tmp_path):
-    small = make(world, tmp_path, "dance_grpo", "updates_per_rollout=5")
+def test_more_updates_than_samples_are_refused(world):
+    small = make(world, "dance_grpo", "updates_per_rollout=5")
     with pytest.raises(ValueError, match="dance_grpo: updates_per_rollout is 5, more than the 4 samples"):
         small.update(small.collect())
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
-def test_what_is_not_finite_stops_the_run_before_the_optimiser_steps(world, tmp_path, broken):
-    small = make(world, tmp_path, "dance_grpo")
+def test_what_is_not_finite_stops_the_run_before_the_optimiser_steps(world, broken):
+    small = make(world, "dance_grpo")
     experience = small.collect()
     if broken == "loss":
         log_probs = experience.trajectory.log_probs * torch.nan
@@ -327,20 +328,20 @@ def test_what_is_not_finite_stops_the_run_before_the_optimiser_steps(world, tmp_
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_the_gradients_norm_is_limited(world, tmp_path):
-    small = make(world, tmp_path, "dance_grpo", EVERY_STEP, "optimiser.max_grad_norm=1e-4")
+def test_the_gradients_norm_is_limited(world):
+    small = make(world, "dance_grpo", EVERY_STEP, "optimiser.max_grad_norm=1e-4")
     figures = small.update(small.collect())
     assert figures["gradient_norm"] > 1e-3  # as it was before
     after = torch.stack([part.norm() for part in small.gradient().values()]).norm()
     assert after.item() == pytest.approx(1e-4, rel=1e-2)
 
 
-def test_the_size_of_the_guidance_is_correlated_with_the_outcome_advantage(world, tmp_path):
+def test_the_size_of_the_guidance_is_correlated_with_the_outcome_advantage(world):
     """The trap of scoring guided samples with the unguided mean: what the log must show."""
-    small = make(world, tmp_path, "euphonium_published", EVERY_STEP, "group_size=6")
+    small = make(world, "euphonium_published", EVERY_STEP, "group_size=6")
     experience = small.collect()
     figures = small.update(experience)
-    weights = small.training.session.suite.suite.training
+    weights = small.suite.suite.training
     rows = reward_rows(experience, small.method, weights)[: len(weights)]
     total = sum(weight * row for weight, row in rows)
     pairs = [(step, b) for b, steps in enumerate(experience.steps.tolist()) for step in steps if step >= 1]
@@ -349,6 +350,4 @@ def test_the_size_of_the_guidance_is_correlated_with_the_outcome_advantage(world
     assert figures["guidance_size"] == pytest.approx(np.mean(size), rel=1e-4)
     expected = np.corrcoef(size, advantage)[0, 1]
     assert figures["guidance_advantage_correlation"] == pytest.approx(expected, abs=1e-4)
-    assert "guidance_size" not in make(world, tmp_path, "dance_grpo").update(
-        make(world, tmp_path, "dance_grpo").collect()
-    )
+    assert "guidance_size" not in make(world, "dance_grpo").update(make(world, "dance_grpo").collect())

@@ -81,9 +81,9 @@ def test_a_reference_inside_a_step_leaves_the_gradient_alone(world, settings):
 
 
 @KINDS
-def test_the_reference_is_no_alias_of_what_is_trained(world, tmp_path, settings):
+def test_the_reference_is_no_alias_of_what_is_trained(world, settings):
     base = velocity(world_policy(world))
-    small = make(world, tmp_path, "flow_grpo", weights=settings.kind)
+    small = make(world, "flow_grpo", weights=settings.kind)
     for _ in small.iterate(3):
         pass
     assert (velocity(small.policy) - base).abs().max() > 1e-4
@@ -186,9 +186,9 @@ def test_full_weights_without_a_reference_keep_no_second_model(world):
         pass
 
 
-def test_moving_weights_moves_the_policy(world, tmp_path):
+def test_moving_weights_moves_the_policy(world):
     """The helper that other tests perturb weights with does what they rely on."""
-    small = make(world, tmp_path, "dance_grpo")
+    small = make(world, "dance_grpo")
     before = velocity(small.policy)
     move(small, 0.1)
     assert (velocity(small.policy) - before).abs().max() > 1e-3

@@ -85,7 +85,7 @@ def test_guided_steps_take_value_and_gradient_from_one_evaluation():
 
 def test_states_are_scored_only_on_demand():
     reward = Counted()
-    _, trajectory = rolled(Guidance(strength=1.0, start=6), reward, score_states=False)
+    _, trajectory = rolled(Guidance(strength=1.0, start=6), None, guide=reward)
     assert trajectory.process_rewards is None
     assert (reward.values, reward.gradients) == (0, 2)
     with pytest.raises(ValueError, match="no process rewards"):

@@ -173,9 +173,7 @@ def test_memoryless_guidance_draws_from_the_tilted_density():
     generator = torch.Generator().manual_seed(3)
     count = 20_000
     noise = draw_noise((count, 1), generator)
-    final = sampler.rollout(
-        POLICY, noise, None, generator, soft_value, score_states=False, keep="final"
-    ).final
+    final = sampler.rollout(POLICY, noise, None, generator, guide=soft_value, keep="final").final
     assert final.mean().item() == pytest.approx(TILTED_MEAN, abs=5e-3 + 5 * STD / math.sqrt(count))
     assert final.std().item() == pytest.approx(STD, abs=5e-3 + 5 * STD / math.sqrt(2 * count))
 

@@ -382,7 +382,7 @@ MUTATIONS = [
     Mutation(
         "a reward that is NaN passes",
         Rollout._evaluate,
-        "seen.values is not None",
+        "seen is not None",
         "False",
         test_traps.test_a_failed_reward_raises_and_names_the_step_and_the_sample,
     ),

@@ -8,8 +8,8 @@ from samplers import PRESETS, GaussianPolicy, Guidance, Noise, build, draw_noise
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_preset_rolls_out(name):
-    sampler = build(name)
     generator = torch.Generator().manual_seed(0)
+    sampler = build(name).at_iteration(0, generator)
     trajectory = sampler.rollout(
         GaussianPolicy(0.1, 0.9),
         draw_noise((2, 3, 4), generator),

@@ -1,5 +1,6 @@
 """Every vector computed with the public implementations' own step functions (data/public_steps.*)."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -154,6 +155,8 @@ def test_flow_cps_step(case: Case):
     constants = transition.std.flatten().log() + 0.5 * math.log(2 * math.pi)
     dropped = 2 * variance * (transition.log_prob(next_state) + constants)
     torch.testing.assert_close(dropped, published, atol=LOG_PROB_ATOL, rtol=0)
+    as_published = dataclasses.replace(transition, density="squared_error").log_prob(next_state)
+    torch.testing.assert_close(as_published, published, atol=LOG_PROB_ATOL, rtol=0)
 
 
 @cases("f19", "f20")

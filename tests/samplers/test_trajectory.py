@@ -71,7 +71,7 @@ def test_process_reward_credit():
 
 def test_no_reward_no_process_rewards():
     assert roll(reward=None).process_rewards is None
-    assert roll(score_states=False).process_rewards is None
+    assert roll(reward=None, guide=linear).process_rewards is None
 
 
 def test_the_policy_may_be_a_function_or_an_object():

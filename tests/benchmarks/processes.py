@@ -1,4 +1,4 @@
-"""`python -m tests.methods.processes WORLD OUTPUT COUNT`: a short training of every case in COUNT gloo processes.
+"""`python -m tests.benchmarks.processes WORLD OUTPUT COUNT`: a short training of every case in COUNT gloo processes.
 
 Every process writes what it drew to OUTPUT/CASE-RANK.pt; the run's own records land in OUTPUT/CASE.
 """
@@ -14,13 +14,13 @@ from unittest import mock
 import torch
 import torch.multiprocessing
 
-from benchmarks import task
 from benchmarks.session import Session
 from benchmarks.task import Training
 from benchmarks.testbed.scenes import all_prompts
 from methods import CATALOG
-from methods.experience import Experience, collect
-from tests.methods.small import assignments
+from methods.experience import Experience
+from methods.update import Learner
+from tests.methods.small import small_method
 from tests.world import world_settings
 
 ITERATIONS = 2
@@ -33,8 +33,7 @@ def train(world: Path, output: Path, case: str) -> None:
     name, weights = CASES[case]
     settings = world_settings(
         world,
-        [name],
-        assignments(name, "train_fraction=1.0", "updates_per_rollout=1", "optimiser.learning_rate=1e-3"),
+        ["dance_grpo"],
         weights={"kind": weights, "rank": 2, "alpha": 4},
         budget=ITERATIONS,
         micro_batch=5,
@@ -43,15 +42,17 @@ def train(world: Path, output: Path, case: str) -> None:
         checkpoint_every=1,
         evaluation={"every": ITERATIONS, "train_prompts": 1, "samples_per_prompt": 2, "num_steps": 1},
     )
+    settings = settings.of_methods([small_method(name, "optimiser.learning_rate=1e-3")])
     drawn: list[Experience] = []
+    collect = Learner.collect
 
-    def noting(*arguments: object) -> Experience:
-        drawn.append(collect(*arguments))
+    def noting(learner: Learner, *arguments: object) -> Experience:
+        drawn.append(collect(learner, *arguments))
         return drawn[-1]
 
     session = Session.open(settings)
     training = Training(session, output / case, name, seed=0)
-    with mock.patch.object(task, "collect", noting):
+    with mock.patch.object(Learner, "collect", noting):
         training.run(lambda _: None)
     torch.save(
         {

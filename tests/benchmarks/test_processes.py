@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.methods.processes import CASES, ITERATIONS, train
+from tests.benchmarks.processes import CASES, ITERATIONS, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Pat
     for case in CASES:
         train(world, folders[1], case)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.methods.processes", str(world), str(folders[2]), "2"],
+        [sys.executable, "-m", "tests.benchmarks.processes", str(world), str(folders[2]), "2"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -83,4 +83,4 @@ def test_gradients_are_synchronised_and_the_weights_are_those_of_one_process(run
     # Adam's steps are of the size of the learning rate, 1e-3: without synchronisation weights would be that far apart.
     for key, expected in alone["weights"].items():
         assert torch.equal(both[0]["weights"][key], both[1]["weights"][key])
-        torch.testing.assert_close(both[0]["weights"][key], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(both[0]["weights"][key], expected, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,80 @@
+"""The networks of a run and its rewards, as a loss sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from methods.guiding import Rewards
+from methods.objectives.base import Network
+from methods.terms import Terms
+from methods.weights import TrainedWeights
+from samplers import Sampler
+from samplers.pipeline import Condition, PipelinePolicy
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A policy and its copies at one iteration; the `methods.objectives.Context` of a run.
+
+    Attributes:
+        policy: the policy, its transformer as it is.
+        wrapped: the same transformer as accelerate wraps it (gradients averaged over processes).
+        trained: its trained part; knows the base model and the copies.
+        accelerator: precision of the networks.
+        terms: the reward terms.
+        rewards: the run's.
+        sampler: of this iteration's rollouts.
+        iteration: from 0.
+    """
+
+    policy: PipelinePolicy
+    wrapped: nn.Module
+    trained: TrainedWeights
+    accelerator: Accelerator
+    terms: Terms
+    rewards: Rewards
+    sampler: Sampler
+    iteration: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The reward terms."""
+        return self.terms.names
+
+    @property
+    def weights(self) -> Tensor:
+        """(terms,) their weights in the loss."""
+        return torch.tensor(self.terms.weights, device=self.policy.device)
+
+    def velocity(self, of: Network, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """(n, ...) velocity at x (n, ...) and sigma (n,).
+
+        The policy's has a graph to its weights. The base model's has one to x, where x asks for it; a copy's has none.
+        """
+        if of == "policy":
+            with self._through_accelerate():
+                return self.policy.velocity(x, sigma, condition)
+        # In the policy's own precision, which accelerate's wrapper sees to otherwise.
+        with torch.set_grad_enabled(x.requires_grad), self.accelerator.autocast(), self.trained.using(of):
+            return self.policy.velocity(x, sigma, condition)
+
+    def reward(self, latents: Tensor, condition: Condition) -> Tensor:
+        """(n,) weighted sum of the outcome rewards of clean latents (n, ...), with its graph."""
+        values = self.rewards.differentiable(self.iteration + 1).values(latents, condition.prompts)
+        weights = dict(zip(self.terms.names, self.terms.weights, strict=True))
+        return torch.stack([weights[name] * value for name, value in values.items()]).sum(dim=0)
+
+    @contextmanager
+    def _through_accelerate(self) -> Iterator[None]:
+        plain = self.policy.transformer
+        self.policy.transformer = self.wrapped
+        try:
+            yield
+        finally:
+            self.policy.transformer = plain

@@ -1,0 +1,199 @@
+"""What an objective is: the loss of a method, what it is evaluated on, and what it needs of a run."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from methods.batches import Pairs
+from methods.experience import Experience
+from methods.parts import Settings
+from samplers import Sampler
+from samplers.pipeline import Condition
+from samplers.sampler import KLWeighting
+from samplers.trajectory import Keep
+
+#: A network that a method evaluates: the policy, its base model, or the copy of the policy that an objective keeps.
+Network = Literal["policy", "base", "old"]
+
+
+class Needs(NamedTuple):
+    """What an objective needs of a run.
+
+    Attributes:
+        density: whether it scores the rollouts' own steps, so that trained steps must have noise.
+        states: the states of a rollout that it reads: both ends of every "stochastic" step, or that many last ones
+            (1: the finished sample alone).
+        base: whether it evaluates the base model itself; a KL to it is the method's.
+        copies: copies of the trained weights that the objective keeps, and moves in `Objective.after_update`.
+        velocities: whether it reads the velocity that drew each step of the rollouts.
+        rollouts: the network that draws the rollouts.
+        differentiable: whether it takes the outcome rewards' gradient through the decoder.
+    """
+
+    density: bool = False
+    states: Literal["stochastic"] | int = 1
+    base: bool = False
+    copies: frozenset[str] = frozenset()
+    velocities: bool = False
+    rollouts: Network = "policy"
+    differentiable: bool = False
+
+    def keep(self, num_steps: int) -> Keep:
+        """The same, as a rollout of so many steps takes it."""
+        if isinstance(self.states, int):
+            return range(num_steps + 1 - self.states, num_steps + 1)
+        return self.states
+
+
+class Context(Protocol):
+    """The run, as a loss sees it.
+
+    Attributes:
+        sampler: of the rollouts, at this iteration.
+        iteration: from 0.
+        names: the reward terms, in the order of `Pairs.advantages`; the process reward's is called "process".
+        weights: (terms,) of each in the loss.
+    """
+
+    @property
+    def sampler(self) -> Sampler: ...  # noqa: D102
+    @property
+    def iteration(self) -> int: ...  # noqa: D102
+    @property
+    def names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def weights(self) -> Tensor: ...  # noqa: D102
+
+    def velocity(self, of: Network, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """(n, ...) velocity at x (n, ...) and noise levels sigma (n,); it has a graph only for the policy."""
+
+    def reward(self, latents: Tensor, condition: Condition) -> Tensor:
+        """(n,) weighted sum of the outcome rewards of clean latents (n, ...), with its graph."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of n rows.
+
+    Attributes:
+        parts: name -> (n,) losses of the rows, weighted and differentiable. The loss is the sum of their means.
+        velocity: (n, ...) the policy's at `Pairs.x`, with its graph, for a KL to a reference.
+        figures: name -> what to record, a mean over the rows.
+    """
+
+    parts: Mapping[str, Tensor]
+    velocity: Tensor
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Objective(Settings, ABC):
+    """What a method minimises. A subclass has a `kind`, says what it needs, and how a row's loss is computed.
+
+    A row's loss may depend on that row only: batches are split into micro-batches.
+
+    Attributes:
+        kind: its name in settings.
+    """
+
+    #: Kind -> class; `methods.objectives` fills it.
+    registry: ClassVar[Mapping[str, type[Objective]]] = {}
+
+    kind: str
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of a run; by default the finished samples and nothing else."""
+        return Needs()
+
+    @abstractmethod
+    def refusal(self, sampler: Sampler) -> str | None:
+        """Why nothing can be trained with a sampler, and the remedy; None where something can."""
+
+    @abstractmethod
+    def steps(self, sampler: Sampler, choice: torch.Generator) -> Tensor:
+        """(K,) steps that train one sample, ascending; K is the same for all samples."""
+
+    @abstractmethod
+    def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Pairs:
+        """The rows to train on.
+
+        Args:
+            experience: this process's rollouts.
+            advantages: (terms, N, B) of each sample at each step.
+            at: the policy, as it drew the rollouts.
+        """
+
+    @abstractmethod
+    def loss(self, pairs: Any, at: Context) -> Loss:
+        """The loss of some rows of what `batch` gave."""
+
+    def evaluations(self, rows: int) -> int:
+        """Network evaluations that training on so many rows takes, for the ledger; not those of a KL."""
+        return rows
+
+    def after_update(self, copies: Mapping[str, list[Tensor]], trained: list[Tensor], iteration: int) -> None:
+        """Moves the objective's copies, in place, once the policy was updated; iterations count from 0."""
+
+    def divergence(self, velocity: Tensor, reference: Tensor, step: Tensor, sampler: Sampler) -> Tensor:
+        """(n,) what a KL to a reference velocity (n, ...) measures: the transition's KL, or the mean |v - v_ref|^2."""
+        weighting: KLWeighting = "exact" if self.needs.density else "velocity"
+        return sampler.kl_divergence(velocity, reference, step, weighting)
+
+
+class StepObjective(Objective):
+    """An objective that trains a random share of the sampler's noise levels, drawn anew for each sample.
+
+    Attributes:
+        train_fraction: share of the eligible steps, rounded down; at least one.
+        train_last_step: whether the step to sigma = 0 is eligible.
+    """
+
+    train_fraction: float = Field(default=1.0, gt=0, le=1)
+    train_last_step: bool = False
+
+    def eligible(self, sampler: Sampler) -> list[int]:
+        """The steps that may be trained: those with noise where the loss needs a density."""
+        last = sampler.num_steps if self.train_last_step else sampler.num_steps - 1
+        return [step for step in range(last) if not self.needs.density or sampler.stochastic(step)]
+
+    def refusal(self, sampler: Sampler) -> str | None:
+        """Nothing is eligible."""
+        if self.eligible(sampler):
+            return None
+        if not self.needs.density:
+            return (
+                "a rollout has one step, the last; give more sampler.num_steps, or objective.train_last_step"
+            )
+        return (
+            "none of the steps that may be trained has noise; give sampler.noise.level > 0, a wider sampler.window, or "
+            "objective.train_last_step"
+        )
+
+    def steps(self, sampler: Sampler, choice: torch.Generator) -> Tensor:
+        """(K,) a random share of the eligible steps."""
+        eligible = torch.tensor(self.eligible(sampler))
+        count = max(1, math.floor(self.train_fraction * len(eligible)))
+        return eligible[torch.randperm(len(eligible), generator=choice)[:count]].sort().values
+
+
+def levels(pairs: Pairs, at: Context) -> Tensor:
+    """(n,) noise levels of some rows."""
+    return at.sampler.sigmas[pairs.step].to(pairs.x.device, torch.float32)
+
+
+def combined(pairs: Pairs, at: Context) -> Tensor:
+    """(n,) one advantage a row: the weighted sum over the reward terms."""
+    return at.weights @ pairs.advantages
+
+
+def follow(copy: list[Tensor], trained: list[Tensor], kept: float) -> None:
+    """A copy keeps a share of itself, and takes the rest from the trained weights; in place."""
+    torch._foreach_lerp_(copy, trained, 1 - kept)

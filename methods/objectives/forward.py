@@ -1,0 +1,47 @@
+"""What the objectives on the forward process share: finished samples, noised anew to levels of the sampler."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from methods.batches import Noised, noised
+from methods.experience import Experience
+from methods.objectives.base import Context, StepObjective
+
+
+class ForwardObjective(StepObjective):
+    """An objective that noises the finished samples anew. Any sampler draws them, the ODE included.
+
+    Each sample is noised with new noise to each of its trained noise levels.
+    """
+
+    train_last_step: bool = True
+
+    def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Noised:
+        """Each trained sample at each of its noise levels."""
+        return noised_samples(experience, advantages, at)
+
+
+def noised_samples(experience: Experience, advantages: Tensor, at: Context) -> Noised:
+    """The trained samples, each noised anew to each of its trained levels.
+
+    Args:
+        experience: the rollouts.
+        advantages: (terms, N, B).
+        at: knows the noise levels.
+    """
+    sample, step = experience.trained()
+    clean = experience.trajectory.final[sample].float()
+    draws = experience.generators("forward noise", sample, step)
+    noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws]).to(clean.device)
+    sigma = at.sampler.sigmas[step].to(clean.device, torch.float32)
+    return Noised(
+        sample=sample,
+        step=step,
+        x=noised(clean, noise, sigma),
+        condition=experience.condition.select(sample.tolist()),
+        advantages=advantages[:, step, sample],
+        clean=clean,
+        noise=noise,
+    )

@@ -1,0 +1,56 @@
+"""What is known by name: the project's own entries, and those that other installed packages add."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
+
+class Registry(Mapping[str, Entry]):
+    """Name -> entry, those of other packages included.
+
+    They are loaded when the registry is first read, not when it is made: a package may then import this one to define
+    what it adds.
+
+    Args:
+        group: entry points of this group (`importlib.metadata`) are added under their names.
+        own: the project's entries.
+    """
+
+    def __init__(self, group: str, own: Mapping[str, Entry]) -> None:
+        self._group, self._own = group, dict(own)
+        self._all: dict[str, Entry] | None = None
+
+    def __getitem__(self, name: str) -> Entry:
+        return self._own[name] if name in self._own else self._entries()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries())
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+    def _entries(self) -> dict[str, Entry]:
+        if self._all is None:
+            found = dict(self._own)
+            for point in entry_points(group=self._group):
+                if point.name in found:
+                    raise ValueError(f"{_named(point)} is called {point.name!r}, and that name is taken")
+                try:
+                    found[point.name] = point.load()
+                except Exception as error:  # whatever another package's import may raise
+                    raise ValueError(
+                        f"{_named(point)} cannot be loaded: {type(error).__name__}: {error}"
+                    ) from error
+            self._all = found
+        return self._all
+
+
+def _named(point: object) -> str:
+    owner = getattr(point, "dist", None)
+    return (
+        f"entry point {getattr(point, 'value', point)!r} of {owner.name if owner else 'an unknown package'}"
+    )

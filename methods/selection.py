@@ -1,0 +1,28 @@
+"""Which samples of a group are trained on, by their score. Groups are never compared with one another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def best_of_each(scores: Tensor, group_size: int, best: int, worst: int = 0) -> Tensor:
+    """Positions of the best and the worst of each group.
+
+    Args:
+        scores: (B,), the members of a group side by side. Of equal scores the earlier sample is the better.
+        group_size: members of a group.
+        best, worst: how many of each; together at most `group_size`.
+
+    Returns:
+        (S,) positions, ascending.
+
+    Raises:
+        ValueError: more are asked for than a group has.
+    """
+    if best + worst > group_size:
+        raise ValueError(f"{best} best and {worst} worst of {group_size}: give fewer, or a larger group")
+    order = scores.view(-1, group_size).argsort(dim=1, descending=True, stable=True)
+    chosen = torch.cat([order[:, :best], order[:, group_size - worst :]], dim=1)
+    first = torch.arange(0, len(scores), group_size, device=chosen.device).unsqueeze(1)
+    return (chosen + first).flatten().sort().values

@@ -1,0 +1,5 @@
+"""The size of the tiny world's videos."""
+
+from samplers.pipeline import Geometry
+
+GEOMETRY = Geometry(5, 16, 16)
