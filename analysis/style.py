@@ -59,12 +59,13 @@ _COLOURS = (ORANGE, SKY, PURPLE, BLACK, VERMILION, BLUE, GREEN, YELLOW)
 def looks(methods: Sequence[str]) -> dict[str, Look]:
     """A look for each method and the base: fixed for the project's own methods, in order for any other.
 
-    Others take the colours that no known method of the run has, then all again with dashed lines.
+    Others take the colours that no known method of the run has, then all again with other lines.
     """
     taken = {KNOWN[name].colour for name in methods if name in KNOWN}
     free = [Look(colour, marker) for colour, marker in zip(_COLOURS, "DPvXo*^h", strict=True)]
     free = [look for look in free if look.colour not in taken]
-    free += [Look(colour, marker, "--") for colour, marker in zip(_COLOURS, "<>dp8Hs.", strict=True)]
+    for line, markers in (("--", "<>dp8Hs."), (":", "oDs^vPX*"), ("-.", "PX*hDs<>")):
+        free += [Look(colour, marker, line) for colour, marker in zip(_COLOURS, markers, strict=True)]
     others = [name for name in methods if name not in KNOWN]
     given = {name: free[place % len(free)] for place, name in enumerate(others)}
     return {BASE: BASE_LOOK} | {name: KNOWN.get(name) or given[name] for name in methods}

@@ -146,7 +146,7 @@ class _FineTunings(Benchmark):
 
 def main(typed: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
-    return run_program(arguments(), typed, _run, "nothing was written")
+    return run_program(arguments, typed, _run, "nothing was written")
 
 
 def _run(given: argparse.Namespace, command: str) -> int:

@@ -126,7 +126,7 @@ def settings_of(given: argparse.Namespace, command: str) -> RunSettings:
 
 
 def run_program(
-    parser: argparse.ArgumentParser,
+    arguments: Callable[[], argparse.ArgumentParser],
     typed: list[str] | None,
     action: Callable[[argparse.Namespace, str], int],
     interrupted: str,
@@ -134,7 +134,7 @@ def run_program(
     """A command line from its words to its exit code.
 
     Args:
-        parser: the command line.
+        arguments: makes the command line, whose help lists the catalogue.
         typed: its words; None for those that the program was called with.
         action: what it is for, given the options and the command as typed; returns the exit code.
         interrupted: what to say of an interruption.
@@ -144,9 +144,12 @@ def run_program(
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     words = sys.argv[1:] if typed is None else typed
-    command = shlex.join([*parser.prog.split(), *words])
-    given = parser.parse_args(words)
-    return exit_code(lambda: action(given, command), interrupted)
+
+    def program() -> int:
+        parser = arguments()
+        return action(parser.parse_args(words), shlex.join([*parser.prog.split(), *words]))
+
+    return exit_code(program, interrupted)
 
 
 def exit_code(action: Callable[[], int], interrupted: str) -> int:
@@ -159,6 +162,7 @@ def exit_code(action: Callable[[], int], interrupted: str) -> int:
     Returns:
         The action's own code, 2 for what the user can mend, 130 for an interruption.
     """
+    from methods.registry import PluginError
     from rewards.base import RewardError
     from rewards.provenance import ProvenanceError
     from rewards.suites import SuiteError
@@ -166,7 +170,7 @@ def exit_code(action: Callable[[], int], interrupted: str) -> int:
 
     try:
         return action()
-    except (SettingsError, ModelError, ProvenanceError, SuiteError, RewardError) as error:
+    except (SettingsError, PluginError, ModelError, ProvenanceError, SuiteError, RewardError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:

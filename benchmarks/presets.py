@@ -92,7 +92,7 @@ _PER_METHOD: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, Preset] = {
     "default": Preset(
-        "the testbed, 5 seeds, 1 TFLOP each (16 to 22 iterations): about 10 CPU minutes",
+        "the testbed, 5 seeds, 1 TFLOP each (16 to 22 iterations): about 13 CPU minutes",
         {
             **_testbed(),
             "seeds": 5,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 def main(typed: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
     again = "what is done is kept; the same command goes on with it"
-    return run_program(arguments(__doc__ or ""), typed, _run, again)
+    return run_program(partial(arguments, __doc__ or ""), typed, _run, again)
 
 
 def _run(given: argparse.Namespace, command: str) -> int:

@@ -123,6 +123,8 @@ def explain(error: ValidationError) -> str:
     for item in error.errors():
         where = ".".join(str(step) for step in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "there is no such field for this kind; leave it out"
         shown = "" if isinstance(item["input"], dict | BaseModel) else f" is {item['input']!r}"
         parts.append(f"{where}{shown}: {message}" if where else message)
     return "; ".join(parts)

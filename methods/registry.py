@@ -9,6 +9,10 @@ from typing import TypeVar
 Entry = TypeVar("Entry")
 
 
+class PluginError(ValueError):
+    """Another package's entry that cannot be used; names the package."""
+
+
 class Registry(Mapping[str, Entry]):
     """Name -> entry, those of other packages included.
 
@@ -18,6 +22,9 @@ class Registry(Mapping[str, Entry]):
     Args:
         group: entry points of this group (`importlib.metadata`) are added under their names.
         own: the project's entries.
+
+    Reading raises:
+        PluginError: an entry cannot be loaded, or its name is taken.
     """
 
     def __init__(self, group: str, own: Mapping[str, Entry]) -> None:
@@ -25,7 +32,7 @@ class Registry(Mapping[str, Entry]):
         self._all: dict[str, Entry] | None = None
 
     def __getitem__(self, name: str) -> Entry:
-        return self._own[name] if name in self._own else self._entries()[name]
+        return self._entries()[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries())
@@ -38,7 +45,7 @@ class Registry(Mapping[str, Entry]):
             found = dict(self._own)
             for point in entry_points(group=self._group):
                 if point.name in found:
-                    raise ValueError(f"{_named(point)} is called {point.name!r}, and that name is taken")
+                    raise PluginError(f"{_named(point)} is called {point.name!r}, and that name is taken")
                 try:
                     found[point.name] = point.load()
                 except Exception as error:  # whatever another package's import may raise

@@ -64,6 +64,8 @@ def read_objective(values: Any) -> Any:
     Raises:
         ValueError: there is no such kind; names the nearest.
     """
+    if isinstance(values, str):
+        raise ValueError(f"give an objective's fields, such as {{kind: {values}}}")
     if not isinstance(values, Mapping):
         return values
     kind = values.get("kind", "clipped_ratio")

@@ -80,3 +80,8 @@ def test_training_shows_the_recorded_metrics_by_their_names(tmp_path: Path) -> N
     assert "gradient norm before clipping" in titles
     assert not any("diagnostic" in title for title in titles)
     assert constant_metrics(run) == []
+
+
+def test_thirty_methods_look_different():
+    names = ["euphonium", "flow_grpo", "dance_grpo", *(f"method_{number}" for number in range(27))]
+    assert len(set(looks(names).values())) == len(names) + 1  # and the base model

@@ -289,7 +289,11 @@ IN_PARTS = (
             {"objective.clp_range": 0.1},
             "unknown field 'clp_range' in 'objective'; did you mean 'clip_range'?",
         ),
-        ({"objective.beta": 0.1}, "objective.beta is 0.1: Extra inputs are not permitted"),
+        ({"objective.beta": 0.1}, "objective.beta is 0.1: there is no such field for this kind"),
+        (
+            {"objective": "guarded_ratio"},
+            "objective is 'guarded_ratio': give an objective's fields, such as {kind:",
+        ),
         ({"objective.kind": "negative"}, "kind is 'negative'; did you mean 'negative_aware'?"),
         ({"outcome_weight": -0.1}, "outcome_weight is -0.1: Input should be greater than or equal to 0"),
         (
