@@ -173,9 +173,11 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(world, variant, weights
     small = make(world, name, *every, NO_LIMIT, *settings, weights=weights)
     experience = small.collect(1)
     move(small, 1e-4)
-    state, found = small.learner.weights.state_dict(), []
+    weights, found = small.learner.weights, []
+    state, copies = weights.state_dict(), weights.copies_state_dict()
     for small.learner.micro_batch in (512, 5, 1):
-        small.learner.weights.load_state_dict(state)
+        weights.load_state_dict(state)
+        weights.load_copies_state_dict(copies)
         found.append((small.update(experience), small.gradient()))
     (whole, gradient), *others = found
     assert whole["gradient_norm"] > 0
