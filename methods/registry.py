@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
@@ -49,15 +49,12 @@ class Registry(Mapping[str, Entry]):
                 try:
                     found[point.name] = point.load()
                 except Exception as error:  # whatever another package's import may raise
-                    raise ValueError(
+                    raise PluginError(
                         f"{_named(point)} cannot be loaded: {type(error).__name__}: {error}"
                     ) from error
             self._all = found
         return self._all
 
 
-def _named(point: object) -> str:
-    owner = getattr(point, "dist", None)
-    return (
-        f"entry point {getattr(point, 'value', point)!r} of {owner.name if owner else 'an unknown package'}"
-    )
+def _named(point: EntryPoint) -> str:
+    return f"entry point {point.value!r} of {point.dist.name if point.dist else 'an unknown package'}"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import run
 from benchmarks.run import arguments
 from benchmarks.testbed.scenes import prompt_split
+from methods.catalog import CATALOG
 from tests.benchmarks.harness import Bench, Result, digest
 from tests.world import build_world
 
@@ -295,3 +298,17 @@ def test_help_explains_units_presets_and_methods() -> None:
     shown = arguments().format_help()
     for word in ("iterations: batches of rollouts", "smoke", "euphonium_published", "FRAMESxHEIGHTxWIDTH"):
         assert word in shown
+
+
+def test_a_plug_in_that_cannot_be_loaded_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = EntryPoint("theirs", "no_such_module:X", "video_alignment_bench.methods")
+    monkeypatch.setattr("methods.registry.entry_points", lambda group: [broken])
+    monkeypatch.setattr(CATALOG, "_all", None)
+    assert run.main(["--methods", "flow_grpo"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "error: entry point 'no_such_module:X' of an unknown package cannot be loaded: Module"
+    )
+    assert len(error.splitlines()) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from methods.registry import Registry
+from methods.registry import PluginError, Registry
 
 ROOT = Path(__file__).parents[2]
 #: What a process with the package installed does: one iteration on the tiny world, and what is known of the method.
@@ -88,7 +88,7 @@ def test_a_package_that_cannot_be_loaded_is_named(monkeypatch):
 
 def test_a_name_that_is_taken_is_refused(monkeypatch):
     registry = registry_of(monkeypatch, EntryPoint("own", "math:pi", "some.group"))
-    with pytest.raises(ValueError, match="is called 'own', and that name is taken"):
+    with pytest.raises(PluginError, match="is called 'own', and that name is taken"):
         registry["other"]
 
 
