@@ -57,7 +57,9 @@ def collect(
         torch.cat(kept, dim=1) if kept else None,
         policy.encode([prompt for prompt in draw.prompts for _ in range(method.group_size)]),
         values,
-        torch.stack([_steps(sampler, method, draw, member) for member in members]),
+        torch.stack(
+            [method.objective.steps(sampler, choice) for choice in collector.generators("trained", members)]
+        ),
         method.selected(rewards.total(values)),
     )
 
@@ -79,9 +81,9 @@ class _Collector:
         condition = self.policy.encode(prompts)
         network = _Network(self, members)
         noise = self.policy.initial_noise(
-            self._generators("initial", [(g, 0 if self.method.same_initial_noise else m) for g, m in members])
+            self.generators("initial", [(g, 0 if self.method.same_initial_noise else m) for g, m in members])
         )
-        directions = self._generators("directions", members)
+        directions = self.generators("directions", members)
         guide, score = self.rewards.of_rollouts(self.method, directions, self.draw.iteration + 1)
         with self.meter(
             "rollout", self._key(noise, network), videos=len(members), nfe=network.evaluations(condition)
@@ -90,7 +92,7 @@ class _Collector:
                 network.velocity,
                 noise,
                 condition,
-                self._generators("steps", members),
+                self.generators("steps", members),
                 guide=guide,
                 score=score,
                 keep=self.method.objective.needs.keep(self.sampler.num_steps),
@@ -102,7 +104,7 @@ class _Collector:
         }
         return _Scored(trajectory, torch.stack(network.kept) if network.kept else None, values)
 
-    def _generators(self, purpose: str, members: Sequence[tuple[int, int]]) -> list[torch.Generator]:
+    def generators(self, purpose: str, members: Sequence[tuple[int, int]]) -> list[torch.Generator]:
         return [generator(self.draw.seed, purpose, self.draw.iteration, *member) for member in members]
 
     def _key(self, noise: Tensor, network: _Network) -> Hashable:
@@ -160,8 +162,3 @@ class _Network:
         if self._keep:
             self.kept.append(result.detach())
         return result
-
-
-def _steps(sampler: Sampler, method: Method, draw: Draw, member: tuple[int, int]) -> Tensor:
-    """(K,) the steps that train one sample."""
-    return method.objective.steps(sampler, generator(draw.seed, "trained", draw.iteration, *member))

@@ -25,6 +25,11 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Te
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range))
 
 
+def mean_square(error: Tensor) -> Tensor:
+    """(n,) mean over elements of the square of an error (n, ...)."""
+    return error.square().flatten(1).mean(dim=1)
+
+
 def correlation(first: Tensor, second: Tensor) -> Tensor:
     """Pearson's correlation of two flat tensors; 0 where one of them is constant."""
     one, two = first.double() - first.double().mean(), second.double() - second.double().mean()
@@ -73,7 +78,7 @@ def negative_aware_losses(
 def _normalised_square(error: Tensor) -> Tensor:
     """(n,) mean square of an error (n, ...), over its mean absolute value, which is not differentiated."""
     size = error.detach().double().abs().flatten(1).mean(dim=1).clamp_min(1e-5).to(error.dtype)
-    return error.square().flatten(1).mean(dim=1) / size
+    return mean_square(error) / size
 
 
 def negative_aware_loss(
@@ -112,7 +117,7 @@ def matching_log_prob(
     Raises:
         ValueError: no such weighting.
     """
-    error = (velocity.double() - target.double()).square().flatten(1).mean(dim=1)
+    error = mean_square(velocity.double() - target.double())
     level = t.double()
     match weighting:
         case "uniform":

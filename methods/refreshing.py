@@ -92,7 +92,7 @@ class Refresher:
 def _pairs(experience: Experience, count: int, choice: torch.Generator) -> tuple[Tensor, Tensor]:
     """`count` random pairs of two members of one group: positions among the rollouts, (count,) each."""
     samples = len(experience.steps)
-    size = samples // len(experience.draw.prompts)
+    size = experience.group_size
     first = torch.randint(samples, (count,), generator=choice)
     step = torch.randint(1, size, (count,), generator=choice)
     return first, first // size * size + (first % size + step) % size

@@ -20,6 +20,7 @@ from methods.losses import correlation
 from methods.metering import Meter, unmetered
 from methods.method import Method
 from methods.networks import Networks
+from methods.objectives.base import follow
 from methods.seeding import derived_seed, generator
 from methods.terms import Terms, reward_terms, step_advantages
 from methods.weights import AVERAGE, TrainedWeights, WeightSettings
@@ -214,7 +215,7 @@ class Learner:
         average = self.method.average
         if average is not None and step % average.every == 0:
             kept = min(average.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.weights.copies[AVERAGE], self._trained(), 1 - kept)
+            follow(self.weights.copies[AVERAGE], self._trained(), kept)
 
     def _key(self, pairs: Pairs) -> Hashable:
         """What the operations of an update depend on, beside the model and its trained weights."""

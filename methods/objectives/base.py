@@ -189,9 +189,18 @@ def levels(pairs: Pairs, at: Context) -> Tensor:
     return at.sampler.sigmas[pairs.step].to(pairs.x.device, torch.float32)
 
 
-def combined(pairs: Pairs, at: Context) -> Tensor:
-    """(n,) one advantage a row: the weighted sum over the reward terms."""
-    return at.weights @ pairs.advantages
+def combined(advantages: Tensor, at: Context) -> Tensor:
+    """(n,) one advantage a row: the weighted sum of (terms, n)."""
+    return at.weights @ advantages
+
+
+def clipping(log_ratio: Tensor, clip_range: float) -> dict[str, float]:
+    """What to record of ratios: how far they are from 1, and how many are clipped."""
+    deviation = (log_ratio.detach().exp() - 1).abs()
+    return {
+        "ratio_deviation": deviation.mean().item(),
+        "clip_fraction": (deviation > clip_range).float().mean().item(),
+    }
 
 
 def follow(copy: list[Tensor], trained: list[Tensor], kept: float) -> None:

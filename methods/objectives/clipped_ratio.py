@@ -11,7 +11,7 @@ from torch import Tensor
 from methods.batches import Transitions
 from methods.experience import Experience
 from methods.losses import clipped_loss
-from methods.objectives.base import Context, Loss, Needs, StepObjective, levels
+from methods.objectives.base import Context, Loss, Needs, StepObjective, clipping, levels
 
 
 class TransitionObjective(StepObjective):
@@ -57,16 +57,11 @@ class ClippedRatio(TransitionObjective):
     def loss(self, pairs: Transitions, at: Context) -> Loss:
         """One clipped loss for each term."""
         velocity, log_ratio = self.scored(pairs, at)
-        deviation = (log_ratio.detach().exp() - 1).abs()
-        figures = {
-            "ratio_deviation": deviation.mean().item(),
-            "clip_fraction": (deviation > self.clip_range).float().mean().item(),
-        }
         losses = clipped_loss(log_ratio, pairs.advantages, self.clip_range)
         if self.step_weight == "noise":
             std = at.sampler.coefficients.std
             losses = losses * (std / std[self.eligible(at.sampler)].mean())[pairs.step].to(losses)
-        return Loss(self.split(losses, at), velocity, figures)
+        return Loss(self.split(losses, at), velocity, clipping(log_ratio, self.clip_range))
 
 
 def transitions(experience: Experience, advantages: Tensor) -> Transitions:

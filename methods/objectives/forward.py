@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from methods.batches import Noised, noised
 from methods.experience import Experience
-from methods.objectives.base import Context, StepObjective
+from methods.objectives.base import Context, StepObjective, follow
 
 
 class ForwardObjective(StepObjective):
@@ -21,6 +24,23 @@ class ForwardObjective(StepObjective):
     def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Noised:
         """Each trained sample at each of its noise levels."""
         return noised_samples(experience, advantages, at)
+
+
+class FollowedObjective(ForwardObjective):
+    """One with a copy of the policy, "old", that follows it slowly.
+
+    Attributes:
+        old_growth: the copy keeps min(old_growth * iteration, old_limit) of itself after each update.
+        old_limit: the limit.
+    """
+
+    old_growth: float = Field(default=0.001, ge=0)
+    old_limit: float = Field(default=0.5, ge=0, lt=1)
+
+    def after_update(self, copies: Mapping[str, list[Tensor]], trained: list[Tensor], iteration: int) -> None:
+        """The copy, where there is one, moves towards the policy."""
+        if "old" in copies:
+            follow(copies["old"], trained, min(self.old_growth * iteration, self.old_limit))
 
 
 def noised_samples(experience: Experience, advantages: Tensor, at: Context) -> Noised:

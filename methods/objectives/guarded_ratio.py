@@ -8,7 +8,7 @@ from pydantic import Field
 
 from methods.batches import Transitions
 from methods.losses import clipped_loss
-from methods.objectives.base import Context, Loss, Needs
+from methods.objectives.base import Context, Loss, Needs, clipping
 from methods.objectives.clipped_ratio import TransitionObjective
 from samplers import Sampler
 
@@ -58,9 +58,4 @@ class GuardedRatio(TransitionObjective):
         if self.balanced:
             lengths = at.sampler.sigmas[:-1] - at.sampler.sigmas[1:]
             losses = losses / lengths[pairs.step].to(losses)
-        deviation = (centred.detach().exp() - 1).abs()
-        figures = {
-            "ratio_deviation": deviation.mean().item(),
-            "clip_fraction": (deviation > self.clip_range).float().mean().item(),
-        }
-        return Loss(self.split(losses, at), velocity, figures)
+        return Loss(self.split(losses, at), velocity, clipping(centred, self.clip_range))

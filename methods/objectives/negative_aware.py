@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from methods.batches import Noised
 from methods.losses import negative_aware_losses
-from methods.objectives.base import Context, Loss, Needs, combined, follow, levels
-from methods.objectives.forward import ForwardObjective
+from methods.objectives.base import Context, Loss, Needs, combined, levels
+from methods.objectives.forward import FollowedObjective
 
 
-class NegativeAware(ForwardObjective):
+class NegativeAware(FollowedObjective):
     """The negative-aware forward-process loss (DiffusionNFT, arXiv 2509.16117, eq. 5).
 
     Rollouts are drawn with an old policy that follows the trained one slowly.
@@ -22,15 +20,11 @@ class NegativeAware(ForwardObjective):
     Attributes:
         beta: how far the implicit positive and negative policies lie from the old one, in steps of v - v_old.
         advantage_clip: the advantage that counts as certain.
-        old_growth: the old policy keeps min(old_growth * iteration, old_limit) of itself after each update.
-        old_limit: the limit.
     """
 
     kind: Literal["negative_aware"] = "negative_aware"
     beta: float = Field(default=0.1, gt=0)
     advantage_clip: float = Field(default=5.0, gt=0)
-    old_growth: float = Field(default=0.001, ge=0)
-    old_limit: float = Field(default=0.5, ge=0, lt=1)
 
     @property
     def needs(self) -> Needs:
@@ -43,15 +37,17 @@ class NegativeAware(ForwardObjective):
         old = at.velocity("old", pairs.x, sigma, pairs.condition)
         velocity = at.velocity("policy", pairs.x, sigma, pairs.condition)
         losses = negative_aware_losses(
-            pairs.clean, pairs.x, sigma, velocity, old, combined(pairs, at), self.beta, self.advantage_clip
+            pairs.clean,
+            pairs.x,
+            sigma,
+            velocity,
+            old,
+            combined(pairs.advantages, at),
+            self.beta,
+            self.advantage_clip,
         )
         return Loss({"outcome": losses}, velocity, {"moved": (velocity - old).square().mean().item()})
 
     def evaluations(self, rows: int) -> int:
         """The policy and the old one."""
         return 2 * rows
-
-    def after_update(self, copies: Mapping[str, list[Tensor]], trained: list[Tensor], iteration: int) -> None:
-        """The old policy moves towards the trained one."""
-        kept = min(self.old_growth * iteration, self.old_limit)
-        follow(copies["old"], trained, kept)

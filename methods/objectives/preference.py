@@ -13,7 +13,8 @@ from torch.nn.functional import logsigmoid
 
 from methods.batches import Noised, noised
 from methods.experience import Experience
-from methods.objectives.base import Context, Loss, Needs, follow, levels
+from methods.losses import mean_square
+from methods.objectives.base import Context, Loss, Needs, combined, follow, levels
 from methods.objectives.forward import ForwardObjective
 from methods.selection import best_of_each
 
@@ -51,14 +52,13 @@ class Preference(ForwardObjective):
 
     def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Preferred:
         """The best of each group at its noise levels, and the worst at the same."""
-        total = torch.einsum("t,tb->b", at.weights, advantages[:, 0])
+        total = combined(advantages[:, 0], at)
         best, worst = (best_of_each(sign * total, experience.group_size, 1).view(-1, 1) for sign in (1, -1))
         decided = (total[best] > total[worst]).flatten()
         best, worst = best[decided].flatten(), worst[decided].flatten()
         better = super().batch(replace(experience, samples=best), advantages, at)
         partner = worst.repeat_interleave(experience.steps.shape[1])
-        fields = {name: getattr(better, name) for name in better.__dataclass_fields__}
-        return Preferred(**fields, worse=experience.trajectory.final[partner].float())
+        return Preferred(**vars(better), worse=experience.trajectory.final[partner].float())
 
     def loss(self, pairs: Preferred, at: Context) -> Loss:
         """One loss for each pair of samples at one noise level."""
@@ -69,7 +69,7 @@ class Preference(ForwardObjective):
         given = torch.cat([sigma, sigma]), pairs.condition.select([*range(len(pairs))] * 2)
         velocity = at.velocity("policy", x, *given)
         reference = at.velocity("old" if self.refresh else "base", x, *given)
-        gained = _error(velocity, target) - _error(reference, target)
+        gained = mean_square(velocity - target) - mean_square(reference - target)
         better, worse = gained.chunk(2)
         margin = -self.beta / 2 * (better - worse)
         figures = {"preferred": (margin > 0).float().mean().item()}
@@ -83,8 +83,3 @@ class Preference(ForwardObjective):
         """The reference becomes the policy, every so often."""
         if self.refresh and (iteration + 1) % self.refresh == 0:
             follow(copies["old"], trained, kept=0.0)
-
-
-def _error(velocity: Tensor, target: Tensor) -> Tensor:
-    """(n,) mean square over elements."""
-    return (velocity - target).square().flatten(1).mean(dim=1)

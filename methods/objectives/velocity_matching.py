@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from methods.batches import Noised
 from methods.experience import Experience
-from methods.losses import Weighting, clipped_loss, matching_log_prob
-from methods.objectives.base import Context, Loss, Needs, combined, follow, levels
-from methods.objectives.forward import ForwardObjective
+from methods.losses import Weighting, clipped_loss, matching_log_prob, mean_square
+from methods.objectives.base import Context, Loss, Needs, clipping, combined, levels
+from methods.objectives.forward import FollowedObjective, ForwardObjective
 from methods.selection import best_of_each
 
 
-class AdvantageWeighted(ForwardObjective):
+class AdvantageWeighted(FollowedObjective):
     """Advantage-weighted matching (AWM, arXiv 2509.25050): the clipped ratio of flow-matching likelihoods.
 
     Attributes:
@@ -26,8 +25,6 @@ class AdvantageWeighted(ForwardObjective):
         power: p of "ghuber".
         clip_range: of the ratio to the policy that drew the rollouts.
         old_weight: factor on the mean |v - v_old|^2 to a copy of the policy that follows it slowly; 0 for none.
-        old_growth: that copy keeps min(old_growth * iteration, old_limit) of itself after each update.
-        old_limit: the limit.
     """
 
     kind: Literal["advantage_weighted"] = "advantage_weighted"
@@ -35,7 +32,6 @@ class AdvantageWeighted(ForwardObjective):
     power: float = Field(default=0.25, gt=0)
     clip_range: float = Field(default=1.0, gt=0)
     old_weight: float = Field(default=1.0, ge=0)
-    old_growth: float = Field(default=0.001, ge=0)
     old_limit: float = Field(default=0.3, ge=0, lt=1)
 
     @property
@@ -59,25 +55,15 @@ class AdvantageWeighted(ForwardObjective):
             matching_log_prob(v, pairs.target, sigma, self.weighting, self.power)
             for v in (velocity, pairs.velocity)
         )
-        deviation = ((new - old).detach().exp() - 1).abs()
-        figures = {
-            "ratio_deviation": deviation.mean().item(),
-            "clip_fraction": (deviation > self.clip_range).float().mean().item(),
-        }
-        parts = {"outcome": clipped_loss(new - old, combined(pairs, at), self.clip_range)}
+        parts = {"outcome": clipped_loss(new - old, combined(pairs.advantages, at), self.clip_range)}
         if self.old_weight > 0:
             slow = at.velocity("old", pairs.x, sigma, pairs.condition)
-            parts["old"] = self.old_weight * (velocity - slow).square().flatten(1).mean(dim=1)
-        return Loss(parts, velocity, figures)
+            parts["old"] = self.old_weight * mean_square(velocity - slow)
+        return Loss(parts, velocity, clipping(new - old, self.clip_range))
 
     def evaluations(self, rows: int) -> int:
         """The policy before and after, and the slow copy."""
         return (3 if self.old_weight > 0 else 2) * rows
-
-    def after_update(self, copies: Mapping[str, list[Tensor]], trained: list[Tensor], iteration: int) -> None:
-        """The slow copy moves towards the policy."""
-        if self.old_weight > 0:
-            follow(copies["old"], trained, min(self.old_growth * iteration, self.old_limit))
 
 
 class RejectionSampling(ForwardObjective):
@@ -92,11 +78,10 @@ class RejectionSampling(ForwardObjective):
 
     def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Noised:
         """The best samples of each group at their noise levels."""
-        total = torch.einsum("t,tb->b", at.weights, advantages[:, 0])
-        best = best_of_each(total, experience.group_size, self.keep)
+        best = best_of_each(combined(advantages[:, 0], at), experience.group_size, self.keep)
         return super().batch(replace(experience, samples=best), advantages, at)
 
     def loss(self, pairs: Noised, at: Context) -> Loss:
         """The mean |v - (e - x0)|^2 of each row."""
         velocity = at.velocity("policy", pairs.x, levels(pairs, at), pairs.condition)
-        return Loss({"outcome": (velocity - pairs.target).square().flatten(1).mean(dim=1)}, velocity)
+        return Loss({"outcome": mean_square(velocity - pairs.target)}, velocity)

@@ -361,8 +361,8 @@ MUTATIONS = [
     Mutation(
         "squared errors that are not normalised",
         losses._normalised_square,
-        "error.square().flatten(1).mean(dim=1) / size",
-        "error.square().flatten(1).mean(dim=1)",
+        "mean_square(error) / size",
+        "mean_square(error)",
         partial(test_objectives.test_the_negative_aware_loss_is_the_published_one, test_objectives.CASES[0]),
     ),
     Mutation(
@@ -391,8 +391,8 @@ MUTATIONS = [
     Mutation(
         "a preference without its reference",
         Preference.loss,
-        "_error(velocity, target) - _error(reference, target)",
-        "_error(velocity, target)",
+        "mean_square(velocity - target) - mean_square(reference - target)",
+        "mean_square(velocity - target)",
         test_objectives.test_the_preference_loss_is_diffusion_dpos_by_hand,
     ),
     Mutation(
