@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -18,8 +20,6 @@ from benchmarks.ledger import (
     Ledger,
     UsageMeter,
     charged,
-    peak_memory_mb,
-    reset_peak_memory,
 )
 from benchmarks.records import read_rows
 from benchmarks.resolve import resolve
@@ -191,16 +191,29 @@ def test_a_section_that_fails_is_not_counted() -> None:
     assert meter.take()["rollout", "tflops"] == pytest.approx(16e-12)
 
 
+PEAK = """
+import os
+import torch
+from benchmarks.ledger import peak_memory_mb, reset_peak_memory
+cpu = torch.device("cpu")
+reset_peak_memory(cpu)
+before = peak_memory_mb(cpu)
+held = torch.ones(400_000_000 // 4)
+during = peak_memory_mb(cpu)
+del held
+reset_peak_memory(cpu)
+print(before, during, peak_memory_mb(cpu), int(os.access("/proc/self/clear_refs", os.W_OK)))
+"""
+
+
 def test_peak_memory_is_of_the_iteration() -> None:
-    device = torch.device("cpu")
-    reset_peak_memory(device)
-    before = peak_memory_mb(device)
-    held = torch.ones(60_000_000 // 4)
-    assert peak_memory_mb(device) >= before + 40
-    assert len(held)
-    del held
-    reset_peak_memory(device)
-    assert peak_memory_mb(device) < before + 40
+    """In a process of its own: in this one an allocation may be served from memory that earlier tests freed."""
+    told = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    before, during, after, resets = map(float, told.stdout.split())
+    assert during >= before + 300
+    assert after <= during
+    if resets:
+        assert after < during - 300
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
