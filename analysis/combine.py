@@ -22,6 +22,8 @@ FREE = (
     "method_settings",
     "seeds",
     "first_seed",
+    "question",
+    "looks",
     "checkpoint_every",
     "micro_batch",
     "descriptions",

@@ -44,7 +44,7 @@ def command_line(
         parser.add_argument(
             "--baseline",
             metavar="METHOD",
-            help="the method to compare with (dance_grpo, else flow_grpo, else the run's first)",
+            help="the method to compare with (the one that the run named, else flow_grpo, dance_grpo or the first)",
         )
     options = parser.parse_args(arguments)
     try:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from analysis.schema import (
     BASE,
     COLUMNS,
+    LOOKS_FILE,
     RUN_COLUMNS,
     RUNS_FILE,
     SAMPLES_FILE,
@@ -58,6 +59,14 @@ class RecordedSuite:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A run's primary question, named before it began: about `speed` or `final` rewards, against which baseline."""
+
+    asks: str = "speed"
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
 class Samples:
     """Sample videos of one model: `videos` uint8 (prompts, frames, height, width, 3), one prompt each."""
 
@@ -78,6 +87,8 @@ class Records:
         evaluations, iterations, ledger: tidy frames, with the columns of `schema.COLUMNS`.
         runs: one row per (method, seed), how it ended.
         asked: the seeds that were asked for, by method.
+        looks: planned looks at a growing number of seeds that were made, 1 where seeds were fixed.
+        confidence: that the primary question is answered at; above 0.95 where there are several looks.
         notes: sentences on what is missing or to be minded.
     """
 
@@ -90,6 +101,8 @@ class Records:
     ledger: pd.DataFrame
     asked: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
+    looks: int = 1
+    confidence: float = 0.95
     _frames: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -126,6 +139,12 @@ class Records:
     def budget(self) -> str:
         """The budget of each run in words, such as `30 iterations` or `2.5 TFLOP`."""
         return in_words(float(self.settings["budget"]), self.budget_unit)
+
+    @property
+    def question(self) -> Question:
+        """The primary question; older records, which name none, ask about speed."""
+        entry = self.settings.get("question") or {}
+        return Question(str(entry.get("asks", "speed")), entry.get("baseline"))
 
     @property
     def charges_prm(self) -> bool:
@@ -204,8 +223,11 @@ def load_run(path: Path | str) -> Records:
             "records/ledger.parquet is missing: compute is known in iterations and seconds, not in videos, "
             "network evaluations or FLOPs."
         )
-    first = int(settings.get("first_seed", 0))
-    asked = tuple(range(first, first + int(settings["seeds"])))
+    first, seeds, looks, confidence = int(settings.get("first_seed", 0)), int(settings["seeds"]), 1, 0.95
+    if (folder / LOOKS_FILE).is_file():
+        made = pd.read_csv(folder / LOOKS_FILE)
+        looks, seeds, confidence = len(made), int(made["seeds"].iloc[-1]), float(made["confidence"].iloc[-1])
+    asked = tuple(range(first, first + seeds))
     return Records(
         folders=(folder,),
         settings=settings,
@@ -216,6 +238,8 @@ def load_run(path: Path | str) -> Records:
         ledger=ledger,
         asked={str(method): asked for method in settings["methods"]},
         notes=tuple(notes),
+        looks=looks,
+        confidence=confidence,
     )
 
 

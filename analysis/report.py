@@ -17,13 +17,14 @@ from analysis.commandline import command_line
 from analysis.convergence import Convergence, convergence
 from analysis.costs import spending, spending_frame
 from analysis.curves import final_values, run_status
+from analysis.export import write_exports
 from analysis.guidance import accuracies, gaps
 from analysis.hacking import courses
 from analysis.page import Folded, Part, Picture, Section, filled, picture, render
 from analysis.plots.convergence import shown_unit, write_curves
 from analysis.plots.guidance import guidance_figure
 from analysis.plots.hacking import distance_figure, proxy_figure
-from analysis.power import power_note
+from analysis.power import power_table
 from analysis.records import Records, load_run
 from analysis.schema import BASE
 from analysis.tables.alignment import folded, pairs_table, summaries_table, wins_table, write_alignment
@@ -89,7 +90,9 @@ def report(run: Records, output: Path, baseline: str | None = None) -> Path:
         _methods(evidence),
     ]
     missing = [*run.notes, *_missing(run), *lacking]
-    page = render(run, answer(run, evidence.course), sections, missing)
+    found = answer(run, evidence.course)
+    write_exports(run, evidence.course, found, output)
+    page = render(run, found, sections, missing)
     target = output / "report.html"
     target.write_text(page, encoding="utf-8")
     return target
@@ -119,7 +122,7 @@ def _figures(evidence: _Evidence) -> dict[str, Picture]:
 CAPTIONS = {
     "gains": "Gain over the base model, by reward",
     "convergence": "Headline reward against compute, counted in each way",
-    "speed_up": "Speed-up over the baseline, by target",
+    "speed_up": "Speed-up over the baseline, by range of targets",
     "rewards_train": "Rewards over training on training prompts",
     "rewards_held_out": "Rewards over training on held-out prompts",
     "proxy": "Gain on the rewards trained on, and on the headline reward",
@@ -152,10 +155,9 @@ def _final(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
     write_alignment(run, found, finals, evidence.tables)
     parts: list[Part | None] = [*(format_table(finals, split) for split in run.splits), pictures.get("gains")]
     others = [reward for reward in run.rewards if reward != run.suite.headline]
-    headline = [run.suite.headline]
     for place, split in enumerate(run.splits):
         main = [summaries_table(found, run, split)]
-        pairs, *rest = folded(pairs_table(found, run, split, headline))
+        pairs, *rest = folded(pairs_table(found, run, split, run.suite.headline))
         if place == 0:
             parts += [pairs, *(Folded(table.title, (table,)) for table in rest), *main]
             main = []
@@ -163,7 +165,7 @@ def _final(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
             main += [pairs, *rest]
         main.append(wins_table(found, run, split))
         if len(run.methods) <= FEW_PAIRED:
-            main.append(pairs_table(found, run, split, others))
+            main += [pairs_table(found, run, split, reward) for reward in others]
         parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: all rewards, prompt by prompt", tuple(main)))
     return Section("Final rewards", filled(parts), dense=True)
 
@@ -171,8 +173,7 @@ def _final(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
 def _convergence(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
     run, course = evidence.run, evidence.course
     tables = write_convergence(course, evidence.tables)
-    speed: list[Part] = [table for table in tables if table.title.startswith("Speed")]
-    others = [table for table in tables if table not in speed]
+    speed: list[Part] = [*tables]
     if speed and len(run.methods) > FEW_PAIRED:
         units = dict.fromkeys([shown_unit(run, course.units), "iterations"])
         speed = [short_speed_table(course, unit) for unit in units]
@@ -183,7 +184,6 @@ def _convergence(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Sectio
         pictures.get("convergence"),
         *speed,
         pictures.get("speed_up"),
-        *others,
         pictures.get(main),
         pictures.get("rewards_train"),
         Folded("All rewards against other units of compute", rest),
@@ -226,7 +226,7 @@ def _power(evidence: _Evidence) -> Section:
     run, course = evidence.run, evidence.course
     if len(run.methods) < 2 or not course.units:
         return Section(title, [])
-    table = power_note(run, course.baseline, unit=shown_unit(run, course.units))
+    table = power_table(run, course, shown_unit(run, course.units))
     if table.rows:
         frame = pd.DataFrame(table.rows, columns=list(table.columns))
         write_table(evidence.tables, "power", frame, [table])

@@ -32,16 +32,16 @@ METRICS = {
         "with low rewards are pushed hardest.",
     ),
     "kl_to_guided": (
-        "KL to the guided policy",
-        "Divergence, per step, of the policy from the guided one; what distillation lowers.",
+        "KL to the distillation target",
+        "Divergence, per step, of the policy from what it is distilled towards, such as the guided base model.",
     ),
     "kl_to_base": (
         "KL to the base model, in the loss",
         "Divergence, per step, of the policy from the base model; part of the loss of methods with a KL term.",
     ),
     "policy_loss": (
-        "clipped loss",
-        "The clipped policy-gradient loss alone; its value is not comparable between methods.",
+        "objective alone",
+        "The method's own objective without added terms; its value is not comparable between methods.",
     ),
     "loss": ("loss", "Everything that was minimised; its value is not comparable between methods."),
 }
@@ -85,8 +85,17 @@ def signed(value: float) -> str:
 
 
 def interval(value: Interval) -> str:
-    """`+0.080 to +0.158`, or `no interval` when there are too few seeds."""
-    return f"{signed(value.low)} to {signed(value.high)}" if value.known else "no interval"
+    """`+0.080 to +0.158`, `seeds alike`, or `no interval` where there are too few seeds."""
+    if value.known:
+        return f"{signed(value.low)} to {signed(value.high)}"
+    return "seeds alike" if value.alike else "no interval"
+
+
+def p_value(value: float) -> str:
+    """`0.031`, `< 0.001`; one digit more where `0.050` would leave open on which side it lies."""
+    if math.isnan(value):
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.4f}" if f"{value:.3f}" == "0.050" else f"{value:.3f}"
 
 
 def ratio(value: float) -> str:
@@ -155,6 +164,11 @@ def listed(names: Sequence[str], last: str = "and") -> str:
 def reward_name(reward: str) -> str:
     """A reward as words: `colour_accuracy` is `colour accuracy`."""
     return reward.replace("_", " ")
+
+
+def starred(reward: str, role: str) -> str:
+    """A reward's name, with a star if methods were trained on it."""
+    return reward_name(reward) + ("*" if role == "training" else "")
 
 
 def reward_kind(role: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style, text
-from analysis.convergence import SHARES, Convergence, Speed
+from analysis.convergence import SPANS, Convergence, Speed
 from analysis.costs import cumulative_costs, with_costs
 from analysis.curves import seed_means
 from analysis.plots.panels import band_note, base_handle, cut, footer, grid, handles, means, panel, unfinished
@@ -96,30 +96,30 @@ def _reward(found: Convergence) -> str:
 
 
 def speed_figure(run: Records, found: Convergence) -> Figure:
-    """Speed-ups over the baseline on a logarithmic axis: a panel a target, a row a unit (or, for many, a method)."""
+    """Speed-ups over the baseline on a logarithmic axis: a panel a range, a row a unit (or, for many, a method)."""
     methods = list(dict.fromkeys(entry.method for entry in found.speeds))
     by_unit = len(methods) <= FEW_RATIOS
     units = list(found.units) if by_unit else [run.budget_unit]
     rows = units if by_unit else methods
     height = 0.75 + 0.2 * max(len(rows) * (len(methods) if by_unit else 1.5), 4)
-    drawn, axes, _ = grid(len(SHARES), height, len(methods), columns=3, share_y=True)
+    drawn, axes, _ = grid(len(SPANS), height, len(methods), columns=3, share_y=True)
     look = style.looks(run.methods)
     scale = _scale([entry for entry in found.speeds if entry.unit in units])
-    for each, share in zip(axes, SHARES, strict=True):
+    for each, span in zip(axes, SPANS, strict=True):
         each.axvline(1, color=style.BASE_LOOK.colour, lw=1.2, ls=":", zorder=1)
         for entry in found.speeds:
-            if entry.share != share or entry.unit not in units:
+            if entry.span != span or entry.unit not in units:
                 continue
             row = rows.index(entry.unit if by_unit else entry.method)
             shift = (
                 (methods.index(entry.method) - (len(methods) - 1) / 2) * 0.7 / len(methods) if by_unit else 0
             )
             _ratio(each, entry, row + shift, look[entry.method], scale)
-        target = found.start + share * (found.end - found.start)
+        low, high = SPANS[span]
         panel(
             each,
-            f"to {text.number(target)}",
-            f"{text.percent(share)} of {found.baseline}'s gain",
+            span,
+            f"{100 * low:.0f} to {text.percent(high)} of {found.baseline}'s gain",
             f"cost of {found.baseline} / cost of the method",
         )
         names = [text.UNIT_TITLES[unit] for unit in units] if by_unit else methods
@@ -143,7 +143,7 @@ def _ratio_note(run: Records, found: Convergence, units: Sequence[str], methods:
     note = (
         f"{counted}Above 1× a method needs less than {found.baseline}. Lines: 95 % intervals over seeds, widened for "
         "the number of methods; an arrow goes on beyond the scale, a dotted line has no bound on either side. "
-        "No mark: the target was not reached."
+        "No mark: the mean curve does not get through the range."
     )
     if len(units) > 1 and PUBLISHED_FOR in methods:
         note += f" Triangle: the published {PUBLISHED}× in training steps."

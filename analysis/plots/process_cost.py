@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis import style, text
-from analysis.process_cost import SHARED, SHARES, Price, final_gain
+from analysis.convergence import SPANS
+from analysis.process_cost import RANGES, SHARED, Price, final_gain
 from analysis.records import Records
 from analysis.statistics import Estimate
 
@@ -29,10 +30,11 @@ _LEVELS = 4
 def write_process_cost(prices: Sequence[Price], baseline: str, run: Records, folder: Path) -> list[Path]:
     """Draws `process_cost` as PNG and SVG."""
     drawn = style.figure(8.4, 6.6)
-    axes = drawn.subplots(2, len(SHARES)).flatten()
-    for place, share in enumerate(SHARES):
+    axes = drawn.subplots(2, len(RANGES)).flatten()
+    for place, span in enumerate(RANGES):
         _speeds(axes[place], prices, place)
-        axes[place].set_title(f"to {text.percent(share)} of {baseline}'s gain", fontsize=9)
+        low, high = SPANS[span]
+        axes[place].set_title(f"{100 * low:.0f} to {text.percent(high)} of {baseline}'s gain", fontsize=9)
     _gains(axes[-2], prices, baseline, run)
     _accuracies(axes[-1], prices)
     ends = prices[0].making / 1.6, prices[-1].making * 1.6

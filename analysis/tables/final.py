@@ -58,7 +58,7 @@ def _summary(group: pd.DataFrame | None) -> dict[str, float]:
         return {"seeds": 0}
     gain = paired_gain(group["final"].to_numpy(), group["base"].to_numpy())
     return {
-        "final": float(group["final"].mean()),
+        "final": float(group["final"].to_numpy().mean()),
         "gain": gain.mean,
         "low": gain.low,
         "high": gain.high,
@@ -105,9 +105,7 @@ def _note(part: pd.DataFrame) -> str:
 def _gain(row: pd.Series) -> str:
     gain = Interval(row["gain"], row["low"], row["high"], int(row["seeds"]))
     if not gain.known:
-        return text.signed(gain.mean)
-    if not gain.half_width > 1e-9:
-        return f"{text.signed(gain.mean)} (seeds alike)"
+        return f"{text.signed(gain.mean)} (seeds alike)" if gain.alike else text.signed(gain.mean)
     return f"{text.signed(gain.mean)} ± {text.number(gain.half_width)}"
 
 

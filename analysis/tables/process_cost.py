@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis import text
-from analysis.process_cost import SHARED, SHARES, Price
+from analysis.process_cost import RANGES, SHARED, Price
 from analysis.records import Records
 from analysis.statistics import Estimate
 from analysis.tables.text_table import TextTable
@@ -19,7 +19,7 @@ _CHARGED = {1: "charged to one run", 10: "shared by ten", None: "not charged"}
 def process_cost_tables(
     prices: Sequence[Price], baseline: str, run: Records
 ) -> tuple[pd.DataFrame, tuple[TextTable, ...]]:
-    """One row a method and target, tidy; as text one table of methods and one of the process rewards' accuracy."""
+    """One row a method and range of targets, tidy; as text a table of methods and one of the accuracies."""
     rows = []
     for price in prices:
         for entry in price.paying:
@@ -29,8 +29,7 @@ def process_cost_tables(
                 "gain": price.gain.mean,
                 "gain_low": price.gain.low,
                 "gain_high": price.gain.high,
-                "share": entry.share,
-                "target": entry.target,
+                "span": entry.span,
             }
             for shared, speed in entry.speed.items():
                 name = f"speed_up_{'free' if shared is None else shared}"
@@ -42,8 +41,8 @@ def process_cost_tables(
 
 def _prices(prices: Sequence[Price], baseline: str, run: Records) -> TextTable:
     columns = ["method", "making, TFLOP", "gain"]
-    for share in SHARES:
-        columns += [f"{text.percent(share)}: {_CHARGED[shared]}" for shared in SHARED] + ["pays after"]
+    for span in RANGES:
+        columns += [f"{span}: {_CHARGED[shared]}" for shared in SHARED] + ["pays after"]
     rows = []
     for price in prices:
         cells = [
@@ -55,7 +54,7 @@ def _prices(prices: Sequence[Price], baseline: str, run: Records) -> TextTable:
             cells += [_speed(entry.speed[shared]) for shared in SHARED] + [_runs(entry.runs)]
         rows.append(tuple(cells))
     note = (
-        f"Speed-up over {baseline} in operations to 50 % and 75 % of its gain of "
+        f"Speed-up over {baseline} in operations, over the whole curve (25 to 85 % of its gain) and around 75 %, of "
         f"{text.reward_name(run.suite.headline)} on held-out prompts, with the making of the process reward charged to "
         "the run, shared by ten runs, or not charged; intervals over seeds, widened for "
         f"{text.count(len(prices), 'comparison')}. Pays after: so many runs to the target, making included, cost no "

@@ -1,4 +1,4 @@
-"""A table as strings, and the three ways in which one is written: Markdown, CSV and plain text."""
+"""A table as strings, and the ways in which one is written: Markdown, CSV, LaTeX and plain text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from tabulate import tabulate
+
+_LATEX = str.maketrans(
+    {"×": r"$\times$", "−": "-", "→": r"$\to$", "±": r"$\pm$", "–": "--", "%": r"\%", "_": r"\_", "&": r"\&"}
+)
+
+_STACK = r"\shortstack[l]{{{}}}"
 
 
 @dataclass(frozen=True)
@@ -28,45 +35,45 @@ class TextTable:
 
 def to_markdown(table: TextTable) -> str:
     """A table as Markdown, its note below it."""
-    lines = [
-        f"### {table.title}",
-        "",
-        _markdown_row(table.columns),
-        _markdown_row(["---"] * len(table.columns)),
+    rows = [
+        [cell.replace("|", "\\|").replace("\n", "<br>") for cell in row]
+        for row in (table.columns, *table.rows)
     ]
-    lines += [_markdown_row(row) for row in table.rows]
-    return "\n".join([*lines, *(["", table.note] if table.note else []), ""])
+    grid = "\n".join([_line(rows[0]), _line(["---"] * len(rows[0])), *map(_line, rows[1:])])
+    return "\n".join([f"### {table.title}", "", grid, *(["", table.note] if table.note else []), ""])
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def to_latex(table: TextTable) -> str:
+    """A table as a LaTeX `table` environment (booktabs), its note in the caption."""
+    escaped = [[cell.translate(_LATEX) for cell in row] for row in (table.columns, *table.rows)]
+    rows = [
+        [_STACK.format(cell.replace("\n", r" \\ ")) if "\n" in cell else cell for cell in row]
+        for row in escaped
+    ]
+    frame = pd.DataFrame(rows[1:], columns=rows[0])
+    caption = f"{table.title}. {table.note}".strip().translate(_LATEX)
+    return str(
+        frame.style.hide(axis="index").to_latex(
+            hrules=True, caption=caption, column_format="l" * len(rows[0])
+        )
+    )
 
 
 def to_text(table: TextTable) -> str:
     """A table in plain text with aligned columns, its title above and its note below."""
-    rows = [table.columns, *table.rows]
-    widths = [
-        max(len(line) for row in rows for line in row[place].split("\n")) for place in range(len(rows[0]))
-    ]
-    lines = [table.title, ""]
-    for number, row in enumerate(rows):
-        parts = [cell.split("\n") for cell in row]
-        for line in range(max(map(len, parts))):
-            cells = [part[line] if line < len(part) else "" for part in parts]
-            lines.append(
-                "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-            )
-        if number == 0:
-            lines.append("  ".join("-" * width for width in widths))
-    lines += ["", *textwrap.wrap(table.note, 100)] if table.note else []
-    return "\n".join([*lines, ""])
+    grid = tabulate(table.rows, headers=table.columns, tablefmt="simple", disable_numparse=True)
+    note = ["", *textwrap.wrap(table.note, 100)] if table.note else []
+    return "\n".join([table.title, "", *(line.rstrip() for line in grid.split("\n")), *note, ""])
 
 
-def write_table(folder: Path, name: str, frame: pd.DataFrame, texts: Sequence[TextTable]) -> list[Path]:
-    """Write `frame` (numbers, tidy) as `name.csv` and `texts` (as they are read) as `name.md`."""
+def write_table(folder: Path, name: str, frame: pd.DataFrame, texts: Sequence[TextTable]) -> None:
+    """Write `frame` (numbers, tidy) as `name.csv` and `texts` (as they are read) as `name.md` and `name.tex`."""
     folder.mkdir(parents=True, exist_ok=True)
-    csv, markdown = folder / f"{name}.csv", folder / f"{name}.md"
-    frame.to_csv(csv, index=frame.index.name is not None, float_format="%.6g")
-    markdown.write_text("\n".join(to_markdown(entry) for entry in texts if entry.rows), encoding="utf-8")
-    return [csv, markdown]
+    frame.to_csv(folder / f"{name}.csv", index=frame.index.name is not None, float_format="%.6g")
+    shown = [table for table in texts if table.rows]
+    for ending, written in (("md", to_markdown), ("tex", to_latex)):
+        (folder / f"{name}.{ending}").write_text("\n".join(map(written, shown)), encoding="utf-8")
