@@ -92,10 +92,10 @@ def interval(value: Interval) -> str:
 
 
 def p_value(value: float) -> str:
-    """`0.031`, `< 0.001`; one digit more where `0.050` would leave open on which side it lies."""
+    """`0.031`, `≤ 0.001`; one digit more where `0.050` would leave open on which side it lies."""
     if math.isnan(value):
         return NONE
-    return "< 0.001" if value < 0.001 else f"{value:.4f}" if f"{value:.3f}" == "0.050" else f"{value:.3f}"
+    return "≤ 0.001" if value <= 0.001 else f"{value:.4f}" if f"{value:.3f}" == "0.050" else f"{value:.3f}"
 
 
 def ratio(value: float) -> str:

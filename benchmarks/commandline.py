@@ -42,6 +42,7 @@ def known_names() -> str:
 def add_settings(
     parser: argparse.ArgumentParser,
     seeds: str = "how many training seeds, for each method",
+    count: Callable[[str], Any] = int,
     first_seed: str = "the first of them (0); tune with others than you report",
     config: str = "settings file; an earlier run's settings.yaml repeats it",
 ) -> None:
@@ -50,10 +51,11 @@ def add_settings(
     Args:
         parser: gets the options.
         seeds, first_seed, config: what these mean here.
+        count: reads the number of seeds.
     """
     add = parser.add_argument
     add("--preset", help=f"where settings begin ({DEFAULT_PRESET}); see below")
-    add("--seeds", type=int, metavar="N", help=seeds)
+    add("--seeds", type=count, metavar="N", help=seeds)
     add("--first-seed", type=int, metavar="N", help=first_seed)
     add("--budget", type=float, metavar="X", help="how much each (method, seed) may use, in --budget-unit")
     add(

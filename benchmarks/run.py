@@ -7,14 +7,15 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 
-from analysis.schema import BASE, SAMPLES_FILE, SETTINGS_FILE, run_folder
+from analysis.schema import BASE, SAMPLES_FILE, SETTINGS_FILE, Asked, run_folder
 from benchmarks.budget import Budget
 from benchmarks.commandline import (
     Parser,
@@ -28,10 +29,14 @@ from benchmarks.commandline import (
 from benchmarks.display import Display, print_table, say
 from benchmarks.ledger import Ledger
 from benchmarks.locking import alone
+from benchmarks.looks import UNTIL, parse_seeds, planned_looks, take_look
 from benchmarks.records import Recorder, consolidate, read_status, resume_command
 from benchmarks.resolve import read_config, resolve, write_settings
 from benchmarks.settings import RunSettings, SettingsError
 from benchmarks.workers import Failure, quieten, run_all, side_by_side, told
+
+if TYPE_CHECKING:
+    from benchmarks.tracking import Tracker
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -42,9 +47,43 @@ def arguments() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="methods to train, by name, comma-separated; 'all' for the catalogue",
     )
-    add_settings(parser)
+    add_settings(parser, "how many training seeds, for each method; with --until a range such as 5..20", str)
+    parser.add_argument(
+        "--until",
+        choices=UNTIL,
+        help="with --seeds 5..20: train 5 seeds and 5 more at a time until the primary question is decided",
+    )
+    parser.add_argument(
+        "--question",
+        choices=get_args(Asked),
+        help="the primary question: who learns faster than the baseline, or who ends higher (speed)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="METHOD",
+        help="of the primary question (flow_grpo, else dance_grpo, else the first)",
+    )
     add_running(parser)
     return parser
+
+
+def read_question(given: argparse.Namespace) -> None:
+    """Turns the options on seeds and the primary question into fields of `RunSettings`.
+
+    Raises:
+        SettingsError: a range of seeds without --until, or the reverse.
+    """
+    found = parse_seeds(given.seeds) if given.seeds is not None else None
+    if isinstance(found, tuple) != (given.until is not None):
+        raise SettingsError(
+            "--until decided needs a range of seeds, such as --seeds 5..20, and a range needs --until decided"
+        )
+    if isinstance(found, tuple):
+        given.looks, given.seeds = planned_looks(*found), found[1]
+    else:
+        given.seeds = found
+    named = {"asks": given.question, "baseline": given.baseline}
+    given.question = {name: value for name, value in named.items() if value is not None} or None
 
 
 #: What may be given beside --resume.
@@ -109,7 +148,11 @@ def main(typed: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
-    settings = resumed_settings(given) if given.resume else settings_of(given, command)
+    if given.resume:
+        settings = resumed_settings(given)
+    else:
+        read_question(given)
+        settings = settings_of(given, command)
     return carry_out(given, partial(Benchmark, settings))
 
 
@@ -156,21 +199,21 @@ class Benchmark:
         """Everything, and the exit code."""
         self._check()
         if not is_main_process():
-            run_all(self.settings, self.output, self._waiting(), 1, lambda _: None)
+            run_all(self.settings, self.output, self._waiting(self.runs), 1, lambda _: None)
             return 0
         self._prepare()
         with alone(self.output):
             return self._run()
 
-    def _waiting(self) -> list[tuple[str, int]]:
-        """The runs that have not finished."""
-        statuses = {run: read_status(run_folder(self.output, *run)) for run in self.runs}
+    def _waiting(self, runs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """The runs of these that have not finished."""
+        statuses = {run: read_status(run_folder(self.output, *run)) for run in runs}
         return [run for run, status in statuses.items() if status is None or status.status != "finished"]
 
-    def _share_done(self) -> float:
-        """Runs' worth of budget that an earlier call has used, up to the last checkpoints."""
+    def _share_done(self, runs: Sequence[tuple[str, int]]) -> float:
+        """Runs' worth of budget of these runs that is used already, up to the last checkpoints."""
         budget, done = Budget.of(self.settings), 0.0
-        for run in self.runs if self.resume else []:
+        for run in runs if self.resume or self.settings.looks else []:
             recorder = Recorder(self.output, *run)
             ledger = Ledger.of(recorder.usages()[: recorder.status.iterations])
             done += 1.0 if recorder.status.status == "finished" else budget.share(ledger)
@@ -189,7 +232,7 @@ class Benchmark:
         started = time.monotonic()
         tracker.start()
         try:
-            failures = self._train()
+            failures = self._train_looks(tracker) if self.settings.looks else self._train(self.runs)
         except KeyboardInterrupt:
             tracker.finish(patience=5.0)
             raise
@@ -199,19 +242,39 @@ class Benchmark:
             sys.stderr.write(f"warning: {problem}\n")
         return told(failures)
 
-    def _train(self) -> list[Failure]:
-        """Trains what has not finished, and gathers the records; returns the runs that failed."""
-        waiting = self._waiting()
+    def _train(self, runs: Sequence[tuple[str, int]]) -> list[Failure]:
+        """Trains what of these runs has not finished, and gathers the records; returns the runs that failed."""
+        waiting = self._waiting(runs)
         workers = min(self.workers, max(1, len(waiting)))
         try:
-            with Display(self.console, len(self.runs), self._share_done()) as display:
+            with Display(self.console, len(runs), self._share_done(runs)) as display:
                 return run_all(self.settings, self.output, waiting, workers, display.show)
         finally:
-            consolidate(self.output, self.runs)
+            consolidate(self.output, runs)
+
+    def _train_looks(self, tracker: Tracker) -> list[Failure]:
+        """Trains the seeds of each planned look until one settles the primary question; returns what failed."""
+        for number, seeds in enumerate(self.settings.looks, start=1):
+            runs = self.settings.runs(seeds)
+            failures = self._train(runs)
+            if failures:
+                return failures
+            look = take_look(self.settings, self.output, number)
+            say(self.console, f"look {number} of {len(self.settings.looks)}, {seeds} seeds: {look.answer}")
+            if look.decided:
+                tracker.spared = set(self.runs) - set(runs)
+                break
+        return []
 
     def _check(self) -> None:
         """Fails before anything is written where model, suite or process reward cannot be used."""
         from benchmarks.session import check
+
+        if self.settings.looks and launched():
+            raise SettingsError(
+                "--until decided looks at the records between seeds, which several processes cannot agree on; "
+                "run it in one process, or give a fixed number of --seeds"
+            )
 
         quieten()
         check(self.settings)

@@ -10,9 +10,9 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from analysis.schema import BASE, BudgetUnit, in_words
+from analysis.schema import BASE, Asked, BudgetUnit, default_baseline, in_words
 from methods.method import Method
-from methods.naming import changed, explain
+from methods.naming import changed, closest, explain
 from methods.weights import WeightSettings
 from samplers.pipeline import Geometry
 
@@ -86,6 +86,18 @@ class Evaluation(_Settings):
         return self.diagnostic_prompts > 0 and done % self.every == 0
 
 
+class Question(_Settings):
+    """The primary question of a run, named before it begins; everything else that is reported is secondary.
+
+    Attributes:
+        asks: "speed", which method learns faster than the baseline over the whole curve, or "final", which ends higher.
+        baseline: the method to compare with; None for flow_grpo, else dance_grpo, else the run's first method.
+    """
+
+    asks: Asked = "speed"
+    baseline: str | None = None
+
+
 class RunSettings(_Settings):
     """Everything that a run depends on.
 
@@ -96,6 +108,9 @@ class RunSettings(_Settings):
         method_settings: name -> all its settings.
         seeds: how many training seeds, for each method.
         first_seed: the first of them; tuning uses others than the results do.
+        question: the primary question, and the baseline that it is about.
+        looks: numbers of seeds after which the primary question is looked at, the last being `seeds`; training stops at
+            the first look that settles it. Empty for a fixed number of seeds.
         budget, budget_unit: how much each (method, seed) may use; `analysis.schema.UNITS` says what each unit counts.
         charge_prm: whether methods that use a process reward pay for its training out of their budget.
         suite: name of the reward suite.
@@ -120,6 +135,8 @@ class RunSettings(_Settings):
     method_settings: dict[str, Method]
     seeds: int = Field(ge=1)
     first_seed: int = Field(default=0, ge=0)
+    question: Question = Question()
+    looks: tuple[int, ...] = ()
     budget: float = Field(allow_inf_nan=False)
     budget_unit: BudgetUnit = "iterations"
     charge_prm: bool = False
@@ -148,6 +165,26 @@ class RunSettings(_Settings):
             raise ValueError(
                 "charge_prm: the training of a process reward has no iterations of the policy; choose a budget_unit of "
                 "videos, nfe, tflops or seconds"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _answerable(self) -> RunSettings:
+        baseline = self.question.baseline
+        if baseline is not None and baseline not in self.methods:
+            raise ValueError(
+                f"question.baseline is {baseline!r}, which is not trained; {closest(baseline, self.methods)}"
+            )
+        if self.looks and (
+            self.looks[0] < 2 or self.looks[-1] != self.seeds or list(self.looks) != sorted(set(self.looks))
+        ):
+            raise ValueError(
+                f"looks is {list(self.looks)}: give growing numbers of seeds, 2 or more, that end with seeds "
+                f"({self.seeds})"
+            )
+        if self.looks and len(self.methods) < 2:
+            raise ValueError(
+                "looks: adding seeds until the answer is known needs a second method to compare with"
             )
         return self
 
@@ -211,14 +248,16 @@ class RunSettings(_Settings):
         """The training seeds."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
-    def runs(self) -> list[tuple[str, int]]:
-        """Every (method, seed), seeds outermost, so that an interrupted benchmark compares equals."""
-        return [(method, seed) for seed in self.seed_range for method in self.methods]
+    def runs(self, seeds: int | None = None) -> list[tuple[str, int]]:
+        """Every (method, seed), or of the first seeds, seeds outermost: an interrupted benchmark compares equals."""
+        return [(method, seed) for seed in self.seed_range[:seeds] for method in self.methods]
 
     def dump(self, suite: dict[str, Any]) -> str:
         """YAML that `--config` reads back; `suite` describes the suite for the analysis, which loads no torch."""
         content = self.model_dump(mode="json")
         content["suite"] = suite
+        if len(self.methods) > 1:  # named before the run, whatever later versions would choose
+            content["question"]["baseline"] = self.question.baseline or default_baseline(self.methods)
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 

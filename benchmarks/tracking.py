@@ -350,6 +350,8 @@ class Tracker(Mirror):
     ) -> None:
         super().__init__(output, every)
         self.settings, self.runs = settings, runs
+        #: Planned runs that will not be made, since an earlier look settled the question.
+        self.spared: set[tuple[str, int]] = set()
 
     def _parent_tags(self) -> dict[str, str]:
         return self._tags("benchmark")
@@ -420,6 +422,9 @@ class Tracker(Mirror):
     def _close(self) -> None:
         """Copies the rest, hangs the report on the parent, and closes what did not finish."""
         states = set()
+        for run in self.spared & self._children.keys():
+            self._client.delete_run(self._children[run].run_id)
+            del self._children[run]
         for run, child in self._children.items():
             self._sync(run, child, whole=True)
             status = read_status(run_folder(self.output, *run))

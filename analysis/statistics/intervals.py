@@ -26,6 +26,9 @@ Floats = NDArray[np.float64]
 ROUNDING = 1e-7
 """Seeds closer to each other than this share of their size are alike: rewards are single precision."""
 
+_LEAST_FREEDOM = 2.0
+"""Below so many degrees of freedom, with two seeds a method, the studentised range is not tabulated: Bonferroni's."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -173,9 +176,14 @@ def _games_howell(
         )
     shares = one.var(ddof=1) / one.size, other.var(ddof=1) / other.size
     freedom = sum(shares) ** 2 / sum(share**2 / (n - 1) for share, n in zip(shares, seeds, strict=True))
-    error = math.sqrt(sum(shares) / 2)  # of the studentised range
-    width = float(qsturng(confidence, methods, freedom)) * error
-    p = float(np.ravel(psturng(abs(mean) / error, methods, freedom))[0])
+    error = math.sqrt(sum(shares))
+    if methods == 2 or freedom < _LEAST_FREEDOM:
+        pairs = methods * (methods - 1) // 2
+        width = float(stats.t.ppf(1 - (1 - confidence) / (2 * pairs), freedom)) * error
+        p = min(1.0, 2 * pairs * float(stats.t.sf(abs(mean) / error, freedom)))
+    else:
+        width = float(qsturng(confidence, methods, freedom)) * error / math.sqrt(2)
+        p = float(np.ravel(psturng(math.sqrt(2) * abs(mean) / error, methods, freedom))[0])
     return Difference(
         first, second, Interval(mean, mean - width, mean + width, min(seeds), confidence), p, seeds
     )

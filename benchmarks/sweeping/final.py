@@ -149,7 +149,7 @@ class Final(Benchmark):
     def train(self) -> list[Failure]:
         """Trains what is missing; returns the runs that failed by an error that may be mended."""
         self._prepare()
-        failures = self._train()
+        failures = self._train(self.runs)
         for run in self.runs:
             if self._state(*run) == "finished":  # nothing goes on from there
                 shutil.rmtree(run_folder(self.output, *run) / "checkpoint", ignore_errors=True)
@@ -164,8 +164,8 @@ class Final(Benchmark):
             for method in self.plan.methods
         }
 
-    def _waiting(self) -> list[tuple[str, int]]:
-        return [run for run in super()._waiting() if self._state(*run) != "diverged"]
+    def _waiting(self, runs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        return [run for run in super()._waiting(runs) if self._state(*run) != "diverged"]
 
     def _prepare(self) -> None:
         """Writes the settings, which more trials may have changed, and takes over the base model's evaluation."""
