@@ -24,6 +24,7 @@ from analysis.page import Folded, Part, Picture, Section, filled, picture, rende
 from analysis.plots.convergence import shown_unit, write_curves
 from analysis.plots.guidance import guidance_figure
 from analysis.plots.hacking import distance_figure, proxy_figure
+from analysis.plots.tradeoffs import tradeoffs_figure
 from analysis.power import power_table
 from analysis.records import Records, load_run
 from analysis.schema import BASE
@@ -35,6 +36,8 @@ from analysis.tables.guidance import accuracies_table, gaps_table
 from analysis.tables.hacking import hacking_frame, hacking_table
 from analysis.tables.methods import methods_table
 from analysis.tables.text_table import write_table
+from analysis.tables.tradeoffs import tradeoffs_table
+from analysis.tradeoffs import at_equal_reward
 
 FEW_PAIRED = 4
 """With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone, and
@@ -104,6 +107,7 @@ def _figures(evidence: _Evidence) -> dict[str, Picture]:
     drawn: dict[str, Figure | None] = {
         "proxy": proxy_figure(run),
         "distance": distance_figure(run),
+        "tradeoffs": tradeoffs_figure(run),
         "guidance": guidance_figure(run),
         "training": plots.training_curves(run),
     }
@@ -127,6 +131,7 @@ CAPTIONS = {
     "rewards_held_out": "Rewards over training on held-out prompts",
     "proxy": "Gain on the rewards trained on, and on the headline reward",
     "distance": "Proxy gap, diversity and KL to the base model",
+    "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
     "guidance": "Guided and unguided rollouts, accuracy of the process reward, shares of the gradient",
     "training": "Rewards and updates during training",
 }
@@ -206,7 +211,11 @@ def _hacking(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
         "Does a method improve what it is trained on more than what it is meant for, does it lose again what it had "
         "gained, and how far from the base model did it walk for it?"
     )
-    parts = filled([table, pictures.get("proxy"), pictures.get("distance")])
+    at_level = at_equal_reward(evidence.run, evidence.course)
+    frame, level = tradeoffs_table(evidence.run, at_level)
+    if at_level:
+        write_table(evidence.tables, "tradeoffs", frame, [level])
+    parts = filled([table, pictures.get("proxy"), pictures.get("tradeoffs"), level, pictures.get("distance")])
     return Section("Reward hacking", parts, intro if parts else "", dense=True)
 
 
