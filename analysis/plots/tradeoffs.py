@@ -79,6 +79,6 @@ def _lines(axes: Axes, run: Records, frame: pd.DataFrame, x: str, y: str) -> pd.
 
 def _label(axes: Axes, ends: pd.DataFrame, names: list[str], x: str, y: str) -> None:
     """Names the methods on the front beside their ends."""
-    place = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7, "color": style.INK}
     for _, row in ends[ends["method"].isin(names)].iterrows():
-        axes.annotate(row["method"], (row[x], row[y]), **place).set_in_layout(False)
+        name = axes.annotate(row["method"], (row[x], row[y]), xytext=(4, 4), textcoords="offset points")
+        name.set(fontsize=7, color=style.INK, in_layout=False)

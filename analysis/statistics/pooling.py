@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
 from statsmodels.stats.meta_analysis import combine_effects
 
 from analysis.statistics.intervals import Interval
@@ -33,7 +34,8 @@ def pooled(effects: Sequence[float], errors: Sequence[float], confidence: float 
     """Random-effects mean of `effects` with standard `errors`, both (runs,).
 
     Paule and Mandel's variance between runs, and Hartung and Knapp's interval (Student's t, one degree of freedom less
-    than runs), which holds for few runs where the usual normal interval is too narrow; from statsmodels.
+    than runs), which holds for few runs where the usual normal interval is too narrow, with an error no smaller than
+    the runs' own; from statsmodels.
 
     Raises:
         ValueError: fewer than two runs, or an error that is not above zero.
@@ -48,8 +50,10 @@ def pooled(effects: Sequence[float], errors: Sequence[float], confidence: float 
             f"effects must be finite and errors above 0: {values.tolist()} and {spreads.tolist()}"
         )
     found = combine_effects(values, spreads**2, method_re="pm")
-    low, high = (float(bound) for bound in found.conf_int(alpha=1 - confidence, use_t=True)[3])
     mean = float(found.mean_effect_re)
+    # Runs that happen to agree would make Hartung and Knapp's error smaller than their own errors allow.
+    error = max(float(found.sd_eff_w_re_hksj), float(found.sd_eff_w_re))
+    width = float(student.ppf((1 + confidence) / 2, len(values) - 1)) * error
     weights = tuple(float(weight) for weight in found.weights_rel_re)
-    interval = Interval(mean, low, high, len(values), confidence)
+    interval = Interval(mean, mean - width, mean + width, len(values), confidence)
     return Pooled(interval, weights, math.sqrt(max(float(found.tau2), 0.0)), max(float(found.i2), 0.0))

@@ -47,9 +47,9 @@ class Estimate:
     """A ratio with its interval over seeds, and how far to believe it.
 
     `value` is 0 where the method, infinite where only the baseline never gets through the targets. `low` and `high`
-    are NaN where there is no interval, zero and infinite where the data bound only one side. `spread` is the standard
-    deviation over seeds of the logarithm, of the method and of the baseline. `seeds` is the smaller number of both.
-    `why` says what is the matter where something is.
+    are NaN where there is no interval, zero and infinite where the data bound only one side. Of the logarithm,
+    `spread` is the standard deviation over seeds of the method and of the baseline, and `error` the standard error.
+    `seeds` is the smaller number of both. `why` says what is the matter where something is.
     """
 
     value: float
@@ -58,6 +58,7 @@ class Estimate:
     seeds: int
     confidence: float = 0.95
     spread: tuple[float, float] = (math.nan, math.nan)
+    error: float = math.nan
     why: str = ""
 
     @property
@@ -108,7 +109,7 @@ def speed_up(
     spread = math.sqrt(variances[0] * len(first.values)), math.sqrt(variances[1] * len(baseline.values))
     total = sum(variances)
     if not total > 0:
-        return Estimate(value, math.nan, math.nan, seeds, confidence, spread, NO_SPREAD)
+        return Estimate(value, math.nan, math.nan, seeds, confidence, spread, 0.0, NO_SPREAD)
     counts = len(first.values) - 1, len(baseline.values) - 1
     freedom = total**2 / sum(part**2 / n for part, n in zip(variances, counts, strict=True))
     level = 1 - (1 - confidence) / comparisons
@@ -116,7 +117,8 @@ def speed_up(
     closed = all(entry.reached for entry in (ratio, *ours, *theirs)) and width < _OPEN
     low = math.exp(ratio.log - width) if closed else 0.0
     high = math.exp(ratio.log + width) if width < _OPEN else math.inf
-    return Estimate(value, low, high, seeds, confidence, spread, "" if ratio.reached else short)
+    why = "" if ratio.reached else short
+    return Estimate(value, low, high, seeds, confidence, spread, math.sqrt(total), why)
 
 
 def mean_cost(cost: ArrayLike, values: ArrayLike, targets: ArrayLike) -> float:
