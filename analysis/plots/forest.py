@@ -58,6 +58,7 @@ def _panel(axes: Axes, entry: PooledEffects) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
         axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}×" if value in (0.5, 2, 5) else "")
+        axes.tick_params(which="both", labelsize=8.5)
     title = "whole-curve speed-up" if ratio else "difference of final rewards (base s.d.)"
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=style.INK)
 
