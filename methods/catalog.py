@@ -247,7 +247,8 @@ def difference(first: Method | str, second: Method | str) -> dict[str, tuple[Any
     """The fields in which two methods differ, and both values; this print is the ablation.
 
     Args:
-        first, second: methods, or names of the catalogue.
+        first: a method, or its name in the catalogue.
+        second: likewise.
 
     Raises:
         ValueError: no such method; names the nearest.

@@ -12,7 +12,8 @@ def best_of_each(scores: Tensor, group_size: int, best: int, worst: int = 0) -> 
     Args:
         scores: (B,), the members of a group side by side. Of equal scores the earlier sample is the better.
         group_size: members of a group.
-        best, worst: how many of each; together at most `group_size`.
+        best: how many of the best to take.
+        worst: how many of the worst; together at most `group_size`.
 
     Returns:
         (S,) positions, ascending.

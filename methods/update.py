@@ -81,7 +81,8 @@ class Learner:
             seed: of the run.
             settings: which weights are trained.
             reference: whether somebody else will ask for the base model's velocity.
-            micro_batch, rollout_batch: see the class.
+            micro_batch: see the class.
+            rollout_batch: see the class.
         """
         needs = method.objective.needs
         weights = TrainedWeights(

@@ -88,7 +88,8 @@ def bradley_terry_loss(first: Tensor, second: Tensor, difference: Tensor) -> Ten
     """Mean of -log sigmoid(value of the preferred sample - value of the other).
 
     Args:
-        first, second: (n,) values of the pairs' members.
+        first: (n,) values of the pairs' first members.
+        second: (n,) values of the second ones.
         difference: (n,) score of the first less that of the second. A tie prefers neither: its loss is the constant
             log 2.
     """

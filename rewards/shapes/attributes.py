@@ -82,7 +82,8 @@ def disc(rows: Tensor, columns: Tensor, radius: Tensor | float) -> Tensor:
     """Anti-aliased coverage of a disc centred at the origin.
 
     Args:
-        rows, columns: pixel offsets from the centre, down and right, broadcastable.
+        rows: pixel offsets from the centre, downwards, broadcastable.
+        columns: the same, to the right.
         radius: in pixels, broadcastable.
 
     Returns:
