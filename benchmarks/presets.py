@@ -1,4 +1,4 @@
-"""Presets: what the testbed changes in the published settings, shared by all methods or for one."""
+"""Presets: the testbed's changes to the published settings, for all methods or for one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Preset:
     Attributes:
         summary: one line for `--help`.
         run: values of `RunSettings`.
-        every_method: dotted method fields set for all methods: what a fair comparison shares.
-        per_method: method -> dotted fields set for it: what each needs of its own.
+        every_method: dotted method fields set for all methods, for a fair comparison.
+        per_method: method -> dotted fields set for it alone.
     """
 
     summary: str
@@ -42,7 +42,7 @@ def _testbed() -> dict[str, Any]:
     }
 
 
-#: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update a rollout.
+#: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update per rollout.
 #: Nothing is averaged over the few updates of a run.
 _SHARED = {
     "sampler.num_steps": NUM_STEPS,
@@ -52,14 +52,14 @@ _SHARED = {
     "average": None,
 }
 
-# What was tuned. docs/tuning.md says how it was found: forty trials and a final for each method.
+# Tuned settings: forty trials and a final for each method (docs/tuning.md).
 _LEARNING_RATE = {"optimiser.learning_rate": 1.11e-3}
 _FLOW_GRPO = {"sampler.noise.level": 1.13, **_LEARNING_RATE}
 _DANCE_GRPO = {"sampler.noise.level": 0.785, "optimiser.learning_rate": 5.47e-4}
 _EUPHONIUM = {"sampler.noise.level": 1.14, "optimiser.learning_rate": 2.99e-3}
 _TARGET = {"distillation.strength": 59.2, "distillation.weight": 0.347}
 
-#: What each method needs of its own.
+#: Settings of single methods.
 _PER_METHOD: dict[str, dict[str, Any]] = {
     "flow_grpo": _FLOW_GRPO,
     "dance_grpo": _DANCE_GRPO,
@@ -117,7 +117,7 @@ PRESETS: dict[str, Preset] = {
         _PER_METHOD,
     ),
     "published": Preset(
-        "published steps, groups and learning rates; give --model and what belongs to it",
+        "published steps, groups and learning rates; requires --model and its companions",
         {**_testbed(), "budget": 300},
     ),
 }

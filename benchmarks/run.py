@@ -47,22 +47,22 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-#: What may be given beside --resume.
+#: Options allowed with --resume.
 _WITH_RESUME = ("resume", "output", "workers")
 
 
 def resumed_file(given: argparse.Namespace) -> Path:
-    """The settings file of the run to go on with.
+    """The settings file of the run to resume.
 
     Raises:
-        SettingsError: --output holds no run, or other options would change it.
+        SettingsError: --output holds no run, or other options are given.
     """
     if given.output is None:
-        raise SettingsError("--resume needs --output, the folder of the run to go on with")
+        raise SettingsError("--resume needs --output, the folder of the run to resume")
     for name, value in vars(given).items():
         if name not in _WITH_RESUME and value not in (None, [], False):
             raise SettingsError(
-                f"--resume goes on with the run's own settings; give only --output and --workers, not "
+                f"--resume uses the run's own settings; give only --output and --workers, not "
                 f"--{name.replace('_', '-')}"
             )
     file: Path = given.output / SETTINGS_FILE
@@ -72,7 +72,7 @@ def resumed_file(given: argparse.Namespace) -> Path:
 
 
 def resumed_settings(given: argparse.Namespace) -> RunSettings:
-    """The settings of the run to go on with; errors are those of `resumed_file`."""
+    """The settings of the run to resume; raises like `resumed_file`."""
     config = read_config(resumed_file(given))
     return resolve(None, config, {}, [], str(config.get("command", "")))
 
@@ -81,13 +81,13 @@ def output_folder(given: argparse.Namespace) -> Path:
     """The run's folder.
 
     Raises:
-        SettingsError: something lies in it already, and it is not to be resumed.
+        SettingsError: the folder is not empty and is not to be resumed.
     """
     if launched():
         if given.output is None:
             raise SettingsError("under accelerate launch, name one folder for all processes with --output")
         if not is_main_process():
-            return Path(given.output)  # the main process refuses or creates it
+            return Path(given.output)  # the main process checks or creates it
     if given.output is None:
         return Path("results") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     output: Path = given.output
@@ -96,7 +96,7 @@ def output_folder(given: argparse.Namespace) -> Path:
     if given.resume or not output.exists() or not any(output.iterdir()):
         return output
     what = (
-        "already holds a run; give --resume to go on with it"
+        "already holds a run; give --resume to continue it"
         if (output / SETTINGS_FILE).is_file()
         else "is not empty"
     )
@@ -104,7 +104,7 @@ def output_folder(given: argparse.Namespace) -> Path:
 
 
 def main(typed: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
+    """The command line; returns the exit code: 0, 2 for an error the user can fix, 1 for a bug in this program."""
     return run_program(arguments, typed, _run, "nothing was written")
 
 
@@ -120,8 +120,8 @@ def carry_out(
 
     Args:
         given: the options of `add_running`.
-        make: the benchmark, of its folder, its workers and whether it goes on with what lies there.
-        module: whose command line goes on with it.
+        make: makes the benchmark from its folder, number of workers and whether to resume.
+        module: whose command line resumes it.
 
     Raises:
         SettingsError: naming option, value and remedy.
@@ -129,18 +129,18 @@ def carry_out(
     if given.workers is not None and given.workers < 1:
         raise SettingsError(f"--workers is {given.workers}; give at least 1")
     output = output_folder(given)
-    again = f"the records so far are kept, go on with `{resume_command(output, module)}`"
+    again = f"the records so far are kept; continue with `{resume_command(output, module)}`"
     return exit_code(make(output, given.workers, given.resume).run, again)
 
 
 class Benchmark:
-    """One benchmark: prepares the folder, trains, tracks, reports.
+    """One benchmark: prepares the folder, trains, tracks and reports.
 
     Args:
         settings: what to run.
         output: its folder.
-        workers: processes side by side; None for what the machine has.
-        resume: whether to go on with what lies in the folder.
+        workers: parallel processes; None to choose by the machine.
+        resume: whether to continue the run in the folder.
     """
 
     def __init__(self, settings: RunSettings, output: Path, workers: int | None, resume: bool) -> None:
@@ -153,7 +153,7 @@ class Benchmark:
         return 1 if launched() else side_by_side(len(self.runs))
 
     def run(self) -> int:
-        """Everything, and the exit code."""
+        """Runs everything and returns the exit code."""
         self._check()
         if not is_main_process():
             run_all(self.settings, self.output, self._waiting(), 1, lambda _: None)
@@ -168,7 +168,7 @@ class Benchmark:
         return [run for run, status in statuses.items() if status is None or status.status != "finished"]
 
     def _share_done(self) -> float:
-        """Runs' worth of budget that an earlier call has used, up to the last checkpoints."""
+        """Budget used by earlier calls up to the last checkpoints, in runs."""
         budget, done = Budget.of(self.settings), 0.0
         for run in self.runs if self.resume else []:
             recorder = Recorder(self.output, *run)
@@ -183,7 +183,7 @@ class Benchmark:
         say(
             self.console,
             f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
-            f"{self.settings.budget_text} each, {self.workers} side by side; results in {self.output}",
+            f"{self.settings.budget_text} each, {self.workers} in parallel; results in {self.output}",
         )
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
@@ -200,7 +200,7 @@ class Benchmark:
         return told(failures)
 
     def _train(self) -> list[Failure]:
-        """Trains what has not finished, and gathers the records; returns the runs that failed."""
+        """Trains unfinished runs and collects the records; returns the failed runs."""
         waiting = self._waiting()
         workers = min(self.workers, max(1, len(waiting)))
         try:
@@ -210,7 +210,7 @@ class Benchmark:
             consolidate(self.output, self.runs)
 
     def _check(self) -> None:
-        """Fails before anything is written where model, suite or process reward cannot be used."""
+        """Fails, before anything is written, if model, suite or process reward cannot be used."""
         from benchmarks.session import check
 
         quieten()
@@ -226,7 +226,7 @@ class Benchmark:
             raise SettingsError(f"--output {str(self.output)!r} cannot be written: {error}") from error
 
     def _report(self, seconds: float) -> None:
-        """Report, tables and figures; and the final table on the console."""
+        """Writes report, tables and figures, and prints the final table."""
         from analysis.answer import answer
         from analysis.convergence import convergence
         from analysis.records import RecordError, load_run
@@ -247,7 +247,7 @@ class Benchmark:
         say(self.console, f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}")
 
     def _animate(self) -> None:
-        """Writes `samples.gif` beside each run's sample videos: any viewer plays it, MLflow's page included."""
+        """Writes `samples.gif` beside each run's sample videos, for any viewer including MLflow's page."""
         import numpy as np
 
         from analysis.records import Samples
@@ -264,18 +264,18 @@ class Benchmark:
 
     def _store(self) -> str:
         if os.environ.get("MLFLOW_TRACKING_URI"):
-            return "the store that MLFLOW_TRACKING_URI names"
+            return "the store given by MLFLOW_TRACKING_URI"
         own = f"sqlite:///{self.output / 'mlflow.db'}"
         return f"mlflow ui --backend-store-uri {shlex.quote(own)}"
 
 
 def launched() -> bool:
-    """Whether `accelerate launch` started several processes for this."""
+    """Whether `accelerate launch` started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_main_process() -> bool:
-    """Whether this process writes."""
+    """Whether this is the process that writes files."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
