@@ -17,7 +17,7 @@ from rewards.suites import LoadedSuite
 from samplers import Sampler, build
 from samplers.pipeline import PipelinePolicy
 
-#: Sample videos kept for the report: of this many held-out prompts.
+#: Number of held-out prompts with sample videos in the report.
 SHOWN = 6
 
 
@@ -27,7 +27,7 @@ class Evaluated:
 
     Attributes:
         rows: (split, prompt, sample, reward, value) of every video and reward.
-        videos: (P, F, H, W, 3) the first sample of some held-out prompts, for people to look at.
+        videos: (P, F, H, W, 3) the first sample of some held-out prompts, for viewing.
         prompts: their P prompts.
     """
 
@@ -49,7 +49,7 @@ def evaluation_prompts(settings: RunSettings) -> list[tuple[str, str]]:
 
 
 def evenly_spaced(prompts: Sequence[str], most: int) -> list[str]:
-    """At most `most` of the prompts, spread over their list, in order."""
+    """At most `most` of the prompts, evenly spaced, in order."""
     count = min(most, len(prompts))
     return [prompts[i * len(prompts) // count] for i in range(count)]
 

@@ -1,4 +1,4 @@
-"""Presets: what the testbed changes in the published settings, shared by all methods or for one."""
+"""Presets: the testbed's changes to the published settings, for all methods or for one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Preset:
     Attributes:
         summary: one line for `--help`.
         run: values of `RunSettings`.
-        every_method: dotted method fields set for all methods: what a fair comparison shares.
-        per_method: method -> dotted fields set for it: what each needs of its own.
+        every_method: dotted method fields set for all methods, for a fair comparison.
+        per_method: method -> dotted fields set for it alone.
     """
 
     summary: str
@@ -42,7 +42,7 @@ def _testbed() -> dict[str, Any]:
     }
 
 
-#: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update a rollout.
+#: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update per rollout.
 #: Nothing is averaged over the few updates of a run.
 _SHARED = {
     "sampler.num_steps": NUM_STEPS,
@@ -52,14 +52,14 @@ _SHARED = {
     "average": None,
 }
 
-# What was tuned: docs/tuning.md says how.
+# Tuned settings: docs/tuning.md says how they were found.
 
 
 def _tuned(noise: float, learning_rate: float) -> dict[str, Any]:
     return {"sampler.noise.level": noise, "optimiser.learning_rate": learning_rate}
 
 
-#: What each method needs of its own.
+#: Settings of single methods.
 _PER_METHOD: dict[str, dict[str, Any]] = {
     # Winners of forty trials and a final each.
     "flow_grpo": _tuned(1.13, 1.11e-3),
@@ -129,7 +129,7 @@ PRESETS: dict[str, Preset] = {
         _PER_METHOD,
     ),
     "published": Preset(
-        "published steps, groups and learning rates; give --model and what belongs to it",
+        "published steps, groups and learning rates; requires --model and its companions",
         {**_testbed(), "budget": 300},
     ),
 }

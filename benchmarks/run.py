@@ -47,7 +47,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="methods to train, by name, comma-separated; 'all' for the catalogue",
     )
-    add_settings(parser, "how many training seeds, for each method; with --until a range such as 5..20", str)
+    add_settings(parser, "number of training seeds per method; with --until a range such as 5..20", str)
     parser.add_argument(
         "--until",
         choices=UNTIL,
@@ -86,22 +86,22 @@ def read_question(given: argparse.Namespace) -> None:
     given.question = {name: value for name, value in named.items() if value is not None} or None
 
 
-#: What may be given beside --resume.
+#: Options allowed with --resume.
 _WITH_RESUME = ("resume", "output", "workers")
 
 
 def resumed_file(given: argparse.Namespace) -> Path:
-    """The settings file of the run to go on with.
+    """The settings file of the run to resume.
 
     Raises:
-        SettingsError: --output holds no run, or other options would change it.
+        SettingsError: --output holds no run, or other options are given.
     """
     if given.output is None:
-        raise SettingsError("--resume needs --output, the folder of the run to go on with")
+        raise SettingsError("--resume needs --output, the folder of the run to resume")
     for name, value in vars(given).items():
         if name not in _WITH_RESUME and value not in (None, [], False):
             raise SettingsError(
-                f"--resume goes on with the run's own settings; give only --output and --workers, not "
+                f"--resume uses the run's own settings; give only --output and --workers, not "
                 f"--{name.replace('_', '-')}"
             )
     file: Path = given.output / SETTINGS_FILE
@@ -111,7 +111,7 @@ def resumed_file(given: argparse.Namespace) -> Path:
 
 
 def resumed_settings(given: argparse.Namespace) -> RunSettings:
-    """The settings of the run to go on with; errors are those of `resumed_file`."""
+    """The settings of the run to resume; raises like `resumed_file`."""
     config = read_config(resumed_file(given))
     return resolve(None, config, {}, [], str(config.get("command", "")))
 
@@ -120,13 +120,13 @@ def output_folder(given: argparse.Namespace) -> Path:
     """The run's folder.
 
     Raises:
-        SettingsError: something lies in it already, and it is not to be resumed.
+        SettingsError: the folder is not empty and is not to be resumed.
     """
     if launched():
         if given.output is None:
             raise SettingsError("under accelerate launch, name one folder for all processes with --output")
         if not is_main_process():
-            return Path(given.output)  # the main process refuses or creates it
+            return Path(given.output)  # the main process checks or creates it
     if given.output is None:
         return Path("results") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     output: Path = given.output
@@ -135,7 +135,7 @@ def output_folder(given: argparse.Namespace) -> Path:
     if given.resume or not output.exists() or not any(output.iterdir()):
         return output
     what = (
-        "already holds a run; give --resume to go on with it"
+        "already holds a run; give --resume to continue it"
         if (output / SETTINGS_FILE).is_file()
         else "is not empty"
     )
@@ -143,7 +143,7 @@ def output_folder(given: argparse.Namespace) -> Path:
 
 
 def main(typed: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
+    """The command line; returns the exit code: 0, 2 for an error the user can fix, 1 for a bug in this program."""
     return run_program(arguments, typed, _run, "nothing was written")
 
 
@@ -163,8 +163,8 @@ def carry_out(
 
     Args:
         given: the options of `add_running`.
-        make: the benchmark, of its folder, its workers and whether it goes on with what lies there.
-        module: whose command line goes on with it.
+        make: makes the benchmark from its folder, number of workers and whether to resume.
+        module: whose command line resumes it.
 
     Raises:
         SettingsError: naming option, value and remedy.
@@ -172,18 +172,18 @@ def carry_out(
     if given.workers is not None and given.workers < 1:
         raise SettingsError(f"--workers is {given.workers}; give at least 1")
     output = output_folder(given)
-    again = f"the records so far are kept, go on with `{resume_command(output, module)}`"
+    again = f"the records so far are kept; continue with `{resume_command(output, module)}`"
     return exit_code(make(output, given.workers, given.resume).run, again)
 
 
 class Benchmark:
-    """One benchmark: prepares the folder, trains, tracks, reports.
+    """One benchmark: prepares the folder, trains, tracks and reports.
 
     Args:
         settings: what to run.
         output: its folder.
-        workers: processes side by side; None for what the machine has.
-        resume: whether to go on with what lies in the folder.
+        workers: parallel processes; None to choose by the machine.
+        resume: whether to continue the run in the folder.
     """
 
     def __init__(self, settings: RunSettings, output: Path, workers: int | None, resume: bool) -> None:
@@ -196,7 +196,7 @@ class Benchmark:
         return 1 if launched() else side_by_side(len(self.runs))
 
     def run(self) -> int:
-        """Everything, and the exit code."""
+        """Runs everything and returns the exit code."""
         self._check()
         if not is_main_process():
             run_all(self.settings, self.output, self._waiting(self.runs), 1, lambda _: None)
@@ -211,7 +211,7 @@ class Benchmark:
         return [run for run, status in statuses.items() if status is None or status.status != "finished"]
 
     def _share_done(self, runs: Sequence[tuple[str, int]]) -> float:
-        """Runs' worth of budget of these runs that is used already, up to the last checkpoints."""
+        """Budget that these runs have used already, up to the last checkpoints, in runs."""
         budget, done = Budget.of(self.settings), 0.0
         for run in runs if self.resume or self.settings.looks else []:
             recorder = Recorder(self.output, *run)
@@ -226,7 +226,7 @@ class Benchmark:
         say(
             self.console,
             f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
-            f"{self.settings.budget_text} each, {self.workers} side by side; results in {self.output}",
+            f"{self.settings.budget_text} each, {self.workers} in parallel; results in {self.output}",
         )
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
@@ -243,7 +243,7 @@ class Benchmark:
         return told(failures)
 
     def _train(self, runs: Sequence[tuple[str, int]]) -> list[Failure]:
-        """Trains what of these runs has not finished, and gathers the records; returns the runs that failed."""
+        """Trains the unfinished of these runs and collects the records; returns the failed runs."""
         waiting = self._waiting(runs)
         workers = min(self.workers, max(1, len(waiting)))
         try:
@@ -267,7 +267,7 @@ class Benchmark:
         return []
 
     def _check(self) -> None:
-        """Fails before anything is written where model, suite or process reward cannot be used."""
+        """Fails, before anything is written, if model, suite or process reward cannot be used."""
         from benchmarks.session import check
 
         if self.settings.looks and launched():
@@ -289,7 +289,7 @@ class Benchmark:
             raise SettingsError(f"--output {str(self.output)!r} cannot be written: {error}") from error
 
     def _report(self, seconds: float) -> None:
-        """Report, tables and figures; and the final table on the console."""
+        """Writes report, tables and figures, and prints the final table."""
         from analysis.answer import answer
         from analysis.convergence import convergence
         from analysis.records import RecordError, load_run
@@ -310,7 +310,7 @@ class Benchmark:
         say(self.console, f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}")
 
     def _animate(self) -> None:
-        """Writes `samples.gif` beside each run's sample videos: any viewer plays it, MLflow's page included."""
+        """Writes `samples.gif` beside each run's sample videos, for any viewer including MLflow's page."""
         import numpy as np
 
         from analysis.records import Samples
@@ -327,18 +327,18 @@ class Benchmark:
 
     def _store(self) -> str:
         if os.environ.get("MLFLOW_TRACKING_URI"):
-            return "the store that MLFLOW_TRACKING_URI names"
+            return "the store given by MLFLOW_TRACKING_URI"
         own = f"sqlite:///{self.output / 'mlflow.db'}"
         return f"mlflow ui --backend-store-uri {shlex.quote(own)}"
 
 
 def launched() -> bool:
-    """Whether `accelerate launch` started several processes for this."""
+    """Whether `accelerate launch` started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_main_process() -> bool:
-    """Whether this process writes."""
+    """Whether this is the process that writes files."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -1,4 +1,4 @@
-"""A benchmark run's settings: one frozen record, resolved once at the entry point and written beside the results."""
+"""A benchmark run's settings: one frozen record, resolved once at the entry point and saved with the results."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from methods.weights import WeightSettings
 from samplers.pipeline import Geometry
 
 VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
-#: Names that no method of one's own can have: the untrained model's, and every method's in `--set`.
+#: Reserved method names: the untrained model's, and the one for all methods in `--set`.
 RESERVED = (BASE, "all")
 #: The settings of a method, of whatever kind.
 AnyMethod = TypeVar("AnyMethod", bound=BaseModel)
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be used; one line that names the field, the value and the remedy."""
+    """Settings cannot be used; one line names the field, the value and the remedy."""
 
 
 class _Settings(BaseModel):
@@ -32,7 +32,7 @@ class _Settings(BaseModel):
 
 
 class Prompts(_Settings):
-    """Prompts that RL trains on, and those that only evaluation sees."""
+    """Prompts for RL training, and prompts used only in evaluation."""
 
     train: tuple[str, ...] = Field(min_length=1)
     held_out: tuple[str, ...] = Field(min_length=1)
@@ -41,10 +41,10 @@ class Prompts(_Settings):
     def _apart(self) -> Prompts:
         shared = sorted(set(self.train) & set(self.held_out))
         if shared:
-            raise ValueError(f"prompt {shared[0]!r} is both trained on and held out")
+            raise ValueError(f"prompt {shared[0]!r} is both a training and a held-out prompt")
         for prompt in (*self.train, *self.held_out):
             if not prompt.strip() or len(prompt.splitlines()) > 1:
-                raise ValueError(f"prompt {prompt!r} is empty or longer than a line")
+                raise ValueError(f"prompt {prompt!r} is empty or spans several lines")
             if (*self.train, *self.held_out).count(prompt) > 1:
                 raise ValueError(f"prompt {prompt!r} is listed twice")
         return self
@@ -55,13 +55,13 @@ class Evaluation(_Settings):
 
     Attributes:
         every: iterations between evaluations; the last iteration is always evaluated.
-        early_every, early_until: iterations between evaluations up to iteration `early_until`, where fast methods cross
-            slow ones' rewards; these come without diagnostics.
-        train_prompts: how many training prompts, evenly spaced through their list.
+        early_every, early_until: iterations between evaluations up to iteration `early_until`, when fast methods
+            overtake slow ones; these come without diagnostics.
+        train_prompts: number of training prompts, evenly spaced in their list.
         samples_per_prompt: videos of each training or held-out prompt.
         num_steps, shift: of the ODE sampler.
         seed: of the noise; the same for every method and training seed.
-        batch: videos generated at once.
+        batch: videos generated at a time.
         diagnostic_prompts: training prompts that diagnostics (KL to the base model, guided against unguided rollouts,
             accuracy of the process reward) draw rollouts for at each evaluation; 0 leaves diagnostics out.
     """
@@ -78,11 +78,11 @@ class Evaluation(_Settings):
     diagnostic_prompts: int = Field(default=4, ge=0)
 
     def due(self, done: int) -> bool:
-        """Whether the policy is evaluated after `done` iterations, though it is not the end."""
+        """Whether to evaluate the policy after `done` iterations, apart from the end."""
         return done % self.every == 0 or (done <= self.early_until and done % self.early_every == 0)
 
     def diagnosed(self, done: int) -> bool:
-        """Whether diagnostics come with the evaluation after `done` iterations, though it is not the end."""
+        """Whether the evaluation after `done` iterations includes diagnostics, apart from the end."""
         return self.diagnostic_prompts > 0 and done % self.every == 0
 
 
@@ -99,19 +99,19 @@ class Question(_Settings):
 
 
 class RunSettings(_Settings):
-    """Everything that a run depends on.
+    """Everything a run depends on.
 
     Attributes:
-        command: the command line that made these settings.
-        preset: the preset that they began from.
+        command: the command line behind these settings.
+        preset: the preset they started from.
         methods: names of the methods, in the order of the tables.
         method_settings: name -> all its settings.
-        seeds: how many training seeds, for each method.
-        first_seed: the first of them; tuning uses others than the results do.
+        seeds: number of training seeds per method.
+        first_seed: the first seed; tuning and results use different seeds.
         question: the primary question, and the baseline that it is about.
         looks: numbers of seeds after which the primary question is looked at, the last being `seeds`; training stops at
             the first look that settles it. Empty for a fixed number of seeds.
-        budget, budget_unit: how much each (method, seed) may use; `analysis.schema.UNITS` says what each unit counts.
+        budget, budget_unit: budget of each (method, seed); units are explained in `analysis.schema.UNITS`.
         charge_prm: whether methods that use a process reward pay for its training out of their budget.
         suite: name of the reward suite.
         model: folder of the base model, a diffusers pipeline.
@@ -125,7 +125,7 @@ class RunSettings(_Settings):
         evaluation: how policies are evaluated.
         checkpoint_every: iterations between checkpoints.
         micro_batch: rows in one training pass; results do not depend on it.
-        rollout_batch: videos of an iteration drawn, decoded and scored at once; None for all. It bounds memory.
+        rollout_batch: videos of an iteration drawn, decoded and scored at a time; None for all. Bounds memory.
         precision: accelerate's mixed precision of the policy's network.
     """
 
@@ -163,7 +163,7 @@ class RunSettings(_Settings):
             raise ValueError(f"budget is {self.budget:g} {self.budget_unit}: give a number above 0")
         if self.charge_prm and self.budget_unit == "iterations":
             raise ValueError(
-                "charge_prm: the training of a process reward has no iterations of the policy; choose a budget_unit of "
+                "charge_prm: training a process reward takes no iterations of the policy; choose a budget_unit of "
                 "videos, nfe, tflops or seconds"
             )
         return self
@@ -195,7 +195,7 @@ class RunSettings(_Settings):
                 f"methods {self.methods} and method_settings {tuple(self.method_settings)} differ"
             )
         if len(set(self.methods)) != len(self.methods):
-            raise ValueError(f"methods {self.methods} name one twice")
+            raise ValueError(f"methods {self.methods} name a method twice")
         for name in self.methods:
             if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name) or name in RESERVED:
                 raise ValueError(
@@ -222,7 +222,7 @@ class RunSettings(_Settings):
             raise SettingsError(explain(error)) from error
 
     def replace(self, **changes: Any) -> Self:
-        """These settings with some fields changed, checked anew.
+        """These settings with some fields changed, validated again.
 
         Raises:
             SettingsError: naming field, value and what is wrong.
@@ -230,17 +230,17 @@ class RunSettings(_Settings):
         return self.checked(**{**dict(self), **changes})
 
     def of_methods(self, methods: Sequence[Method]) -> Self:
-        """The same run of other methods, in their order.
+        """The same run with other methods, in the given order.
 
         Raises:
-            SettingsError: two have one name, or a name cannot be a folder's.
+            SettingsError: two share a name, or a name cannot be a folder name.
         """
         named = {method.name: method for method in methods}
         return self.replace(methods=tuple(method.name for method in methods), method_settings=named)
 
     @property
     def budget_text(self) -> str:
-        """The budget of each (method, seed) for people: "30 iterations", "1.5 TFLOP"."""
+        """The budget of each (method, seed) as text: "30 iterations", "1.5 TFLOP"."""
         return in_words(self.budget, self.budget_unit)
 
     @property
@@ -249,11 +249,11 @@ class RunSettings(_Settings):
         return range(self.first_seed, self.first_seed + self.seeds)
 
     def runs(self, seeds: int | None = None) -> list[tuple[str, int]]:
-        """Every (method, seed), or of the first seeds, seeds outermost: an interrupted benchmark compares equals."""
+        """Every (method, seed), seeds outermost, so that an interrupted benchmark still compares like with like."""
         return [(method, seed) for seed in self.seed_range[:seeds] for method in self.methods]
 
     def dump(self, suite: dict[str, Any]) -> str:
-        """YAML that `--config` reads back; `suite` describes the suite for the analysis, which loads no torch."""
+        """YAML that `--config` reads back; `suite` describes the suite for the analysis, which does not load torch."""
         content = self.model_dump(mode="json")
         content["suite"] = suite
         if len(self.methods) > 1:  # named before the run, whatever later versions would choose
@@ -270,7 +270,7 @@ def variant(method: AnyMethod, changes: Mapping[str, Any], name: str) -> AnyMeth
         name: the variant's.
 
     Raises:
-        SettingsError: no such field (names the nearest), or a value that does not fit.
+        SettingsError: no such field (names the closest match), or an invalid value.
     """
     try:
         return changed(method, {**changes, "name": name}, name)

@@ -180,7 +180,7 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
         stopped = ablated.run(FILE, *given)
     assert stopped.code == 130
     command = f"python -m benchmarks.ablate --resume --output {stopped.folder}"
-    assert f"go on with `{command}`" in stopped.err
+    assert f"continue with `{command}`" in stopped.err
     assert resume_command(stopped.folder) == command
     result = ablated("--resume")
     assert result.code == 0, result.err
@@ -344,7 +344,11 @@ def variant(**fields: Any) -> dict[str, Any]:
         ({**FILE, "settings": {"bugdet": 3}}, (), "settings.bugdet is no field of a run"),
         ({**FILE, "settings": {"methods": ["x"]}}, (), "settings.methods is no field of a run"),
         (FILE, ("--factors", "guidence"), "--factors names 'guidence'; did you mean 'guidance'?"),
-        (FILE, ("--set", "dance_grpo.group_size=4"), "--set names method 'dance_grpo', which does not run"),
+        (
+            FILE,
+            ("--set", "dance_grpo.group_size=4"),
+            "--set names method 'dance_grpo', which is not part of this run",
+        ),
         (
             {"factors": {"f": {"field": "objective.clip_range", "values": [1e-4]}}},
             (),

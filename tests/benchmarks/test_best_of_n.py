@@ -342,7 +342,7 @@ def test_a_run_of_another_kind_is_not_resumed(bench: Bench, tune: Callable[..., 
     assert ordinary.code == 0, ordinary.err
     refused = called(bench, "--resume")
     assert refused.code == 2
-    assert "none of benchmarks.best_of_n" in refused.err
+    assert "not of benchmarks.best_of_n" in refused.err
     assert tune(output="own").code == 0
     other_way = bench.resume("own")
     assert other_way.code == 2

@@ -112,7 +112,7 @@ def test_settings_are_derived_from_settings(world: Path) -> None:
     for changes, message in (({"seeds": 0}, "seeds is 0"), ({"budget": 1.5}, "budget is 1.5: give a whole")):
         with pytest.raises(SettingsError, match=message):
             settings.replace(**changes)
-    with pytest.raises(SettingsError, match="name one twice"):
+    with pytest.raises(SettingsError, match="name a method twice"):
         settings.of_methods([dance, dance])
     with pytest.raises(SettingsError, match="mine: unknown field 'groupsize'; did you mean 'group_size'"):
         variant(dance, {"groupsize": 1}, "mine")
