@@ -88,7 +88,7 @@ def combine(runs: Sequence[Records]) -> Records:
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat = flatten({"charge_prm": False, **settings})
+    flat = {"evaluation.final_samples_per_prompt": None, **flatten({"charge_prm": False, **settings})}
     free = {name: value for name, value in flat.items() if not {*name.split(".")} & {*FREE}}
     for name in PATHS:
         if free.get(name) is not None:

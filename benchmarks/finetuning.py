@@ -229,8 +229,9 @@ class FineTuning:
 
     def _evaluate(self, done: int, last: bool) -> None:
         started = time.perf_counter()
-        with self.meter(EVALUATION, "policy", **evaluation_counts(self.settings)):
-            result = evaluate(self.policy, self.session.suite, self.settings, done)
+        counts = evaluation_counts(self.settings, last)
+        with self.meter(EVALUATION, ("policy", counts["videos"]), **counts):
+            result = evaluate(self.policy, self.session.suite, self.settings, done, last)
         self.recorder.evaluation(done, result.rows)
         self.recorder.usage(done, self.meter.take())
         if last:

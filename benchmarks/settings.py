@@ -59,6 +59,9 @@ class Evaluation(_Settings):
             overtake slow ones; these come without diagnostics.
         train_prompts: number of training prompts, evenly spaced in their list.
         samples_per_prompt: videos of each training or held-out prompt.
+        final_samples_per_prompt: the same for the base model and for the end of a run, whose noise is part of every
+            result: a multiple of `samples_per_prompt`, the first of them those of any other evaluation; None for as
+            many as on the way.
         num_steps, shift: of the ODE sampler.
         seed: of the noise; the same for every method and training seed.
         batch: videos generated at a time.
@@ -71,11 +74,26 @@ class Evaluation(_Settings):
     early_until: int = Field(default=0, ge=0)
     train_prompts: int = Field(default=12, ge=1)
     samples_per_prompt: int = Field(default=12, ge=2)
+    final_samples_per_prompt: int | None = Field(default=None, ge=2)
     num_steps: int = Field(default=8, ge=1)
     shift: float = Field(default=3.0, gt=0)
     seed: int = 20_260_101
     batch: int = Field(default=144, ge=1)
     diagnostic_prompts: int = Field(default=4, ge=0)
+
+    @model_validator(mode="after")
+    def _whole_rounds(self) -> Evaluation:
+        final, each = self.final_samples_per_prompt, self.samples_per_prompt
+        if final is not None and final % each:
+            raise ValueError(
+                f"final_samples_per_prompt is {final}: give a multiple of samples_per_prompt, which is {each}, or null "
+                "for as many"
+            )
+        return self
+
+    def samples(self, final: bool) -> int:
+        """Videos of each prompt: of the base model and at the end of a run (`final`), or on the way."""
+        return (final and self.final_samples_per_prompt) or self.samples_per_prompt
 
     def due(self, done: int) -> bool:
         """Whether to evaluate the policy after `done` iterations, apart from the end."""

@@ -66,8 +66,8 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
     policy = session.policy()
     # As trained policies are evaluated: under accelerate's mixed precision.
     policy.transformer = session.accelerator.prepare_model(policy.transformer, evaluation_mode=True)
-    with meter(EVALUATION, "base model", **evaluation_counts(session.settings)):
-        result = evaluate(policy, session.suite, session.settings, 0)
+    with meter(EVALUATION, "base model", **evaluation_counts(session.settings, final=True)):
+        result = evaluate(policy, session.suite, session.settings, 0, final=True)
     recorder.evaluation(0, result.rows)
     recorder.usage(0, meter.take())
     recorder.samples(result.videos, result.prompts)
@@ -78,9 +78,9 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
     report(Progress(BASE, 0, 1, 1, 1.0, headline, status="finished"))
 
 
-def evaluation_counts(settings: RunSettings) -> dict[str, float]:
+def evaluation_counts(settings: RunSettings, final: bool) -> dict[str, float]:
     """Videos and network evaluations of one evaluation."""
-    videos = len(evaluation_prompts(settings)) * settings.evaluation.samples_per_prompt
+    videos = len(evaluation_prompts(settings)) * settings.evaluation.samples(final)
     branches = 1 if settings.guidance_scale == 1 else 2
     return {"videos": videos, "nfe": videos * settings.evaluation.num_steps * branches}
 
@@ -279,9 +279,9 @@ class Training:
         due = last or self.settings.evaluation.due(done)
         if self._main and due:
             started = time.perf_counter()
-            counts = evaluation_counts(self.settings)
-            with self.meter(EVALUATION, "policy", **counts), self.learner.evaluated():
-                result = evaluate(self.policy, self.session.suite, self.settings, done)
+            counts = evaluation_counts(self.settings, last)
+            with self.meter(EVALUATION, ("policy", counts["videos"]), **counts), self.learner.evaluated():
+                result = evaluate(self.policy, self.session.suite, self.settings, done, last)
             self._record(result, done, last)
             diagnosed = last or self.settings.evaluation.diagnosed(done)
             self.recorder.usage(done, self._diagnose(done) if diagnosed else self._evaluation_usage())

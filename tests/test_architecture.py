@@ -30,6 +30,7 @@ WITHOUT: dict[str, set[str]] = {
 READS_ANALYSIS = {
     "benchmarks/run.py",
     "benchmarks/ablate.py",
+    "benchmarks/ablating/effects.py",
     "benchmarks/ablating/table.py",
     "benchmarks/sweeping/plots.py",
 }

@@ -66,6 +66,10 @@ def test_one_run_is_itself(write: Callable[[str, Plan], Path]) -> None:
     [
         ({"model": "/models/other/transformer"}, "model is weights/pipeline and other/transformer"),
         ({"evaluation": {"every": 5, "samples_per_prompt": 3}}, "evaluation.samples_per_prompt is 2 and 3"),
+        (
+            {"evaluation": {"every": 5, "samples_per_prompt": 2, "final_samples_per_prompt": 6}},
+            "evaluation.final_samples_per_prompt is None and 6",
+        ),
         ({"video": {"num_frames": 9, "height": 32, "width": 32}}, "video.num_frames is 5 and 9"),
         ({"budget": 60.0}, "budget is 30.0 and 60.0"),
         ({"budget_unit": "tflops"}, "budget_unit is iterations and tflops"),
