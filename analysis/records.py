@@ -59,7 +59,7 @@ class RecordedSuite:
 
 
 @dataclass(frozen=True)
-class Question:
+class RecordedQuestion:
     """A run's primary question, named before it began: about `speed` or `final` rewards, against which baseline."""
 
     asks: str = "speed"
@@ -141,10 +141,10 @@ class Records:
         return in_words(float(self.settings["budget"]), self.budget_unit)
 
     @property
-    def question(self) -> Question:
+    def question(self) -> RecordedQuestion:
         """The primary question; older records, which name none, ask about speed."""
         entry = self.settings.get("question") or {}
-        return Question(str(entry.get("asks", "speed")), entry.get("baseline"))
+        return RecordedQuestion(str(entry.get("asks", "speed")), entry.get("baseline"))
 
     @property
     def charges_prm(self) -> bool:

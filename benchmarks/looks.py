@@ -16,7 +16,7 @@ UNTIL = ("decided",)
 
 
 @dataclass(frozen=True)
-class Look:
+class TakenLook:
     """What one look found.
 
     Attributes:
@@ -58,7 +58,7 @@ def planned_looks(fewest: int, most: int) -> tuple[int, ...]:
     return (*range(fewest, most, fewest), most)
 
 
-def take_look(settings: RunSettings, output: Path, number: int) -> Look:
+def take_look(settings: RunSettings, output: Path, number: int) -> TakenLook:
     """Answers the primary question from the seeds of a look and records the look.
 
     Args:
@@ -80,4 +80,4 @@ def take_look(settings: RunSettings, output: Path, number: int) -> Look:
     replace_text(file, pd.DataFrame(rows).to_csv(index=False))
     run = load_run(output)
     found = answer(run, convergence(run))
-    return Look(number, settings.looks[number - 1], found.decided, found.primary)
+    return TakenLook(number, settings.looks[number - 1], found.decided, found.primary)

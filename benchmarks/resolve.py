@@ -193,6 +193,18 @@ def _configured(configured: Any, names: Sequence[str]) -> dict[str, dict[str, An
     return configured
 
 
+def _question(
+    given: Any, flags: Mapping[str, Any], names: Sequence[str], configured: Mapping[str, Any]
+) -> Any:
+    """The primary question. A file's baseline need not be among the methods that the command line chose from it."""
+    if not isinstance(given, Mapping) or "methods" not in flags:
+        return given or {}
+    chosen = flags.get("question") or {}
+    baseline = given.get("baseline")
+    left_out = baseline not in names and baseline in {*configured, *CATALOG}
+    return {**given, "baseline": None} if left_out and "baseline" not in chosen else given
+
+
 def _assigned(texts: Sequence[str], names: Sequence[str]) -> dict[str, Changes]:
     """Each method's (field, value) of `--set`, in their order."""
     found: dict[str, Changes] = {name: [] for name in names}
@@ -235,6 +247,7 @@ def resolve(
         names = values["methods"] = _names(values)
         configured = _configured(values.get("method_settings", {}), names)
         assigned, every = _assigned(assignments, names), configured.get(EVERY, {})
+        values["question"] = _question(values.get("question"), flags, names, configured)
         values["method_settings"] = {
             name: _method(name, preset, every, configured.get(name, {}), assigned[name]) for name in names
         }

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-
-if TYPE_CHECKING:
-    from analysis.pool import PooledEffects
-    from analysis.statistics import Interval
+from analysis.pool import SPEED, PooledEffects
+from analysis.statistics import Interval
 
 _ROW = 0.34  # inches
 
@@ -33,7 +30,7 @@ def forest_figure(found: Sequence[PooledEffects], method: str, baseline: str) ->
 
 
 def _panel(axes: Axes, entry: PooledEffects) -> None:
-    ratio = entry.quantity == "speed-up"
+    ratio = entry.quantity == SPEED
     scale: Callable[[float], float] = math.exp if ratio else float
     weights = entry.result.weights if entry.result else [1 / max(len(entry.effects), 1)] * len(entry.effects)
     names = []

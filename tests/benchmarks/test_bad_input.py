@@ -79,7 +79,7 @@ def refused(result: Result, *words: str) -> None:
         ((*GOOD, "--budget", "ten"), ("--budget", "'ten'")),
         ((*GOOD, "--budget-unit", "hours"), ("--budget-unit", "'hours'", "iterations")),
         ((*GOOD, "--seeds", "0"), ("seeds is 0",)),
-        ((*GOOD, "--seeds", "-1"), ("seeds is -1",)),
+        ((*GOOD, "--seeds", "-1"), ("--seeds is '-1'", "give a number such as 5")),
         ((*GOOD, "--seed", "3"), ("--seed",)),
         ((*GOOD, "--workers", "0"), ("--workers is 0", "at least 1")),
         ((*GOOD, "--workers", "-2"), ("--workers is -2",)),

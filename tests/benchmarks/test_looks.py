@@ -12,7 +12,7 @@ import yaml
 from analysis.records import load_run
 from analysis.schema import LOOKS_FILE
 from analysis.statistics import look_confidences
-from benchmarks.looks import Look, parse_seeds, planned_looks
+from benchmarks.looks import TakenLook, parse_seeds, planned_looks
 from benchmarks.settings import SettingsError
 from tests.benchmarks.harness import Bench, quick
 from tests.world import world_settings
@@ -66,10 +66,10 @@ def _stop_at(monkeypatch: pytest.MonkeyPatch, number: int, seen: list[int]) -> N
     """Makes look `number` the one that decides, whatever the tiny world's rewards are."""
     from benchmarks import looks, run
 
-    def look(settings: Any, output: Path, place: int) -> Look:
+    def look(settings: Any, output: Path, place: int) -> TakenLook:
         found = looks.take_look(settings, output, place)
         seen.append(place)
-        return Look(found.number, found.seeds, place == number, found.answer)
+        return TakenLook(found.number, found.seeds, place == number, found.answer)
 
     monkeypatch.setattr(run, "take_look", look)
 
