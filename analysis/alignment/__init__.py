@@ -147,7 +147,7 @@ def _robust(gains: Floats) -> Interval:
         return Interval(value, np.nan, np.nan, seeds)
     found = stats.bootstrap(
         (np.arange(seeds),),
-        lambda chosen, axis: interquartile_mean(gains[chosen], axis=(axis, -1)),
+        lambda chosen, axis: interquartile_mean(gains[chosen], axis=(axis - 1, -1)),
         n_resamples=1000,
         method="percentile",
         rng=np.random.default_rng(0),
