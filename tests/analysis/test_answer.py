@@ -58,7 +58,9 @@ FAST = [0.6, 0.7, 0.75, 0.8]
 def test_a_clear_winner(tmp_path: Path) -> None:
     plan = Plan(seeds=10, spread=0.004, samples=8, with_samples=False, rewards=FEW)
     found = answer(load_run(write_run(tmp_path, plan)))
-    assert found.question.startswith("Which method learns faster than flow_grpo within 30 iterations, judged by")
+    assert found.question.startswith(
+        "Which method learns faster than flow_grpo within 30 iterations, judged by"
+    )
     assert found.primary.startswith("From 25 % to 85 % of flow_grpo's gain in accuracy (0.")
     assert "counted in iterations, euphonium (" in found.primary
     assert found.secondary.startswith("euphonium ended highest: accuracy on held-out prompts rose from 0.")

@@ -236,7 +236,9 @@ def test_the_command_says_why_there_is_no_speed_up(
 def test_tables_hold_what_was_found(whole_run: Path) -> None:
     found = convergence(load_run(whole_run))
     frame = speed_frame(found)
-    promised = "method baseline unit span share_low share_high cost baseline_cost speed_up low high confidence"
+    promised = (
+        "method baseline unit span share_low share_high cost baseline_cost speed_up low high confidence"
+    )
     assert {*promised.split(), "seeds", "verdict", "why"} == set(frame)
     assert len(frame) == 2 * 5 * 3
     own = frame.set_index(["method", "unit", "span"]).loc[("euphonium", "tflops", WHOLE)]
