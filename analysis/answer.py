@@ -10,6 +10,7 @@ only a suggestion.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,105 +71,82 @@ class Answer:
 def answer(run: Records, course: Convergence) -> Answer:
     """Answer a run's question from its records; works for any part of a run, saying what cannot be said."""
     values = final_values(run)
-    split = run.splits[0] if run.splits else "held_out"
-    headline = values[(values["reward"] == run.suite.headline) & (values["split"] == split)]
-    standings = _standings(run, headline)
+    headline = values[(values["reward"] == run.suite.headline) & (values["split"] == run.split)]
+    groups = {method: headline[headline["method"] == method] for method in run.methods}
+    standings = tuple(sorted(filter(None, map(_standing, groups.values())), key=lambda entry: -entry.final))
     about_speed = run.question.asks == "speed"
-    groups = {entry.method: _of(headline, entry.method) for entry in standings}
-    differences = tuple(pairwise_differences(groups, 0.95 if about_speed else run.confidence))
-    speeds = _primary_speeds(run, course)
-    faster = [entry.verdict != UNDECIDED for entry in speeds]
-    higher = [entry.distinct for entry in differences if course.baseline in (entry.first, entry.second)]
-    asked = faster if about_speed else higher
-    open_gate = not asked or any(asked)
-    ending = _ending(run, standings, differences, split, firm=not about_speed or open_gate)
-    speed = _speed(run, course, speeds, firm=about_speed or open_gate) if standings else ""
-    primary, secondary = (speed or ending, ending if speed else "") if about_speed else (ending, speed)
+    ends = {entry.method: groups[entry.method]["final"].to_numpy() for entry in standings}
+    differences = tuple(pairwise_differences(ends, 0.95 if about_speed else run.confidence))
+    speeds = tuple(entry for entry in course.speeds if entry.span == WHOLE and entry.unit == course.unit)
+    if about_speed:
+        asked = [entry.verdict != UNDECIDED for entry in speeds]
+    else:
+        asked = [entry.distinct for entry in differences if course.baseline in (entry.first, entry.second)]
+    gate = not asked or any(asked)
+    ending = _ending(run, standings, differences, firm=gate or not about_speed)
+    speed = _speed(run, course, speeds, firm=gate or about_speed) if standings else ""
     return Answer(
-        question=_question(run, course, split),
-        primary=primary,
-        secondary=secondary,
-        limits=tuple(_limits(run, standings, split, course)),
+        question=_question(run, course),
+        primary=(speed or ending) if about_speed else ending,
+        secondary=speed if not about_speed else ending if speed else "",
+        limits=tuple(_limits(run, standings, course)),
         standings=standings,
-        speeds=tuple(speeds),
+        speeds=speeds,
         differences=differences,
         decided=bool(asked) and all(asked),
         confidence=run.confidence,
     )
 
 
-def _of(values: pd.DataFrame, method: str) -> np.ndarray:
-    return values.loc[values["method"] == method, "final"].to_numpy()
+def _standing(seeds: pd.DataFrame) -> Standing | None:
+    """Of one method's finished seeds; None if there is none, or a NaN among their ends."""
+    finals, base = seeds["final"].to_numpy(), seeds["base"].to_numpy()
+    if not len(finals) or np.isnan(finals).any():
+        return None
+    name = str(seeds["method"].iloc[0])
+    return Standing(name, float(base.mean()), float(finals.mean()), paired_gain(finals, base))
 
 
-def _standings(run: Records, headline: pd.DataFrame) -> tuple[Standing, ...]:
-    """Methods with a finished seed and no NaN among their ends, best first."""
-    entries = []
-    for method in run.methods:
-        seeds = headline[headline["method"] == method]
-        finals, base = seeds["final"].to_numpy(), seeds["base"].to_numpy()
-        if len(finals) and not np.isnan(finals).any():
-            entries.append(
-                Standing(method, float(base.mean()), float(finals.mean()), paired_gain(finals, base))
-            )
-    return tuple(sorted(entries, key=lambda entry: -entry.final))
-
-
-def _primary_speeds(run: Records, course: Convergence) -> list[Speed]:
-    unit = run.budget_unit if run.budget_unit in course.units else "iterations"
-    return [entry for entry in course.speeds if entry.span == WHOLE and entry.unit == unit]
-
-
-def _headline(run: Records) -> str:
-    return text.reward_name(run.suite.headline)
-
-
-def _question(run: Records, course: Convergence, split: str) -> str:
-    trained = run.suite.role(run.suite.headline) == "training"
-    kind = "which they were trained on" if trained else "which none was trained on"
+def _question(run: Records, course: Convergence) -> str:
+    role = "which they were" if run.suite.role(run.suite.headline) == "training" else "which none was"
     prompts = (
-        "prompts that none was trained on" if split == "held_out" else "the prompts they were trained on"
+        "prompts that none was trained on" if run.split == "held_out" else "the prompts they were trained on"
     )
-    judged = f"within {run.budget}, judged by {_headline(run)}, {kind}, on {prompts}?"
+    reward = text.reward_name(run.suite.headline)
+    judged = f"within {run.budget}, judged by {reward}, {role} trained on, on {prompts}?"
     if len(run.methods) < 2:
         return f"How far does {''.join(run.methods)} align the video model {judged}"
-    if run.question.asks == "final":
-        return f"Which method ends higher than {course.baseline} {judged}"
-    return f"Which method learns faster than {course.baseline} {judged}"
+    asks = "ends higher" if run.question.asks == "final" else "learns faster"
+    return f"Which method {asks} than {course.baseline} {judged}"
 
 
 def _ending(
-    run: Records, standings: tuple[Standing, ...], differences: tuple[Difference, ...], split: str, firm: bool
+    run: Records, standings: tuple[Standing, ...], differences: tuple[Difference, ...], firm: bool
 ) -> str:
     """Who ends highest, and from whom that differs."""
+    reward = text.reward_name(run.suite.headline)
     if not standings:
         asked = text.listed(run.methods, "or")
-        return (
-            f"There is no answer yet: no seed of {asked} has finished with an evaluation of {_headline(run)}."
-        )
-    best = standings[0]
+        return f"There is no answer yet: no seed of {asked} has finished with an evaluation of {reward}."
+    best, several = standings[0], len(standings) > 1
     level = [e.method for e in standings if abs(e.final - best.final) <= LEVEL * abs(best.final)]
-    several = len(standings) > 1
     if len(level) > 1:
         ended = f"{text.listed(level)} ended level"
     elif len(standings) < len(run.methods):
-        ended = (
-            f"Of the {len(standings)} methods that finished, {best.method} ended highest"
-            if several
-            else f"Only {best.method} has finished"
-        )
+        some = f"Of the {len(standings)} methods that finished, {best.method} ended highest"
+        ended = some if several else f"Only {best.method} has finished"
     elif several and best.gain.mean < 0:
         ended = f"No method gained, and {best.method} lost least"
     else:
         ended = f"{best.method} ended highest" if several else f"{best.method} was trained"
-    verb = "rose" if best.gain.mean > 0 else "fell" if best.gain.mean < 0 else "stayed"
     way = f"from {text.number(best.base)} to {text.number(best.final)}"
-    moved = (
-        f"{_headline(run)} on {text.SPLIT_NAMES[split]} {verb} "
-        f"{f'at {text.number(best.final)}' if verb == 'stayed' else way}"
-    )
+    way = f"rose {way}" if best.gain.mean > 0 else f"fell {way}" if best.gain.mean < 0 else way
+    if not best.gain.mean:
+        way = f"stayed at {text.number(best.final)}"
+    elif math.isnan(best.gain.mean):
+        way = f"ended at {text.number(best.final)}"
     rest = "" if len(level) > 1 else _from_others(standings, differences, firm)
-    return f"{ended}: {moved} ({_gain(best)}){rest}."
+    return f"{ended}: {reward} on {text.SPLIT_NAMES[run.split]} {way} ({_gain(best)}){rest}."
 
 
 def _gain(best: Standing) -> str:
@@ -187,55 +165,46 @@ def _from_others(standings: tuple[Standing, ...], differences: tuple[Difference,
         return ""
     if min(entry.gain.n for entry in standings) < 2:
         return "; with one seed of a method nothing is known of chance"
-    best = standings[0].method
-    against = {entry.second: entry for entry in differences if entry.first == best}
-    apart = [name for name, entry in against.items() if entry.distinct]
-    close = [name for name, entry in against.items() if not entry.distinct]
+    against = [entry for entry in differences if entry.first == standings[0].method]
+    apart = [entry.second for entry in against if entry.distinct]
+    close = [entry.second for entry in against if not entry.distinct]
     others = _some(apart) if close or len(apart) <= NAMED else f"all {len(apart)} others"
-    clauses = [f"with {_seed_range(standings)} "]
-    if apart and firm:
-        clauses.append(f"that is higher than {others} beyond chance")
-    elif apart:
-        clauses.append(
-            f"the intervals suggest that this is higher than {others}, to be confirmed on other seeds"
-        )
-    if close:
-        rest = _some(close, "or") if apart or len(close) <= NAMED else f"any of the {len(close)} others"
-        clauses.append(f"{', but ' if apart else ''}no difference from {rest} is shown")
-    return "; " + "".join(clauses)
+    higher = f"that is higher than {others} beyond chance"
+    if not firm:
+        higher = f"the intervals suggest that this is higher than {others}, to be confirmed on other seeds"
+    rest = _some(close, "or") if apart or len(close) <= NAMED else f"any of the {len(close)} others"
+    same = f"no difference from {rest} is shown"
+    said = ", but ".join([*([higher] if apart else []), *([same] if close else [])])
+    return f"; with {text.counts((entry.gain.n for entry in standings), 'seed')} each {said}"
 
 
 def _some(names: list[str], last: str = "and") -> str:
     return text.listed(names, last) if len(names) <= NAMED else f"{len(names)} others"
 
 
-def _speed(run: Records, course: Convergence, entries: list[Speed], firm: bool) -> str:
+def _speed(run: Records, course: Convergence, entries: Sequence[Speed], firm: bool) -> str:
     """Who learns faster than the baseline over the whole curve, in the budget's unit; empty for a single method."""
     if len(run.methods) < 2:
         return ""
     if not entries:
         return f"No speed-up is given: {course.why_not or 'no other method has finished'}."
     low, high = SPANS[WHOLE]
-    path = (
-        f"From {text.percent(low)} to {text.percent(high)} of {course.baseline}'s gain in {_headline(run)} "
-    )
-    path += f"({text.number(course.reward_at(low))} to {text.number(course.reward_at(high))})"
-    unit = text.UNIT_TITLES[entries[0].unit]
-    return f"{path}, counted in {unit}, {_verdicts(entries, course.baseline, firm)}."
+    gain = f"{course.baseline}'s gain in {text.reward_name(run.suite.headline)}"
+    rewards = f"{text.number(course.reward_at(low))} to {text.number(course.reward_at(high))}"
+    counted = f"counted in {text.UNIT_TITLES[entries[0].unit]}"
+    verdicts = _verdicts(entries, course.baseline, firm)
+    return f"From {text.percent(low)} to {text.percent(high)} of {gain} ({rewards}), {counted}, {verdicts}."
 
 
-def _verdicts(entries: list[Speed], baseline: str, firm: bool) -> str:
+def _verdicts(entries: Sequence[Speed], baseline: str, firm: bool) -> str:
     """Who is faster than the baseline, who slower, and of whom no difference is shown."""
     ordered = sorted(entries, key=lambda entry: -entry.ratio.value)
     clauses: list[str] = []
     for verdict in ("faster", "slower"):
         chosen = [entry for entry in ordered if entry.verdict == verdict]
         if chosen:
-            is_are = "is" if len(chosen) == 1 else "are"
-            said = f"{is_are} {verdict}" if firm else f"{'seems' if len(chosen) == 1 else 'seem'} {verdict}"
-            clauses.append(
-                f"{_ratios(chosen)} {said} than {baseline}" if not clauses else f"{_ratios(chosen)} {said}"
-            )
+            verb = ("is" if firm else "seems") if len(chosen) == 1 else ("are" if firm else "seem")
+            clauses.append(f"{_ratios(chosen)} {verb} {verdict}" + ("" if clauses else f" than {baseline}"))
     unclear = [entry for entry in ordered if entry.verdict == UNDECIDED]
     if unclear:
         from_whom = "" if clauses else f" from {baseline}"
@@ -264,28 +233,20 @@ def _ratio(entry: Speed) -> str:
     return "does not get so far"
 
 
-def _seed_range(standings: tuple[Standing, ...]) -> str:
-    counts = sorted({entry.gain.n for entry in standings})
-    if len(counts) == 1:
-        return f"{text.count(counts[0], 'seed')} each"
-    return f"{counts[0]} to {counts[-1]} seeds each"
-
-
-def _limits(run: Records, standings: tuple[Standing, ...], split: str, course: Convergence) -> list[str]:
+def _limits(run: Records, standings: tuple[Standing, ...], course: Convergence) -> list[str]:
     limits = []
-    if split != "held_out":
+    if run.split != "held_out":
         limits.append("No held-out prompts were evaluated, so the answer is about the training prompts.")
-    fewest = min((entry.gain.n for entry in standings), default=0)
-    if 0 < fewest < 2:
+    fewest = min((entry.gain.n for entry in standings), default=FEW_SEEDS)
+    if fewest == 1:
         limits.append(
             "At least one method has a single finished seed: no spread, no interval. Two seeds give one, "
             "five or more a useful one."
         )
-    elif 0 < fewest < FEW_SEEDS:
+    elif fewest < FEW_SEEDS:
         limits.append(
-            f"{text.count(fewest, 'seed')} a method are few: the intervals are Student's t, wide, and right "
-            "only if results over seeds are roughly normal, which so few cannot show. A difference that is "
-            "not shown may still be there."
+            f"{fewest} seeds a method are few: the intervals are Student's t, wide, and right only if results over "
+            "seeds are roughly normal, which so few cannot show. A difference that is not shown may still be there."
         )
     limits += _left_out(run, standings)
     if course.fell and course.speeds:
@@ -299,7 +260,7 @@ def _limits(run: Records, standings: tuple[Standing, ...], split: str, course: C
             f"Seeds were added in planned looks; this is look {run.looks}, judged at {100 * run.confidence:.3g} % "
             "so that all looks together raise a false alarm in 5 % of runs."
         )
-    if any(entry.gain.n for entry in standings) and any(math.isnan(entry.base) for entry in standings):
+    if any(math.isnan(entry.base) for entry in standings):
         limits.append("The base model was not evaluated, so gains are unknown.")
     return limits
 
@@ -308,25 +269,22 @@ def _left_out(run: Records, standings: tuple[Standing, ...]) -> list[str]:
     """Seeds and methods of which the answer says nothing."""
     limits = []
     status = run_status(run)
-    left_out = int((~status["counted"].astype(bool)).sum()) if len(status) else 0
-    if left_out:
+    count = int((~status["counted"]).sum())
+    if count:
         limits.append(
-            f"{left_out} of {text.count(len(status), 'seed')} did not finish and "
-            f"{'is' if left_out == 1 else 'are'} left out of every mean, which flatters a method that fails "
-            "when it goes badly."
+            f"{count} of {text.count(len(status), 'seed')} did not finish and {'is' if count == 1 else 'are'} left out "
+            "of every mean, which flatters a method that fails when it goes badly."
         )
+    finished = set(status.loc[status["counted"], "method"])
     silent = [name for name in run.methods if name not in {entry.method for entry in standings}]
-    finished = set(status.loc[status["counted"].astype(bool), "method"]) if len(status) else set()
     broken = [name for name in silent if name in finished]
+    missing = [name for name in silent if name not in finished]
+    it = "so nothing is said about it."
     if broken:
-        limits.append(
-            f"A final {_headline(run)} of {text.listed(broken, 'or')} is not a number, so nothing is said about it."
-        )
-    unfinished = [name for name in silent if name not in finished]
-    if standings and unfinished:
-        limits.append(
-            f"No seed of {text.listed(unfinished, 'or')} has finished, so nothing is said about it."
-        )
+        reward = text.reward_name(run.suite.headline)
+        limits.append(f"A final {reward} of {text.listed(broken, 'or')} is not a number, {it}")
+    if standings and missing:
+        limits.append(f"No seed of {text.listed(missing, 'or')} has finished, {it}")
     return limits
 
 

@@ -17,6 +17,7 @@ from analysis.costs import with_costs
 from analysis.curves import run_status, seed_means
 from analysis.records import Records
 from analysis.schema import BASE, SETTINGS_FILE, UNITS
+from analysis.statistics import Estimate, Interval
 
 CURVES_FILE = "curves.csv"
 PROMPTS_FILE = "prompts.csv"
@@ -43,22 +44,19 @@ def curve_frame(run: Records) -> pd.DataFrame:
     Columns method, seed, finished, evaluation (0 is the base model's), `UNITS`, then rewards, means over videos: on
     held-out prompts by their name, on training prompts as `train/<name>`.
     """
-    means = seed_means(run)
-    trained = means[means["method"] != BASE]
-    names = trained["reward"].where(trained["split"] != "train", "train/" + trained["reward"])
     keys = ["method", "seed", "iteration"]
-    wide = trained.assign(name=names).pivot(index=keys, columns="name", values="value").reset_index()
-    wanted = [
-        name for prefix in ("", "train/") for reward in run.rewards if (name := prefix + reward) in wide
-    ]
-    status = run_status(run)
-    finished = {
-        (row["method"], int(row["seed"])) for _, row in status[status["counted"].astype(bool)].iterrows()
-    }
-    frame = with_costs(run, wide).sort_values(keys, ignore_index=True)
-    frame["finished"] = [(m, s) in finished for m, s in zip(frame["method"], frame["seed"], strict=True)]
+    means = seed_means(run)
+    names = means["reward"].where(means["split"] != "train", "train/" + means["reward"])
+    wide = means.assign(name=names).pivot(index=keys, columns="name", values="value").reset_index()
+    frame = with_costs(run, wide).merge(
+        run_status(run)[["method", "seed", "counted"]], on=keys[:2], how="left"
+    )
+    frame = frame.sort_values(keys, ignore_index=True).rename(columns={"counted": "finished"})
     frame["evaluation"] = frame.groupby(["method", "seed"]).cumcount()
-    return frame[["method", "seed", "finished", "evaluation", *UNITS, *wanted]]
+    rewards = [prefix + reward for prefix in ("", "train/") for reward in run.rewards]
+    return frame[
+        ["method", "seed", "finished", "evaluation", *UNITS, *(name for name in rewards if name in wide)]
+    ]
 
 
 def prompt_frame(run: Records) -> pd.DataFrame:
@@ -72,37 +70,18 @@ def prompt_frame(run: Records) -> pd.DataFrame:
 def answer_record(run: Records, course: Convergence, found: Answer) -> dict[str, Any]:
     """The answer for machines: the primary question first, with estimate, interval, n, target and decision."""
     speeds = [
-        {
-            "method": entry.method,
-            "baseline": entry.baseline,
-            "quantity": "speed-up",
-            "estimate": entry.ratio.value,
-            "low": entry.ratio.low,
-            "high": entry.ratio.high,
-            "confidence": entry.ratio.confidence,
-            "n": entry.ratio.seeds,
-            "unit": entry.unit,
-            "target": {
-                "shares": list(SPANS[entry.span]),
-                "rewards": [course.reward_at(share) for share in SPANS[entry.span]],
-            },
-            "decision": entry.verdict,
-        }
+        {"method": entry.method, "baseline": entry.baseline, "quantity": "speed-up"}
+        | _estimate(entry.ratio.value, entry.ratio, entry.ratio.seeds)
+        | {"unit": entry.unit, "decision": entry.verdict}
+        | {"target": {"shares": list(span), "rewards": [course.reward_at(share) for share in span]}}
         for entry in found.speeds
+        for span in [SPANS[entry.span]]
     ]
     finals = [
-        {
-            "method": entry.first,
-            "baseline": entry.second,
-            "quantity": "difference of final rewards",
-            "estimate": entry.interval.mean,
-            "low": entry.interval.low,
-            "high": entry.interval.high,
-            "confidence": entry.interval.confidence,
-            "n": min(entry.seeds),
-            "p": entry.p,
-            "decision": ("higher" if entry.interval.mean > 0 else "lower") if entry.distinct else "not shown",
-        }
+        {"method": entry.first, "baseline": entry.second, "quantity": "difference of final rewards"}
+        | _estimate(entry.interval.mean, entry.interval, min(entry.seeds))
+        | {"p": entry.p, "decision": "not shown"}
+        | ({"decision": "higher" if entry.interval.mean > 0 else "lower"} if entry.distinct else {})
         for entry in found.differences
     ]
     about_speed = run.question.asks == "speed"
@@ -123,19 +102,19 @@ def answer_record(run: Records, course: Convergence, found: Answer) -> dict[str,
         },
         "secondary": {"estimates": finals if about_speed else speeds},
         "methods": [
-            {
-                "method": entry.method,
-                "base": entry.base,
-                "final": entry.final,
-                "gain": entry.gain.mean,
-                "low": entry.gain.low,
-                "high": entry.gain.high,
-                "n": entry.gain.n,
-            }
+            {"method": entry.method, "base": entry.base, "final": entry.final}
+            | _estimate(entry.gain.mean, entry.gain, entry.gain.n, "gain")
             for entry in found.standings
         ],
         "limits": list(found.limits),
     }
+
+
+def _estimate(
+    value: float, bounds: Interval | Estimate, seeds: int, name: str = "estimate"
+) -> dict[str, Any]:
+    limits = {"low": bounds.low, "high": bounds.high, "confidence": bounds.confidence}
+    return {name: value, **limits, "n": seeds}
 
 
 def _plain(value: Any) -> Any:
@@ -149,25 +128,18 @@ def _plain(value: Any) -> Any:
 
 def repeat_script(run: Records) -> str:
     """A shell script that makes the records anew from the settings beside it, and then this report."""
-    lines = [
-        "#!/usr/bin/env bash",
+    command = str(run.settings.get("command", "")).strip()
+    lines = ["#!/usr/bin/env bash", *(f"# First made by: {line}" for line in command.splitlines())]
+    lines += [
         "# Trains everything again from the recorded settings, then writes this report.",
         "set -euo pipefail",
     ]
+    beside = '"$(dirname "$0")/' + SETTINGS_FILE + '"'
     single = len(run.folders) == 1
-    places = (
-        ['$(dirname "$0")/' + SETTINGS_FILE]
-        if single
-        else [shlex.quote(str(folder / SETTINGS_FILE)) for folder in run.folders]
-    )
+    places = [beside] if single else [shlex.quote(str(folder / SETTINGS_FILE)) for folder in run.folders]
     for place, settings in enumerate(places, start=1):
-        given = f'"{settings}"' if single else settings
-        lines.append(
-            f'python -m benchmarks.run --config {given} --output "${{1:?give a folder for the new run}}/{place}"'
-        )
+        target = f'"${{1:?give a folder for the new run}}/{place}"'
+        lines.append(f"python -m benchmarks.run --config {settings} --output {target}")
     runs = " ".join(f'"$1/{place}"' for place in range(1, len(places) + 1))
     lines.append(f"python -m analysis.report {runs}" + ("" if single else ' --output "$1/report"'))
-    command = str(run.settings.get("command", "")).strip()
-    if command:
-        lines[1:1] = [f"# First made by: {line}" for line in command.splitlines()]
     return "\n".join([*lines, ""])

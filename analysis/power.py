@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from scipy.stats import chi2
 
 from analysis import text
-from analysis.commandline import command_line
+from analysis.commandline import command
 from analysis.convergence import WHOLE, Convergence, Speed, convergence
 from analysis.records import RecordError, Records
 from analysis.statistics import seeds_needed
@@ -58,8 +57,7 @@ def power_table(run: Records, course: Convergence, unit: str) -> TextTable:
 
 
 def _cells(entry: Speed, comparisons: int) -> tuple[str, ...]:
-    spreads, seeds = entry.ratio.spread, entry.ratio.seeds
-    squares = [spread**2 for spread in spreads]
+    squares, seeds = [spread**2 for spread in entry.ratio.spread], entry.ratio.seeds
     if seeds < 2 or not sum(squares) > 0 or not entry.ratio.low > 0:
         return (text.NONE, *[text.NONE] * len(RATIOS))
     spread = math.sqrt(sum(squares) / 2)
@@ -67,30 +65,23 @@ def _cells(entry: Speed, comparisons: int) -> tuple[str, ...]:
     upper = spread * math.sqrt(freedom / float(chi2.ppf(1 - _CAUTION, freedom)))
     cells = []
     for ratio in RATIOS:
-        low, high = (seeds_needed(ratio, s, power=POWER, comparisons=comparisons) for s in (spread, upper))
-        cells.append(f"{_count(low)} to {_count(high)}" if low != high else _count(low))
+        needed = (seeds_needed(ratio, s, power=POWER, comparisons=comparisons) for s in (spread, upper))
+        cells.append(
+            " to ".join(dict.fromkeys(f"over {MOST_SEEDS}" if n is None else str(n) for n in needed))
+        )
     return text.number(spread), *cells
-
-
-def _count(seeds: int | None) -> str:
-    return f"over {MOST_SEEDS}" if seeds is None else str(seeds)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print how many seeds are needed; exit code 2 and one line when the runs or the question are no good."""
-    return command_line(
-        "analysis.power",
-        "How many seeds would show a speed-up, from the spread over seeds that runs show.",
-        _report,
-        arguments,
-        baseline=True,
-    )
 
 
 def _report(run: Records, _: Path, baseline: str | None) -> str:
     course = convergence(run, baseline)
-    unit = run.budget_unit if run.budget_unit in course.units else "iterations"
-    return to_text(power_table(run, course, unit))
+    return to_text(power_table(run, course, course.unit))
+
+
+main = command(
+    "analysis.power",
+    "How many seeds would show a speed-up, from the spread over seeds that runs show.",
+    _report,
+)
 
 
 if __name__ == "__main__":

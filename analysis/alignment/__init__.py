@@ -32,6 +32,8 @@ from analysis.statistics import (
 
 Floats = NDArray[np.float64]
 
+_KEYS = ["method", "seed", "iteration"]
+
 FEWEST_FOR_BOOTSTRAP = 10
 """With fewer seeds a bootstrap interval is too narrow (docs/statistics.md) and none is given."""
 
@@ -87,17 +89,17 @@ def prompt_means(run: Records) -> pd.DataFrame:
 
     Of the base model and of every seed that counts. A mean with a NaN among its videos is NaN.
     """
-    status = run_status(run)
-    counted = status.loc[status["counted"].astype(bool), ["method", "seed", "evaluated"]]
-    ends = {(str(m), int(s)): int(at) for m, s, at in counted.itertuples(index=False)} | {(BASE, 0): 0}
-    records = run.evaluations[run.evaluations["iteration"].isin(set(ends.values()))]
-    wanted = pd.DataFrame([(*key, at) for key, at in ends.items()], columns=["method", "seed", "iteration"])
+    ends = run_status(run).query("counted")[["method", "seed", "evaluated"]].set_axis(_KEYS, axis=1)
+    ends = pd.concat([ends, pd.DataFrame([(BASE, 0, 0)], columns=_KEYS)]).astype(
+        {"seed": int, "iteration": int}
+    )
+    records = run.evaluations[run.evaluations["iteration"].isin(set(ends["iteration"]))]
     names = pd.CategoricalDtype(records["method"].cat.categories) if len(records) else "str"
-    last = records.merge(wanted.astype({"method": names}), on=["method", "seed", "iteration"], how="inner")
+    last = records.merge(ends.astype({"method": names}), on=_KEYS, how="inner")
     keys = ["method", "seed", "split", "reward", "prompt"]
     grouped = last.groupby(keys, observed=True)["value"].agg(["mean", "count", "size"])
     means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
-    return means.astype({"method": str, "split": str, "reward": str, "prompt": str})
+    return means.astype(dict.fromkeys(("method", "split", "reward", "prompt"), str))
 
 
 def alignment(run: Records) -> Alignment:
@@ -147,7 +149,7 @@ def _robust(gains: Floats) -> Interval:
         return Interval(value, np.nan, np.nan, seeds)
     found = stats.bootstrap(
         (np.arange(seeds),),
-        lambda chosen, axis: interquartile_mean(gains[chosen], axis=(axis, -1)),
+        lambda chosen, axis: interquartile_mean(gains[chosen], axis=(axis - 1, -1)),
         n_resamples=1000,
         method="percentile",
         rng=np.random.default_rng(0),

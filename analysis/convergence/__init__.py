@@ -75,7 +75,8 @@ class Speed:
 class Convergence:
     """Speed-ups of all methods over one baseline; `why_not` says why there are none.
 
-    `gain` is the baseline's, over its seeds; `start`, `peak` and `end` are of its mean curve.
+    `gain` is the baseline's, over its seeds; `start`, `peak` and `end` are of its mean curve. `unit` is the budget's
+    where it was recorded, else iterations.
     """
 
     baseline: str
@@ -86,6 +87,7 @@ class Convergence:
     peak: float
     gain: Interval
     units: tuple[str, ...]
+    unit: str
     speeds: tuple[Speed, ...]
     why_not: str = ""
 
@@ -96,10 +98,8 @@ class Convergence:
 
     def speed(self, method: str, unit: str, span: str = WHOLE) -> Speed | None:
         """One entry, or None."""
-        for entry in self.speeds:
-            if (entry.method, entry.unit, entry.span) == (method, unit, span):
-                return entry
-        return None
+        keys = (method, unit, span)
+        return next((entry for entry in self.speeds if (entry.method, entry.unit, entry.span) == keys), None)
 
     def reward_at(self, share: float) -> float:
         """The reward at a share of the baseline's gain."""
@@ -154,12 +154,8 @@ def convergence(run: Records, baseline: str | None = None) -> Convergence:
     split, units, arrays = headline_curves(run)
     own = next((entries[name] for entries in arrays.values() if name in entries), None)
     heights = own.values if own else np.full((1, 2), math.nan)
-    mean = heights.mean(axis=0)
-    gain = paired_gain(heights[:, -1], heights[:, 0])
+    mean, gain = heights.mean(axis=0), paired_gain(heights[:, -1], heights[:, 0])
     why_not = _why_not(run, name, own, gain)
-    speeds: list[Speed] = []
-    for unit in () if why_not else units:
-        speeds += _speeds(run, arrays[unit], name, unit)
     return Convergence(
         baseline=name,
         reward=run.suite.headline,
@@ -169,32 +165,27 @@ def convergence(run: Records, baseline: str | None = None) -> Convergence:
         peak=float(mean.max()),
         gain=gain,
         units=units,
-        speeds=tuple(speeds),
+        unit=run.budget_unit if run.budget_unit in units else "iterations",
+        speeds=() if why_not else tuple(entry for u in units for entry in _speeds(run, arrays[u], name, u)),
         why_not=why_not,
     )
 
 
 def headline_curves(run: Records) -> tuple[str, tuple[str, ...], dict[str, dict[str, Curves]]]:
     """The split that answers the question, the units known, and unit -> method -> its headline curves."""
-    split = run.splits[0] if run.splits else "held_out"
     means = counted_curves(run)
-    chosen = means[(means["split"] == split) & (means["reward"] == run.suite.headline)]
+    chosen = means[(means["split"] == run.split) & (means["reward"] == run.suite.headline)]
+    joined = dict(iter(with_costs(run, chosen).groupby("method")))
     units = known_units(cumulative_costs(run))
-    joined = with_costs(run, chosen)
-    return (
-        split,
-        units,
-        {
-            unit: {
-                m: found for m in run.methods if (found := curve_arrays(joined[joined["method"] == m], unit))
-            }
-            for unit in units
-        },
-    )
+    arrays: dict[str, dict[str, Curves]] = {unit: {} for unit in units}
+    for unit, name in ((unit, name) for unit in units for name in run.methods if name in joined):
+        found = curve_arrays(joined[name], unit)
+        if found:
+            arrays[unit][name] = found
+    return run.split, units, arrays
 
 
 def _why_not(run: Records, baseline: str, own: Curves | None, gain: Interval) -> str:
-    reward = text.reward_name(run.suite.headline)
     if len(run.methods) < 2:
         return "a speed-up needs a second method"
     if own is None:
@@ -206,8 +197,8 @@ def _why_not(run: Records, baseline: str, own: Curves | None, gain: Interval) ->
     if gain.mean > 0 and (gain.excludes_zero or gain.alike):
         return ""
     return (
-        f"the baseline {baseline} is not shown to gain in {reward} ({text.signed(gain.mean)}, 95 % interval "
-        f"{text.interval(gain)}), so it sets no target"
+        f"the baseline {baseline} is not shown to gain in {text.reward_name(run.suite.headline)} "
+        f"({text.signed(gain.mean)}, 95 % interval {text.interval(gain)}), so it sets no target"
     )
 
 
@@ -216,21 +207,16 @@ def _speeds(run: Records, arrays: Mapping[str, Curves], baseline: str, unit: str
     others = [name for name in arrays if name != baseline]
     mean = own.values.mean(axis=0)
     entries = []
-    for place, (label, span) in enumerate(SPANS.items()):
-        targets = span_targets(span, float(mean[0]), float(mean[-1]))
+    for span, shares in SPANS.items():
+        targets = span_targets(shares, float(mean[0]), float(mean[-1]))
         spent = mean_cost(own.cost, own.values, targets)
+        # The looks of a run that grows widen its primary interval, and no other.
+        primary = span == WHOLE
+        confidence = run.confidence if primary else 0.95
+        comparisons = len(others) * (1 if primary else len(SPANS) - 1)
         for name in others:
-            found = arrays[name]
-            ratio = speed_up(
-                found.cost,
-                found.values,
-                own.cost,
-                own.values,
-                span,
-                # A stopped run's looks widen its primary interval, and no other.
-                confidence=run.confidence if place == 0 else 0.95,
-                comparisons=len(others) * (1 if place == 0 else len(SPANS) - 1),
-            )
-            cost = mean_cost(found.cost, found.values, targets)
-            entries.append(Speed(name, baseline, unit, label, cost, spent, ratio))
+            curves = (arrays[name].cost, arrays[name].values, own.cost, own.values)
+            ratio = speed_up(*curves, span=shares, confidence=confidence, comparisons=comparisons)
+            cost = mean_cost(arrays[name].cost, arrays[name].values, targets)
+            entries.append(Speed(name, baseline, unit, span, cost, spent, ratio))
     return entries

@@ -31,7 +31,7 @@ def tradeoffs_figure(run: Records) -> Figure | None:
     panels = [entry for entry in panels if frame[[entry[1], entry[2]]].notna().all(axis=1).any()]
     if not panels or not (frame["iteration"] > 0).any():
         return None
-    drawn, axes, _ = grid(len(panels), 3.0, len(run.methods))
+    drawn, axes = grid(len(panels), 3.0, len(run.methods))
     for each, (title, x, y, below, left) in zip(axes, panels, strict=True):
         ends = _lines(each, run, frame, x, y)
         if x == "kl":

@@ -29,12 +29,10 @@ SHARED = (1, 10, None)
 
 @dataclass(frozen=True)
 class Paying:
-    """What a method's process reward costs over one range of targets.
+    """What a method's process reward costs over one of `RANGES`.
 
-    Attributes:
-        span: the range, one of `RANGES`.
-        speed: runs that share the making -> speed-up over the baseline, in operations.
-        runs: after so many runs the making is paid for: estimate, low, high. Infinite: never.
+    `speed` is the speed-up over the baseline in operations, by the runs that share the making. After `runs`
+    (estimate, low, high) the making is paid for; infinite: never.
     """
 
     span: str
@@ -44,14 +42,10 @@ class Paying:
 
 @dataclass(frozen=True)
 class Price:
-    """One method and its process reward.
+    """One method and its process reward, made with `making` TFLOP.
 
-    Attributes:
-        method: its name.
-        making: TFLOP that made the process reward.
-        gain: of the headline reward over the base model, on held-out prompts, at the end.
-        accuracy: noise level -> share of pairs of the base model's videos that the process reward orders rightly.
-        paying: one entry for each of `RANGES`.
+    `gain` is that of `final_gain`; `accuracy` the share of pairs of the base model's videos that the process reward
+    orders correctly, by noise level; `paying` has one entry for each of `RANGES`.
     """
 
     method: str
@@ -69,66 +63,48 @@ def process_costs(run: Records, baseline: str | None = None) -> list[Price]:
     """
     name = check_baseline(run, baseline)
     parts = spending(run).parts
-    making = parts[(parts["component"] == PRM_TRAINING) & (parts["quantity"] == UNIT)].set_index("method")[
-        "value"
-    ]
+    parts = parts[(parts["component"] == PRM_TRAINING) & (parts["quantity"] == UNIT)]
+    making = parts.set_index("method")["value"]
     if not len(making):
-        raise RecordError(
-            f"no method of {', '.join(run.methods)} uses a process reward whose making was recorded"
-        )
-    curves = _curves(run)
-    heights = curves[name].values
-    gain = paired_gain(heights[:, -1], heights[:, 0])
-    if not gain.mean > 0:
-        raise RecordError(f"the baseline {name} gained nothing ({gain.mean:+.3f}), so it sets no target")
-    first = {(entry.method, entry.sigma): entry.first.mean for entry in accuracies(run)}
-    prices = []
-    for method, cost in making.items():
-        paying = tuple(
-            _paying(curves[str(method)], curves[name], float(cost), span, len(making)) for span in RANGES
-        )
-        own = {sigma: value for (owner, sigma), value in first.items() if owner == method}
-        prices.append(Price(str(method), float(cost), final_gain(run, str(method)), own, paying))
-    return sorted(prices, key=lambda price: price.making)
-
-
-def _curves(run: Records) -> dict[str, Curves]:
-    """Each method's headline curves on held-out prompts over operations, without the making of process rewards."""
+        listed = ", ".join(run.methods)
+        raise RecordError(f"no method of {listed} uses a process reward whose making was recorded")
     if run.charges_prm:
         raise RecordError("these records charge the process reward already; give a run without --charge-prm")
     _, units, arrays = headline_curves(run)
     if UNIT not in units:
         raise RecordError(f"{run.path} recorded no operations, so nothing can be charged in them")
-    return arrays[UNIT]
+    curves = arrays[UNIT]
+    gain = paired_gain(curves[name].values[:, -1], curves[name].values[:, 0])
+    if not gain.mean > 0:
+        raise RecordError(f"the baseline {name} gained nothing ({gain.mean:+.3f}), so it sets no target")
+    known = accuracies(run)
+    prices = []
+    for method, cost in zip(map(str, making.index), map(float, making), strict=True):
+        paying = tuple(_paying(curves[method], curves[name], cost, span, len(making)) for span in RANGES)
+        own = {entry.sigma: entry.first.mean for entry in known if entry.method == method}
+        prices.append(Price(method, cost, final_gain(run, method), own, paying))
+    return sorted(prices, key=lambda price: price.making)
 
 
 def final_gain(run: Records, method: str) -> Interval:
     """Gain of the headline reward over the base model, on held-out prompts, at the end."""
     values = final_values(run)
-    own = values[
-        (values["method"] == method)
-        & (values["reward"] == run.suite.headline)
-        & (values["split"] == "held_out")
-    ]
+    own = values[(values["method"] == method) & (values["reward"] == run.suite.headline)]
+    own = own[own["split"] == "held_out"]
     return paired_gain(own["final"].to_numpy(), own["base"].to_numpy())
 
 
 def _paying(own: Curves, baseline: Curves, making: float, span: str, comparisons: int) -> Paying:
-    speed = {
-        runs: speed_up(
-            *_charged(own, 0.0 if runs is None else making / runs),
-            baseline.cost,
-            baseline.values,
-            SPANS[span],
-            comparisons=comparisons,
-        )
-        for runs in SHARED
-    }
+    speed = {}
+    for runs in SHARED:
+        charged = _charged(own, 0.0 if runs is None else making / runs)
+        reference = baseline.cost, baseline.values
+        speed[runs] = speed_up(*charged, *reference, span=SPANS[span], comparisons=comparisons)
     mean = baseline.values.mean(axis=0)
     targets = span_targets(SPANS[span], float(mean[0]), float(mean[-1]))
     spent, free = mean_cost(baseline.cost, baseline.values, targets), speed[None]
-    low, high = (_runs(making, spent, ratio) for ratio in (free.high, free.low))
-    return Paying(span, speed, (_runs(making, spent, free.value), low, high))
+    value, low, high = (_runs(making, spent, ratio) for ratio in (free.value, free.high, free.low))
+    return Paying(span, speed, (value, low, high))
 
 
 def _charged(curves: Curves, cost: float) -> tuple[np.ndarray, np.ndarray]:

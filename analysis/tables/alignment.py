@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import text
-from analysis.alignment import FEWEST_FOR_BOOTSTRAP, Alignment, Pair
+from analysis.alignment import FEWEST_FOR_BOOTSTRAP, Alignment
 from analysis.records import Records
-from analysis.statistics import Interval
 from analysis.tables.final import format_table
-from analysis.tables.text_table import TextTable, write_table
+from analysis.tables.text_table import TextTable, tidy, write_table
 
 SHOWN_PAIRS = 10
 """With more pairs than this the page shows those with the best method and folds the rest."""
@@ -19,68 +19,40 @@ SHOWN_PAIRS = 10
 
 def alignment_frame(found: Alignment, run: Records) -> pd.DataFrame:
     """One row per (split, method, reward), tidy."""
-    rows = [
-        {
-            "split": entry.split,
-            "method": entry.method,
-            "reward": entry.reward,
-            "role": run.suite.role(entry.reward),
-            "base": entry.base,
-            "final": entry.final,
-            **_columns("gain", entry.mean),
-            **_columns("iqm", entry.robust),
-            "any_prompts_low": entry.any_prompts.low,
-            "any_prompts_high": entry.any_prompts.high,
-            **_columns("prompts_won", entry.prompts_won),
-            "seeds": entry.mean.n,
-        }
+    return tidy(
+        {"split": entry.split, "method": entry.method, "reward": entry.reward}
+        | {"role": run.suite.role(entry.reward), "base": entry.base, "final": entry.final}
+        | {"gain": entry.mean, "iqm": entry.robust, "any_prompts_low": entry.any_prompts.low}
+        | {"any_prompts_high": entry.any_prompts.high, "prompts_won": entry.prompts_won}
+        | {"seeds": entry.mean.n}
         for entry in found.endings
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def pairs_frame(found: Alignment) -> pd.DataFrame:
     """One row per (split, reward, pair), tidy."""
-    rows = [
-        {
-            "split": entry.split,
-            "reward": entry.reward,
-            "first": entry.difference.first,
-            "second": entry.difference.second,
-            **_columns("difference", entry.difference.interval),
-            "p": entry.difference.p,
-            "improvement": entry.improvement,
-            **_columns("prompts_won", entry.prompts_won),
-            "any_prompts_low": entry.any_prompts.low,
-            "any_prompts_high": entry.any_prompts.high,
-            "seeds_first": entry.difference.seeds[0],
-            "seeds_second": entry.difference.seeds[1],
-        }
+    return tidy(
+        {"split": entry.split, "reward": entry.reward, "first": difference.first, "second": difference.second}
+        | {"difference": difference.interval, "p": difference.p, "improvement": entry.improvement}
+        | {"prompts_won": entry.prompts_won, "any_prompts_low": entry.any_prompts.low}
+        | {"any_prompts_high": entry.any_prompts.high}
+        | dict(zip(("seeds_first", "seeds_second"), difference.seeds, strict=True))
         for entry in found.pairs
-    ]
-    return pd.DataFrame(rows)
-
-
-def _columns(name: str, value: Interval) -> dict[str, float]:
-    return {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
-
-
-def _share(value: Interval) -> str:
-    """`75 %` above `58 to 92 %`."""
-    if not value.known:
-        return text.percent(value.mean)
-    return f"{text.percent(value.mean)}\n{100 * value.low:.0f} to {text.percent(value.high)}"
-
-
-def _signed(value: Interval) -> str:
-    return f"{text.signed(value.mean)}\n{text.interval(value)}" if value.known else text.signed(value.mean)
+        for difference in [entry.difference]
+    )
 
 
 def summaries_table(found: Alignment, run: Records, split: str) -> TextTable:
     """The headline reward of one split, each method's gain in each of its summaries."""
     entries = [e for e in found.endings if e.split == split and e.reward == run.suite.headline]
     rows = tuple(
-        (e.method, _signed(e.mean), _signed(e.robust), _signed(e.any_prompts), _share(e.prompts_won))
+        (
+            e.method,
+            text.cell(e.mean),
+            text.cell(e.robust),
+            text.cell(e.any_prompts),
+            text.cell(e.prompts_won, text.percent),
+        )
         for e in sorted(entries, key=lambda entry: -entry.final)
     )
     note = (
@@ -91,12 +63,16 @@ def summaries_table(found: Alignment, run: Records, split: str) -> TextTable:
     )
     columns = ("method", "mean gain", "interquartile mean", "with other prompts", "prompts that gained")
     title = f"{text.reward_name(run.suite.headline)} on {text.SPLIT_NAMES[split]}, in several summaries"
-    return TextTable(_capital(title), columns, rows, note)
+    return TextTable(title[:1].upper() + title[1:], columns, rows, note)
 
 
 def wins_table(found: Alignment, run: Records, split: str) -> TextTable:
     """Share of prompts on which each method is above the base model, by reward."""
-    entries = {(e.method, e.reward): _share(e.prompts_won) for e in found.endings if e.split == split}
+    entries = {
+        (e.method, e.reward): text.cell(e.prompts_won, text.percent)
+        for e in found.endings
+        if e.split == split
+    }
     rows = tuple(
         (method, *(entries.get((method, reward), text.NONE) for reward in run.rewards))
         for method in dict.fromkeys(method for method, _ in entries)
@@ -112,11 +88,13 @@ def pairs_table(found: Alignment, run: Records, split: str, reward: str) -> Text
     rows = tuple(
         (
             f"{entry.difference.first} − {entry.difference.second}",
-            _signed(entry.difference.interval),
+            text.cell(entry.difference.interval),
             text.p_value(entry.difference.p),
             text.percent(entry.improvement),
-            _share(entry.prompts_won),
-            _verdict(entry),
+            text.cell(entry.prompts_won, text.percent),
+            {True: "yes", False: "not shown"}[entry.difference.distinct]
+            if entry.difference.interval.known
+            else "no interval",
         )
         for entry in entries
     )
@@ -131,28 +109,15 @@ def pairs_table(found: Alignment, run: Records, split: str, reward: str) -> Text
     return TextTable(title, columns, rows, note)
 
 
-def _verdict(entry: Pair) -> str:
-    if not entry.difference.interval.known:
-        return "no interval"
-    return "yes" if entry.difference.distinct else "not shown"
-
-
-def _capital(title: str) -> str:
-    return title[:1].upper() + title[1:]
-
-
 def folded(table: TextTable) -> list[TextTable]:
     """A table of pairs whole, or where it is long those with the best method and then all others."""
     if len(table.rows) <= SHOWN_PAIRS:
         return [table]
     best = table.rows[0][0].split(" − ")[0]
-    first = tuple(row for row in table.rows if row[0].split(" − ")[0] == best)
+    first = tuple(row for row in table.rows if row[0].startswith(f"{best} − "))
     rest = tuple(row for row in table.rows if row not in first)
-    others = f"All other pairs: {table.title.removeprefix('Methods in pairs: ')}"
-    return [
-        TextTable(table.title, table.columns, first, table.note),
-        TextTable(others, table.columns, rest),
-    ]
+    others = table.title.replace("Methods in pairs", "All other pairs")
+    return [replace(table, rows=first), TextTable(others, table.columns, rest)]
 
 
 def write_alignment(run: Records, found: Alignment, finals: pd.DataFrame, folder: Path) -> list[TextTable]:
@@ -160,15 +125,8 @@ def write_alignment(run: Records, found: Alignment, finals: pd.DataFrame, folder
 
     They are, for each split: summaries of the headline, prompts that gained, and pairs on each reward.
     """
-    endings, pairs = [], []
-    for split in run.splits:
-        endings += [summaries_table(found, run, split), wins_table(found, run, split)]
-        pairs += [pairs_table(found, run, split, reward) for reward in run.rewards]
+    endings = [make(found, run, split) for split in run.splits for make in (summaries_table, wins_table)]
+    pairs = [pairs_table(found, run, split, reward) for split in run.splits for reward in run.rewards]
     write_table(folder, "final", finals, [format_table(finals, split) for split in run.splits])
-    for name, frame, tables in (
-        ("alignment", alignment_frame(found, run), endings),
-        ("pairs", pairs_frame(found), pairs),
-    ):
-        if len(frame):
-            write_table(folder, name, frame, tables)
-    return [table for table in (*endings, *pairs) if table.rows]
+    shown = write_table(folder, "alignment", alignment_frame(found, run), endings)
+    return shown + write_table(folder, "pairs", pairs_frame(found), pairs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,56 +19,40 @@ PUBLISHED = (
 
 def speed_frame(found: Convergence) -> pd.DataFrame:
     """One row per (method, unit, span), tidy: costs, ratio with interval, seeds, verdict."""
-    rows = [
-        {
-            "method": entry.method,
-            "baseline": entry.baseline,
-            "unit": entry.unit,
-            "span": entry.span,
-            "share_low": SPANS[entry.span].low,
-            "share_high": SPANS[entry.span].high,
-            "cost": entry.cost,
-            "baseline_cost": entry.baseline_cost,
-            "speed_up": entry.ratio.value,
-            "low": entry.ratio.low,
-            "high": entry.ratio.high,
-            "confidence": entry.ratio.confidence,
-            "seeds": entry.ratio.seeds,
-            "verdict": entry.verdict,
-            "why": entry.ratio.why,
-        }
+    return pd.DataFrame(
+        {"method": entry.method, "baseline": entry.baseline, "unit": entry.unit, "span": entry.span}
+        | {"share_low": SPANS[entry.span].low, "share_high": SPANS[entry.span].high}
+        | {"cost": entry.cost, "baseline_cost": entry.baseline_cost, "speed_up": entry.ratio.value}
+        | {name: getattr(entry.ratio, name) for name in ("low", "high", "confidence", "seeds")}
+        | {"verdict": entry.verdict, "why": entry.ratio.why}
         for entry in found.speeds
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def speed_table(found: Convergence) -> TextTable:
     """Rows are methods and spans of targets, columns units: the speed-up above its interval."""
-    rows = []
-    for span in SPANS:
-        for method in dict.fromkeys(entry.method for entry in found.speeds):
-            cells = [_cell(found.speed(method, unit, span)) for unit in found.units]
-            rows.append((method, _rewards(found, span), *cells))
-    units = (f"in {text.UNIT_TITLES[unit]}" for unit in found.units)
-    return TextTable(
-        f"Speed-up over {found.baseline}",
-        ("method", f"{text.reward_name(found.reward)} from, to", *units),
-        tuple(rows),
-        _note(found),
+    methods = dict.fromkeys(entry.method for entry in found.speeds)
+    rows = tuple(
+        (method, _rewards(found, span), *(_cell(found.speed(method, unit, span)) for unit in found.units))
+        for span in SPANS
+        for method in methods
     )
+    units = (f"in {text.UNIT_TITLES[unit]}" for unit in found.units)
+    columns = ("method", f"{text.reward_name(found.reward)} from, to", *units)
+    return TextTable(f"Speed-up over {found.baseline}", columns, rows, _note(found))
 
 
 def short_speed_table(found: Convergence, unit: str) -> TextTable:
     """The same in one unit, for many methods, the fastest first: rows are methods, columns spans."""
     entries = [entry for entry in found.speeds if entry.unit == unit and entry.span == WHOLE]
-    rows = []
-    for entry in sorted(entries, key=lambda entry: (-entry.ratio.value, -entry.ratio.high)):
-        rows.append(
-            (entry.method, *(_cell(found.speed(entry.method, unit, span)) for span in SPANS), entry.verdict)
-        )
+    entries.sort(key=lambda entry: (-entry.ratio.value, -entry.ratio.high))
+    rows = tuple(
+        (entry.method, *(_cell(found.speed(entry.method, unit, span)) for span in SPANS), entry.verdict)
+        for entry in entries
+    )
     columns = ("method", *(_rewards(found, span) for span in SPANS), "whole curve")
     title = f"Speed-up over {found.baseline} in {text.UNIT_TITLES[unit]}"
-    return TextTable(title, columns, tuple(rows), _note(found))
+    return TextTable(title, columns, rows, _note(found))
 
 
 def _rewards(found: Convergence, span: str) -> str:
@@ -81,12 +64,9 @@ def _cell(entry: Speed | None) -> str:
     if entry is None:
         return text.NONE
     ratio = entry.ratio
-    spent = f"{_cost(entry.cost, entry.unit)} vs {_cost(entry.baseline_cost, entry.unit)}"
+    costs = (entry.cost, entry.baseline_cost)
+    spent = " vs ".join("never" if math.isinf(cost) else text.cost(cost, entry.unit) for cost in costs)
     return f"{text.ratio(ratio.value)}\n{text.bounds(ratio.low, ratio.high)}\n{spent}"
-
-
-def _cost(cost: float, unit: str) -> str:
-    return "never" if math.isinf(cost) else text.cost(cost, unit)
 
 
 def _note(found: Convergence) -> str:
@@ -109,10 +89,6 @@ def _note(found: Convergence) -> str:
     return f"{note} {PUBLISHED}"
 
 
-def write_convergence(found: Convergence, folder: Path) -> Sequence[TextTable]:
+def write_convergence(found: Convergence, folder: Path) -> list[TextTable]:
     """Write the table as CSV, Markdown and LaTeX; return it if it has rows."""
-    table = speed_table(found)
-    if not table.rows:
-        return []
-    write_table(folder, "speed_up", speed_frame(found), [table])
-    return [table]
+    return write_table(folder, "speed_up", speed_frame(found), [speed_table(found)])

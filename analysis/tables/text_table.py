@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from tabulate import tabulate
 
-_LATEX = str.maketrans(
-    {"×": r"$\times$", "−": "-", "→": r"$\to$", "±": r"$\pm$", "–": "--", "%": r"\%", "_": r"\_", "&": r"\&"}
-)
+from analysis.statistics import Estimate, Interval
 
-_STACK = r"\shortstack[l]{{{}}}"
+_SYMBOLS = {"×": "times", "−": "-", "→": "to", "±": "pm", "≤": "le", "σ": "sigma", "ρ": "rho"}
+_LATEX = str.maketrans(
+    {sign: f"${name if name == '-' else chr(92) + name}$" for sign, name in _SYMBOLS.items()}
+    | {sign: chr(92) + sign for sign in "%_&#${}"}
+    | {"–": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
 
 
 @dataclass(frozen=True)
@@ -35,32 +38,25 @@ class TextTable:
 
 def to_markdown(table: TextTable) -> str:
     """A table as Markdown, its note below it."""
-    rows = [
+    escaped = [
         [cell.replace("|", "\\|").replace("\n", "<br>") for cell in row]
         for row in (table.columns, *table.rows)
     ]
-    grid = "\n".join([_line(rows[0]), _line(["---"] * len(rows[0])), *map(_line, rows[1:])])
-    return "\n".join([f"### {table.title}", "", grid, *(["", table.note] if table.note else []), ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    lines = [f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(escaped[0]), *escaped[1:])]
+    return "\n".join([f"### {table.title}", "", *lines, *(["", table.note] if table.note else []), ""])
 
 
 def to_latex(table: TextTable) -> str:
     """A table as a LaTeX `table` environment (booktabs), its note in the caption."""
-    escaped = [[cell.translate(_LATEX) for cell in row] for row in (table.columns, *table.rows)]
-    rows = [
-        [_STACK.format(cell.replace("\n", r" \\ ")) if "\n" in cell else cell for cell in row]
-        for row in escaped
-    ]
-    frame = pd.DataFrame(rows[1:], columns=rows[0])
+    columns, *rows = ([_latex(cell) for cell in row] for row in (table.columns, *table.rows))
     caption = f"{table.title}. {table.note}".strip().translate(_LATEX)
-    return str(
-        frame.style.hide(axis="index").to_latex(
-            hrules=True, caption=caption, column_format="l" * len(rows[0])
-        )
-    )
+    style = pd.DataFrame(rows, columns=columns).style.hide(axis="index")
+    return str(style.to_latex(hrules=True, caption=caption, column_format="l" * len(columns)))
+
+
+def _latex(cell: str) -> str:
+    lines = cell.translate(_LATEX).split("\n")
+    return lines[0] if len(lines) == 1 else "\\shortstack[l]{" + r" \\ ".join(lines) + "}"
 
 
 def to_text(table: TextTable) -> str:
@@ -70,10 +66,28 @@ def to_text(table: TextTable) -> str:
     return "\n".join([table.title, "", *(line.rstrip() for line in grid.split("\n")), *note, ""])
 
 
-def write_table(folder: Path, name: str, frame: pd.DataFrame, texts: Sequence[TextTable]) -> None:
-    """Write `frame` (numbers, tidy) as `name.csv` and `texts` (as they are read) as `name.md` and `name.tex`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(folder / f"{name}.csv", index=frame.index.name is not None, float_format="%.6g")
-    shown = [table for table in texts if table.rows]
-    for ending, written in (("md", to_markdown), ("tex", to_latex)):
-        (folder / f"{name}.{ending}").write_text("\n".join(map(written, shown)), encoding="utf-8")
+def tidy(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """A frame of rows in which an interval or estimate `x` becomes the columns `x`, `x_low` and `x_high`."""
+    flat: list[dict[str, object]] = []
+    for row in rows:
+        flat.append({})
+        for name, value in row.items():
+            middle = value.mean if isinstance(value, Interval) else getattr(value, "value", value)
+            flat[-1][name] = middle
+            if isinstance(value, Interval | Estimate):
+                flat[-1] |= {f"{name}_low": value.low, f"{name}_high": value.high}
+    return pd.DataFrame(flat)
+
+
+def write_table(folder: Path, name: str, frame: pd.DataFrame, tables: Sequence[TextTable]) -> list[TextTable]:
+    """Write `frame` (numbers, tidy) as `name.csv` and `tables` (as they are read) as `name.md` and `name.tex`.
+
+    Returns the tables that have rows; where the frame has none nothing is written.
+    """
+    shown = [table for table in tables if table.rows]
+    if len(frame):
+        folder.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(folder / f"{name}.csv", index=frame.index.name is not None, float_format="%.6g")
+        (folder / f"{name}.md").write_text("\n".join(map(to_markdown, shown)), encoding="utf-8")
+        (folder / f"{name}.tex").write_text("\n".join(map(to_latex, shown)), encoding="utf-8")
+    return shown

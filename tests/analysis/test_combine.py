@@ -148,4 +148,7 @@ def test_command_line_wants_a_folder_for_several(
     text = page.read_text()
     assert all(name in text for name in ("dance_grpo", "flow_grpo", "euphonium"))
     assert (tmp_path / "both" / "tables" / "final.csv").is_file()
+    script = (tmp_path / "both" / "repeat.sh").read_text()
+    assert all(f"{folder / 'settings.yaml'}" in script for folder in (first, second))
+    assert '"$1/1" "$1/2" --output "$1/report"' in script
     assert not (first / "tables").exists()
