@@ -31,7 +31,8 @@ def seeds_needed(
     tests = TTestIndPower()
 
     def enough(seeds: int) -> bool:
-        return bool(tests.power(effect, seeds, alpha) >= power)
+        # To the right side only: the chance of the wrong one is nothing, and scipy has no number for it.
+        return bool(tests.power(effect, seeds, alpha / 2, alternative="larger") >= power)
 
     low, high = 1, 2
     while not enough(high):

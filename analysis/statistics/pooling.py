@@ -34,8 +34,9 @@ def pooled(effects: Sequence[float], errors: Sequence[float], confidence: float 
     """Random-effects mean of `effects` with standard `errors`, both (runs,).
 
     Paule and Mandel's variance between runs, and Hartung and Knapp's interval (Student's t, one degree of freedom less
-    than runs), which holds for few runs where the usual normal interval is too narrow, with an error no smaller than
-    the runs' own; from statsmodels.
+    than runs), which holds for few runs where the usual normal interval is too narrow; from statsmodels. Runs that
+    agree by chance would make it as narrow as one likes: it is never based on less than the runs' own errors
+    (Röver, Knapp and Friede, BMC Med. Res. Methodol. 15, 2015).
 
     Raises:
         ValueError: fewer than two runs, or an error that is not above zero.
@@ -49,9 +50,9 @@ def pooled(effects: Sequence[float], errors: Sequence[float], confidence: float 
         raise ValueError(
             f"effects must be finite and errors above 0: {values.tolist()} and {spreads.tolist()}"
         )
-    found = combine_effects(values, spreads**2, method_re="pm")
+    with np.errstate(divide="ignore"):  # of runs that agree altogether, whose heterogeneity is none
+        found = combine_effects(values, spreads**2, method_re="pm")
     mean = float(found.mean_effect_re)
-    # Runs that happen to agree would make Hartung and Knapp's error smaller than their own errors allow.
     error = max(float(found.sd_eff_w_re_hksj), float(found.sd_eff_w_re))
     width = float(student.ppf((1 + confidence) / 2, len(values) - 1)) * error
     weights = tuple(float(weight) for weight in found.weights_rel_re)
