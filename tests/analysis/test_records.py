@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from analysis.curves import bands, counted_curves, final_values, run_status, seed_means
-from analysis.records import Question, RecordError, load_run
+from analysis.records import RecordedQuestion, RecordError, load_run
 from analysis.schema import LOOKS_FILE
 from tests.analysis.synthetic import Plan, write_run
 
@@ -178,11 +178,11 @@ def test_planned_looks_say_how_many_seeds_were_asked_for(run_copy: Path) -> None
 
 
 def test_older_records_ask_about_speed(run_copy: Path) -> None:
-    assert load_run(run_copy).question == Question("speed", None)
+    assert load_run(run_copy).question == RecordedQuestion("speed", None)
     file = run_copy / "settings.yaml"
     asked = {"question": {"asks": "final", "baseline": "dance_grpo"}}
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | asked))
-    assert load_run(run_copy).question == Question("final", "dance_grpo")
+    assert load_run(run_copy).question == RecordedQuestion("final", "dance_grpo")
 
 
 def test_a_unit_that_nothing_is_counted_in_is_refused(run_copy: Path) -> None:

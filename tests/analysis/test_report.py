@@ -123,7 +123,7 @@ def test_page_is_self_contained(reported: Path) -> None:
 def test_every_figure_is_there_in_both_formats_and_not_blank(reported: Path) -> None:
     figures = reported / "figures"
     names = {"gains", "convergence", "speed_up", "rewards_held_out", "rewards_train", "proxy", "distance"}
-    names |= {"guidance", "training", "rewards_held_out_tflops", "rewards_held_out_seconds"}
+    names |= {"tradeoffs", "guidance", "training", "rewards_held_out_tflops", "rewards_held_out_seconds"}
     present = {file.name for file in figures.iterdir()}
     assert present == {
         f"{name}{suffix}" for name in {*names, "rewards_held_out_nfe"} for suffix in (".png", ".svg")
@@ -139,7 +139,7 @@ def test_every_figure_is_there_in_both_formats_and_not_blank(reported: Path) -> 
 
 def test_every_table_is_there_as_numbers_and_as_text(reported: Path) -> None:
     tables = reported / "tables"
-    names = {"final", "alignment", "pairs", "budget", "speed_up", "hacking", "guidance"}
+    names = {"final", "alignment", "pairs", "budget", "speed_up", "hacking", "tradeoffs", "guidance"}
     names |= {"process_accuracy", "methods", "power", "runs"}
     written = {f"{name}{suffix}" for name in names for suffix in (".csv", ".md", ".tex")}
     assert {file.name for file in tables.iterdir()} == written | {"curves.csv", "prompts.csv"}
