@@ -15,7 +15,7 @@ from analysis import style, text
 from analysis.convergence import SPANS, Convergence, Speed
 from analysis.costs import cumulative_costs
 from analysis.curves import seed_means
-from analysis.plots.panels import band_note, cut, finish, grid, handles, panel
+from analysis.plots.panels import MANY_METHODS, band_note, cut, finish, grid, handles, panel
 from analysis.plots.rewards import reward_curves, reward_panel
 from analysis.records import Records
 
@@ -75,7 +75,9 @@ def convergence_figure(run: Records, found: Convergence) -> Figure:
         kind = "the budget's unit" if unit == run.budget_unit else ""
         panel(each, text.UNIT_TITLES[unit], kind, text.UNIT_AXES[unit], name, whole=unit == "iterations")
         each.set_xlim(left=0)
-        cut(each, here["value"])
+        # One seed among many methods should not flatten all the others: their bands are not drawn.
+        many = len(run.methods) > MANY_METHODS
+        cut(each, here.groupby(["method", "iteration"])["value"].mean() if many else here["value"])
     end = f"Dashed grey line: where {found.baseline} ends." if ends else ""
     heading = f"{name[:1].upper()}{name[1:]} on {text.SPLIT_NAMES[found.split]} against compute, counted in each way"
     return finish(run, drawn, heading, handles(run, base=True), band_note(run), end)

@@ -34,8 +34,6 @@ def tradeoffs_figure(run: Records) -> Figure | None:
     drawn, axes = grid(len(panels), 3.0, len(run.methods))
     for each, (title, x, y, below, left) in zip(axes, panels, strict=True):
         ends = _lines(each, run, frame, x, y)
-        if x == "kl":
-            each.set_xscale("symlog", linthresh=10)
         if x != "training":
             _label(each, ends, front(ends, y, x, smaller=x == "kl"), x, y)
         else:
@@ -51,6 +49,9 @@ def tradeoffs_figure(run: Records) -> Figure | None:
                 scaley=False,
             )
         panel(each, title, below=below, left=left)
+        if x == "kl":
+            each.set_xscale("symlog", linthresh=10)
+            each.set_xticks([0, 10, 100, 1000], ["0", "10", "100", "1000"])
     note = (
         "Lines: means of the finished seeds from the base model on; marks: their ends. Dashed: equal gains; below it "
         "the training rewards run ahead. Named: methods that no other beats on both axes."
