@@ -63,7 +63,7 @@ def test_curves_hold_costs_and_rewards_of_every_evaluation(run: Records) -> None
     keys = ["method", "seed", "iteration"]
     wide = frame.rename(columns={"iterations": "iteration"}).set_index(keys)
     means = seed_means(run)
-    means = means[means["method"] != "base"].set_index(["split", "reward", *keys])["value"]
+    means = means[means["method"] != "base"].set_index(["split", "reward", *keys])["value"].sort_index()
     for split, prefix in (("held_out", ""), ("train", "train/")):
         for reward in FEW:
             own = means[split, reward]
