@@ -150,9 +150,8 @@ def over_prompts(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) 
 def pairwise_differences(groups: Mapping[str, ArrayLike], confidence: float = 0.95) -> list[Difference]:
     """Games and Howell's interval and p-value of every pair: all intervals hold together at `confidence`.
 
-    Tukey's studentised range with unequal variances (Games and Howell, J. Educ. Stat. 1, 1976), from statsmodels'
-    approximation of its quantiles, which is within 0.2 % of scipy's `tukey_hsd(equal_var=False)` and a
-    thousand times faster. For two methods this is Welch's test. Pairs are named in the order of `groups`.
+    Tukey's studentised range with unequal variances (Games and Howell, J. Educ. Stat. 1, 1976). For two methods this is
+    Welch's test. Pairs are named in the order of `groups`.
     """
     _check_confidence(confidence)
     arrays = {name: _one_dimensional(values, name) for name, values in groups.items()}
@@ -174,11 +173,32 @@ def _games_howell(
     shares = one.var(ddof=1) / one.size, other.var(ddof=1) / other.size
     freedom = sum(shares) ** 2 / sum(share**2 / (n - 1) for share, n in zip(shares, seeds, strict=True))
     error = math.sqrt(sum(shares) / 2)  # of the studentised range
-    width = float(qsturng(confidence, methods, freedom)) * error
-    p = float(np.ravel(psturng(abs(mean) / error, methods, freedom))[0])
+    width = _range_quantile(confidence, methods, freedom) * error
+    p = _range_p(abs(mean) / error, methods, freedom)
     return Difference(
         first, second, Interval(mean, mean - width, mean + width, min(seeds), confidence), p, seeds
     )
+
+
+def _range_quantile(confidence: float, methods: int, freedom: float) -> float:
+    """Quantile of the studentised range, of two means by Student's t.
+
+    Otherwise from statsmodels' approximation, within 0.5 % of scipy's and a thousand times faster, where it has one.
+    """
+    if methods == 2:
+        return math.sqrt(2) * float(stats.t.ppf((1 + confidence) / 2, freedom))
+    if (0.1 if freedom >= 2 else 0.9) <= confidence <= 0.999:
+        return float(qsturng(confidence, methods, freedom))
+    return float(stats.studentized_range.ppf(confidence, methods, freedom))
+
+
+def _range_p(value: float, methods: int, freedom: float) -> float:
+    """Chance of a studentised range above `value`, of two means by Student's t; else as `_range_quantile`."""
+    if methods == 2:
+        return 2 * float(stats.t.sf(value / math.sqrt(2), freedom))
+    if freedom >= 2:
+        return float(np.ravel(psturng(value, methods, freedom))[0])
+    return float(stats.studentized_range.sf(value, methods, freedom))
 
 
 def _spread(one: Floats, other: Floats) -> bool:
