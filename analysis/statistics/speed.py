@@ -6,13 +6,14 @@ range of targets, given as shares of the baseline's own gain. A single target re
 one line; a range averages that noise away and says what happened along the curve.
 
 The interval is Student's t on the logarithm, with each method's variance from leaving out one seed at a time
-(jackknife; the targets move with the baseline) and Welch's degrees of freedom. `docs/statistics.md` says how far it
-was found to hold.
+(jackknife; the targets move with the baseline) and Welch's degrees of freedom, a little fewer than for normal seeds.
+`docs/statistics.md` says how far it was found to hold.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +31,12 @@ _POINTS_A_SHARE = 40
 
 _OPEN = math.log(1e6)
 """A limit this many times beyond the estimate bounds nothing and is given as zero or infinity."""
+
+_KURTOSIS = 0.5
+"""Excess kurtosis of what a seed adds to a logarithm of costs: that of normal seeds is 0."""
+
+_CLEAR = 0.9
+"""Confidence, to one side, with which a mean curve must pass the last target for its cost to have an upper limit."""
 
 ONE_SEED = "One seed has no spread: an interval needs at least two."
 NO_SPREAD = "All seeds are alike, so they show no spread to build an interval on."
@@ -85,9 +92,9 @@ def speed_up(
     Values are (seeds, time), costs (time,) or (seeds, time) from 0 at the base model's evaluation. With several
     `comparisons` the interval is widened (Bonferroni) so that all of them hold together at `confidence`.
 
-    A method that does not get through the span, or would not without one of its seeds, has a cost above its last
-    one. Then the lower limit is 0: it may be found slower, never faster. Raises `ValueError` where the baseline's
-    mean curve does not end above its start: it sets no target.
+    A method that does not get through the span, or by less than its seeds may account for, has a cost that nothing
+    limits above. Then the lower limit is 0: it may be found slower, never faster. Raises `ValueError` where the
+    baseline's mean curve does not end above its start: it sets no target.
     """
     first, baseline = _Curves.of(cost_first, values_first), _Curves.of(cost_baseline, values_baseline)
     _check(span, confidence, comparisons)
@@ -104,16 +111,16 @@ def speed_up(
         return Estimate(value, math.nan, math.nan, seeds, confidence, why=ONE_SEED)
     ours = [_log_ratio(m, baseline.mean, first.cost, baseline.cost, span) for m in first.without_each()]
     theirs = [_log_ratio(first.mean, m, first.cost, baseline.cost, span) for m in baseline.without_each()]
-    variances = _jackknife(ours), _jackknife(theirs)
+    variances = [_jackknife([entry.log for entry in entries]) for entries in (ours, theirs)]
     spread = math.sqrt(variances[0] * len(first.values)), math.sqrt(variances[1] * len(baseline.values))
     total = sum(variances)
     if not total > 0:
         return Estimate(value, math.nan, math.nan, seeds, confidence, spread, NO_SPREAD)
-    counts = len(first.values) - 1, len(baseline.values) - 1
-    freedom = total**2 / sum(part**2 / n for part, n in zip(variances, counts, strict=True))
+    freedom = _freedom(variances, (len(first.values), len(baseline.values)))
     level = 1 - (1 - confidence) / comparisons
     width = float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(total)
-    closed = all(entry.reached for entry in (ratio, *ours, *theirs)) and width < _OPEN
+    arrives = all(entry.reached for entry in (ratio, *ours, *theirs)) and _clear(ratio, ours, theirs)
+    closed = arrives and width < _OPEN
     low = math.exp(ratio.log - width) if closed else 0.0
     high = math.exp(ratio.log + width) if width < _OPEN else math.inf
     return Estimate(value, low, high, seeds, confidence, spread, "" if ratio.reached else short)
@@ -169,18 +176,21 @@ class _Curves:
 class _Ratio(NamedTuple):
     """Mean over the targets of log(baseline's cost / method's cost), and whether both reach them all.
 
-    An unreached target counts at the last cost, which is less than it would take.
+    An unreached target counts at the last cost, which is less than it would take. `margin` is how far the method's
+    highest point lies above the last target.
     """
 
     log: float
     reached: bool
+    margin: float
 
 
 def _log_ratio(first: Floats, baseline: Floats, cost: Floats, baseline_cost: Floats, span: Span) -> _Ratio:
     targets = span_targets(span, float(baseline[0]), float(baseline[-1]))
     own, arrives = _log_costs(cost, first, targets)
     other, sets = _log_costs(baseline_cost, baseline, targets)
-    return _Ratio(float((other - own).mean()), arrives and sets and bool(baseline[-1] > baseline[0]))
+    reached = arrives and sets and bool(baseline[-1] > baseline[0])
+    return _Ratio(float((other - own).mean()), reached, float(first.max() - targets[-1]))
 
 
 def _log_costs(cost: Floats, mean: Floats, targets: Floats) -> tuple[Floats, bool]:
@@ -202,10 +212,25 @@ def _log_costs(cost: Floats, mean: Floats, targets: Floats) -> tuple[Floats, boo
     return np.log(np.maximum(at, 1e-9 * cost[-1])), bool(reached.all())
 
 
-def _jackknife(ratios: list[_Ratio]) -> float:
-    """Variance of the estimate from one method's seeds."""
-    logs = np.array([ratio.log for ratio in ratios])
-    return float((len(logs) - 1) * logs.var())
+def _clear(ratio: _Ratio, ours: list[_Ratio], theirs: list[_Ratio]) -> bool:
+    """Whether the method passes the last target by more than its own and the baseline's seeds may account for."""
+    variances = [_jackknife([entry.margin for entry in entries]) for entries in (ours, theirs)]
+    if not sum(variances) > 0:
+        return ratio.margin >= 0
+    freedom = _freedom(variances, (len(ours), len(theirs)))
+    return ratio.margin > float(student.ppf(_CLEAR, freedom)) * math.sqrt(sum(variances))
+
+
+def _jackknife(without_each: Sequence[float]) -> float:
+    """Variance of an estimate from one method's seeds: from what it is without each of them."""
+    return float((len(without_each) - 1) * np.var(without_each))
+
+
+def _freedom(variances: Sequence[float], seeds: Sequence[int]) -> float:
+    """Welch's degrees of freedom of the sum of two methods' variances, with `_KURTOSIS` in each variance's own."""
+    own = [2 / (n - 1) + _KURTOSIS / n for n in seeds]
+    squares = sum((part / sum(variances)) ** 2 * error for part, error in zip(variances, own, strict=True))
+    return float(2 / squares)
 
 
 def _check(span: Span, confidence: float, comparisons: int) -> None:
