@@ -439,7 +439,7 @@ def sections(repetitions: int, seed: int) -> dict[str, Callable[[], str]]:
     add("Coverage, never gets through (plateau 0.7)", covered(PLATEAU, list(SPANS)))
     add("Coverage, never gets through, as fast", covered(replace(PLATEAU, speed=1.0), [WHOLE]))
     for name, world in FLAT.items():
-        add(f"Claims, {name}", claimed(world))
+        add(f"Claims, {name}", claimed(world, (2,)))
 
     def looked(world: World) -> Callable[[np.random.Generator], str]:
         return lambda rng: _lines([(f"{m} methods", sequential(world, m, repetitions, rng)) for m in (2, 3)])
@@ -449,7 +449,7 @@ def sections(repetitions: int, seed: int) -> dict[str, Callable[[], str]]:
     copies = World(speed=1.0)
     add(
         "Claims, copies, final values asked about, 3 methods",
-        by_seeds(lambda n, rng: final_alarms(replace(copies, seeds=n), 3, repetitions // 4, rng)),
+        by_seeds(lambda n, rng: final_alarms(replace(copies, seeds=n), 3, repetitions, rng)),
     )
     add("Coverage, prompts are a sample of 16", by_seeds(lambda n, rng: prompt_coverage(n, repetitions, rng)))
     add(

@@ -48,7 +48,7 @@ def test_the_simulated_truth_is_the_mean_of_many_seeds(heavy: bool) -> None:
 def test_the_true_speed_up_is_the_stretch_or_what_dense_curves_show() -> None:
     assert sim.World().speed_up(SPANS[WHOLE]) == pytest.approx(1.66, rel=1e-3)
     assert sim.PLATEAU.speed_up(SPANS[WHOLE]) == 0
-    lower = replace(sim.World(level=1e-6, rate=1e-6, noise=0, plateau=0.95), evaluations=6001, seeds=2)
+    lower = replace(sim.World(level=1e-6, rate=1e-6, noise=0, plateau=0.95), evaluations=401, seeds=2)
     first, baseline = np.moveaxis(lower.curves(generator(1)), 1, 0)
     drawn = sim.speeds(lower.cost, first, baseline, SPANS["around 50 %"])
     assert np.exp(drawn.log) == pytest.approx(lower.speed_up(SPANS["around 50 %"]), rel=1e-3)
@@ -130,23 +130,21 @@ def test_a_method_that_never_arrives_gets_no_lower_limit(speed: float) -> None:
 
 @pytest.mark.parametrize("seeds", sim.SEEDS)
 def test_a_baseline_without_gain_is_no_measure_of_speed(seeds: int) -> None:
-    """Not where nothing gains, where nothing may be claimed at all, nor where the other method does."""
-    for methods in (2, 3):
-        world = replace(sim.FLAT["the baseline does not gain, the other does"], seeds=seeds)
-        found = sim.alarms(world, methods, 300, generator(methods, seeds))
+    """Where nothing gains hardly anything is claimed at all; where the other method does, that it ends higher."""
+    nothing, other = (replace(world, seeds=seeds) for world in sim.FLAT.values())
+    for world, methods, repetitions in ((nothing, 2, 400), (nothing, 3, 100), (other, 2, 400)):
+        found = sim.alarms(world, methods, repetitions, generator(methods, seeds))
         assert found["speed"] < 0.05
-        assert found["not asked"] > 0.95
-    nothing = replace(sim.FLAT["no method gains"], seeds=seeds)
-    found = sim.alarms(nothing, 2, 300, generator(4, seeds))
-    assert found["speed"] < 0.05
-    assert found["answer"] < 0.05 + error(0.05, 300)
+        assert found["not asked"] > 0.975 - error(0.025, repetitions)
+        claims = found["answer"]
+        assert claims > 0.9 if world is other else claims < 0.05 + error(0.05, repetitions)
 
 
 @pytest.mark.parametrize(("seeds", "single_target"), [(3, 0.14), (5, 0.33), (10, 0.68)])
 def test_the_whole_curve_finds_more_than_a_single_target_did(seeds: int, single_target: float) -> None:
     """A speed-up by 1.66; a single target at 0.8 of the gain, by curves moved by a standard error, found so many."""
     row = sim.speed_coverage(sim.World(seeds=seeds), REPETITIONS, generator(seeds))[WHOLE]
-    assert row.found > 1.15 * single_target + error(row.found) / 3
+    assert row.found > 1.05 * single_target
 
 
 @pytest.mark.parametrize("seeds", sim.SEEDS)
@@ -224,7 +222,7 @@ def test_the_cases_have_every_kind_of_answer() -> None:
         for place, (world, confidence) in enumerate(_cases())
     ]
     assert {bool(entry.asked[0]) for entry in made} == {False, True}
-    assert {tuple(entry.decided[0].tolist()) for entry in made} > {(False, False), (True, False)}
+    assert {tuple(entry.decided[0].tolist()) for entry in made} >= {(False, False), (True, False)}
     assert {bool(entry.claims[0]) for entry in made if not entry.asked[0]} == {False, True}
 
 
