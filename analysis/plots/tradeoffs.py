@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis import style, text
 from analysis.hacking import DIVERSITY
-from analysis.plots.panels import MANY_METHODS, footer, grid, handles, panel
+from analysis.plots.panels import MANY_METHODS, finish, grid, handles, panel
 from analysis.records import Records
 from analysis.tradeoffs import course_frame, front
 
@@ -56,8 +56,7 @@ def tradeoffs_figure(run: Records) -> Figure | None:
         "Lines: means of the finished seeds from the base model on; marks: their ends. Dashed: equal gains; below it "
         "the training rewards run ahead. Named: methods that no other beats on both axes."
     )
-    style.surround(drawn, "What the gains cost", footer(run, note), handles(run))
-    return drawn
+    return finish(run, drawn, "What the gains cost", handles(run), note)
 
 
 def _lines(axes: Axes, run: Records, frame: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
