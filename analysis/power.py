@@ -50,15 +50,14 @@ def power_table(run: Records, course: Convergence, unit: str) -> TextTable:
     note = (
         f"Seeds a method with which the whole curve shows such a speed-up with {POWER:.0%} power at 95 % confidence"
         f"{together}: with the spread over seeds that was seen, and with its upper 80 % limit, since few seeds know "
-        f"their own spread badly. {text.NONE}: without one of its seeds the method, or the baseline, does not get "
-        "through the range."
+        f"their own spread badly. {text.NONE}: the method does not get through the range."
     )
     return TextTable(title, columns, rows, note)
 
 
 def _cells(entry: Speed, comparisons: int) -> tuple[str, ...]:
     squares, seeds = [spread**2 for spread in entry.ratio.spread], entry.ratio.seeds
-    if seeds < 2 or not sum(squares) > 0 or not entry.ratio.low > 0:
+    if seeds < 2 or not sum(squares) > 0 or not entry.ratio.value > 0:
         return (text.NONE, *[text.NONE] * len(RATIOS))
     spread = math.sqrt(sum(squares) / 2)
     freedom = (seeds - 1) * sum(squares) ** 2 / sum(square**2 for square in squares)

@@ -183,5 +183,7 @@ def _pairs(split: str, reward: str, tables: Mapping[str, pd.DataFrame]) -> list[
         won = wins(tables[first].loc[shared], tables[second].loc[shared])
         chance = probability_of_improvement(seeds[first], seeds[second])
         prompts = over_prompts(arrays[first], arrays[second])
+        if min(difference.seeds) < 2:  # one seed is a sample of seeds, too, and shows no spread
+            prompts = Interval(prompts.mean, np.nan, np.nan, 1)
         pairs.append(Pair(split, reward, difference, chance, share_interval(won), prompts))
     return pairs

@@ -163,3 +163,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         f"{name}.{ending}" for name in ("final", "alignment", "pairs") for ending in ("csv", "md", "tex")
     }
     assert (folder / "figures" / "gains.png").is_file()
+
+
+def test_a_pair_with_one_seed_has_no_interval_of_any_kind(tmp_path: Path) -> None:
+    plan = Plan(methods=("one", "two"), seeds=3, with_samples=False, failed={("two", 1): 0, ("two", 2): 0})
+    for pair in alignment(load_run(write_run(tmp_path, plan))).pairs:
+        assert pair.difference.seeds in ((3, 1), (1, 3))
+        assert not pair.difference.interval.known
+        assert not pair.any_prompts.known
