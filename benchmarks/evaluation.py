@@ -65,7 +65,9 @@ def evaluate(
     for bit, and diversity, which compares the videos of a round, means the same in all.
 
     Args:
-        policy, suite, settings: what is evaluated, and how.
+        policy: what is evaluated.
+        suite: the rewards.
+        settings: prompts, numbers of videos and the sampler.
         iteration: for errors.
         final: whether with `final_samples_per_prompt`, as the base model and the end of a run are.
 

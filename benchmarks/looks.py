@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def parse_seeds(text: str) -> tuple[int, int] | int:
         )
     numbers = [int(part) for part in parts]
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def seeds_option(text: str) -> tuple[int, int] | int:
+    """`parse_seeds` for a command line, which prints what is wrong in its own way."""
+    try:
+        return parse_seeds(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def planned_looks(fewest: int, most: int) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from benchmarks.commandline import (
 from benchmarks.display import Display, print_table, say
 from benchmarks.ledger import Ledger
 from benchmarks.locking import alone
-from benchmarks.looks import UNTIL, parse_seeds, planned_looks, take_look
+from benchmarks.looks import UNTIL, planned_looks, seeds_option, take_look
 from benchmarks.records import Recorder, consolidate, read_status, resume_command
 from benchmarks.resolve import read_config, resolve, write_settings
 from benchmarks.settings import RunSettings, SettingsError
@@ -47,7 +47,9 @@ def arguments() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="methods to train, by name, comma-separated; 'all' for the catalogue",
     )
-    add_settings(parser, "number of training seeds per method; with --until a range such as 5..20", str)
+    add_settings(
+        parser, "number of training seeds per method; with --until a range such as 5..20", seeds_option
+    )
     parser.add_argument(
         "--until",
         choices=UNTIL,
@@ -73,15 +75,13 @@ def read_question(given: argparse.Namespace) -> None:
     Raises:
         SettingsError: a range of seeds without --until, or the reverse.
     """
-    found = parse_seeds(given.seeds) if given.seeds is not None else None
+    found = given.seeds
     if isinstance(found, tuple) != (given.until is not None):
         raise SettingsError(
             "--until decided needs a range of seeds, such as --seeds 5..20, and a range needs --until decided"
         )
     if isinstance(found, tuple):
         given.looks, given.seeds = planned_looks(*found), found[1]
-    else:
-        given.seeds = found
     named = {"asks": given.question, "baseline": given.baseline}
     given.question = {name: value for name, value in named.items() if value is not None} or None
 

@@ -41,7 +41,7 @@ def test_the_reference_has_every_package(site: Path) -> None:
         "methods": "methods.method.Method",
         "rewards": "rewards.suites",
         "benchmarks": "benchmarks.settings",
-        "analysis": "analysis.statistics.estimates",
+        "analysis": "analysis.statistics.speed",
     }.items():
         text = (site / "reference" / f"{package}.html").read_text(encoding="utf-8")
         assert f'id="{name}"' in text

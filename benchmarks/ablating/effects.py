@@ -70,7 +70,7 @@ def contrast_interval(
 
     Returns:
         The interval and the degrees of freedom. A group without values leaves both unknown (NaN), one with a single
-        value the interval, and groups without any spread an interval of no width.
+        value, or groups without any spread, the interval.
     """
     arrays = [np.asarray(group, dtype=np.float64) for group in groups]
     least = min(array.size for array in arrays)
@@ -83,7 +83,7 @@ def contrast_interval(
     shares = np.square(weights) * np.array([array.var(ddof=1) for array in arrays]) / sizes
     total = float(shares.sum())
     if not total > 0:
-        return Interval(mean, mean - total, mean + total, least, confidence), math.nan
+        return Interval(mean, math.nan, math.nan, least, confidence), math.nan
     freedom = float(total**2 / (shares**2 / (sizes - 1)).sum())
     width = float(stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(total))
     return Interval(mean, mean - width, mean + width, least, confidence), freedom

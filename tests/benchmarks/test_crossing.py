@@ -186,7 +186,7 @@ def test_missing_cells_and_single_seeds_are_said() -> None:
 def test_no_spread_is_no_evidence() -> None:
     made = design(2, 2)
     effects = estimate(made, {cell: np.full(3, float(n)) for n, cell in enumerate(made.methods)})
-    assert [effect.verdict for effect in effects] == ["not shown"] * 3
+    assert [effect.verdict for effect in effects] == ["cannot be said"] * 3
 
 
 def test_a_design_is_read_as_it_was_written() -> None:
