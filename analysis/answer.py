@@ -1,18 +1,23 @@
 """The question a run was made for, and the answer its records give, in plain sentences.
 
-The question: which method ends highest on the suite's headline reward, which none was trained on, for
-prompts that none was trained on; by how much over the base model; can the methods be told apart with this
-many seeds; and which reaches the baseline's end sooner, in the unit of the budget.
+One question leads, named in the run's settings before it began: which method learns faster than the baseline over
+the whole curve (`speed`), or which ends higher than it (`final`), judged by the suite's headline reward on prompts that
+none was trained on. The other question is secondary: it is answered at the same confidence where the first is decided
+or cannot be asked, so that a method and its copy give any difference in 5 % of runs, and is otherwise
+only a suggestion.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from analysis import text
-from analysis.convergence import SHARES, UNDECIDED, Convergence, Speed
+from analysis.convergence import SPANS, UNDECIDED, WHOLE, Convergence, Speed
 from analysis.costs import spending
 from analysis.curves import final_values, run_status
 from analysis.records import Records
@@ -23,7 +28,10 @@ FEW_SEEDS = 5
 """Below this many seeds the report says that its intervals are wide and rest on assumed normality."""
 
 NAMED = 4
-"""The sentence names up to so many methods and counts more; the table names all."""
+"""The sentence names up to so many methods and counts more; the tables name all."""
+
+LEVEL = 1e-9
+"""Methods whose ends differ by less than this share of them ended level."""
 
 
 @dataclass(frozen=True)
@@ -40,186 +48,170 @@ class Standing:
 class Answer:
     """`sentence` answers `question`; `limits` says what it rests on; `standings` are best first.
 
-    The sentence is `ending`, who ends highest, and then `speed`, who reaches the baseline's end sooner.
+    `speeds` are those of the whole curve in the budget's unit, `differences` of final rewards, for all pairs.
+    `decided` says whether the primary question has a decision for every method it is about.
     """
 
     question: str
-    ending: str
-    speed: str
+    primary: str
+    secondary: str
     limits: tuple[str, ...]
     standings: tuple[Standing, ...]
+    speeds: tuple[Speed, ...]
     differences: tuple[Difference, ...]
+    decided: bool
+    confidence: float
 
     @property
     def sentence(self) -> str:
         """The answer as one text."""
-        return " ".join(filter(None, [self.ending, self.speed]))
+        return " ".join(filter(None, [self.primary, self.secondary]))
 
 
 def answer(run: Records, course: Convergence) -> Answer:
     """Answer a run's question from its records; works for any part of a run, saying what cannot be said."""
     values = final_values(run)
-    split = run.splits[0] if run.splits else "held_out"
-    headline = values[(values["reward"] == run.suite.headline) & (values["split"] == split)]
-    standings = _standings(run, headline)
-    groups = {entry.method: _of(headline, entry.method)["final"].to_numpy() for entry in standings}
-    differences = tuple(pairwise_differences(groups))
+    headline = values[(values["reward"] == run.suite.headline) & (values["split"] == run.split)]
+    groups = {method: headline[headline["method"] == method] for method in run.methods}
+    standings = tuple(sorted(filter(None, map(_standing, groups.values())), key=lambda entry: -entry.final))
+    about_speed = run.question.asks == "speed"
+    ends = {entry.method: groups[entry.method]["final"].to_numpy() for entry in standings}
+    differences = tuple(pairwise_differences(ends, 0.95 if about_speed else run.confidence))
+    speeds = tuple(entry for entry in course.speeds if entry.span == WHOLE and entry.unit == course.unit)
+    if about_speed:
+        asked = [entry.verdict != UNDECIDED for entry in speeds]
+    else:
+        asked = [entry.distinct for entry in differences if course.baseline in (entry.first, entry.second)]
+    gate = not asked or any(asked)
+    ending = _ending(run, standings, differences, firm=gate or not about_speed)
+    speed = _speed(run, course, speeds, firm=gate or about_speed) if standings else ""
     return Answer(
-        question=_question(run, split),
-        ending=_sentence(run, standings, differences, split),
-        speed=_speed(run, course) if standings else "",
-        limits=tuple(_limits(run, standings, split, course)),
+        question=_question(run, course),
+        primary=(speed or ending) if about_speed else ending,
+        secondary=speed if not about_speed else ending if speed else "",
+        limits=tuple(_limits(run, standings, course)),
         standings=standings,
+        speeds=speeds,
         differences=differences,
+        decided=bool(asked) and all(asked),
+        confidence=run.confidence,
     )
 
 
-def _of(values: pd.DataFrame, method: str) -> pd.DataFrame:
-    return values[values["method"] == method]
+def _standing(seeds: pd.DataFrame) -> Standing | None:
+    """Of one method's finished seeds; None if there is none, or a NaN among their ends."""
+    finals, base = seeds["final"].to_numpy(), seeds["base"].to_numpy()
+    if not len(finals) or np.isnan(finals).any():
+        return None
+    name = str(seeds["method"].iloc[0])
+    return Standing(name, float(base.mean()), float(finals.mean()), paired_gain(finals, base))
 
 
-def _standings(run: Records, headline: pd.DataFrame) -> tuple[Standing, ...]:
-    entries = []
-    for method in run.methods:
-        seeds = _of(headline, method)
-        if len(seeds):
-            gain = paired_gain(seeds["final"].to_numpy(), seeds["base"].to_numpy())
-            entries.append(Standing(method, float(seeds["base"].mean()), float(seeds["final"].mean()), gain))
-    return tuple(sorted(entries, key=lambda entry: -entry.final))
-
-
-def _headline(run: Records) -> str:
-    return text.reward_name(run.suite.headline)
-
-
-def _question(run: Records, split: str) -> str:
-    trained = run.suite.role(run.suite.headline) == "training"
-    kind = "which they were trained on" if trained else "which none was trained on"
+def _question(run: Records, course: Convergence) -> str:
+    role = "which they were" if run.suite.role(run.suite.headline) == "training" else "which none was"
     prompts = (
-        "prompts that none was trained on" if split == "held_out" else "the prompts they were trained on"
+        "prompts that none was trained on" if run.split == "held_out" else "the prompts they were trained on"
     )
-    several = len(run.methods) > 1
-    who = "Which method aligns" if several else f"How far does {''.join(run.methods)} align"
-    best = " best, and which converges soonest," if several else ""
-    return (
-        f"{who} the video model{best} within {run.budget}, judged by {_headline(run)}, {kind}, on {prompts}?"
-    )
+    reward = text.reward_name(run.suite.headline)
+    judged = f"within {run.budget}, judged by {reward}, {role} trained on, on {prompts}?"
+    if len(run.methods) < 2:
+        return f"How far does {''.join(run.methods)} align the video model {judged}"
+    asks = "ends higher" if run.question.asks == "final" else "learns faster"
+    return f"Which method {asks} than {course.baseline} {judged}"
 
 
-def _sentence(
-    run: Records, standings: tuple[Standing, ...], differences: tuple[Difference, ...], split: str
+def _ending(
+    run: Records, standings: tuple[Standing, ...], differences: tuple[Difference, ...], firm: bool
 ) -> str:
+    """Who ends highest, and from whom that differs."""
+    reward = text.reward_name(run.suite.headline)
     if not standings:
         asked = text.listed(run.methods, "or")
-        return (
-            f"There is no answer yet: no seed of {asked} has finished with an evaluation of {_headline(run)}."
-        )
-    best = standings[0]
-    prompts = text.SPLIT_NAMES[split]
-    several = len(standings) > 1
-    if len(standings) < len(run.methods):
-        ended = (
-            f"Of the {len(standings)} methods that finished, {best.method} ended highest"
-            if several
-            else f"Only {best.method} has finished"
-        )
+        return f"There is no answer yet: no seed of {asked} has finished with an evaluation of {reward}."
+    best, several = standings[0], len(standings) > 1
+    level = [e.method for e in standings if abs(e.final - best.final) <= LEVEL * abs(best.final)]
+    if len(level) > 1:
+        ended = f"{text.listed(level)} ended level"
+    elif len(standings) < len(run.methods):
+        some = f"Of the {len(standings)} methods that finished, {best.method} ended highest"
+        ended = some if several else f"Only {best.method} has finished"
     elif several and best.gain.mean < 0:
         ended = f"No method gained, and {best.method} lost least"
     else:
         ended = f"{best.method} ended highest" if several else f"{best.method} was trained"
-    verb = "rose" if best.gain.mean > 0 else "fell" if best.gain.mean < 0 else "stayed"
     way = f"from {text.number(best.base)} to {text.number(best.final)}"
-    moved = (
-        f"{_headline(run)} on {prompts} {verb} {f'at {text.number(best.final)}' if verb == 'stayed' else way}"
-    )
-    return f"{ended}: {moved} ({_gain(best)}){_telling_apart(standings, differences)}."
+    way = f"rose {way}" if best.gain.mean > 0 else f"fell {way}" if best.gain.mean < 0 else way
+    if not best.gain.mean:
+        way = f"stayed at {text.number(best.final)}"
+    elif math.isnan(best.gain.mean):
+        way = f"ended at {text.number(best.final)}"
+    rest = "" if len(level) > 1 else _from_others(standings, differences, firm)
+    return f"{ended}: {reward} on {text.SPLIT_NAMES[run.split]} {way} ({_gain(best)}){rest}."
 
 
 def _gain(best: Standing) -> str:
     seeds = text.count(best.gain.n, "seed")
+    if best.gain.alike:
+        return f"{text.signed(best.gain.mean)}; all {seeds} alike, so no interval"
     if not best.gain.known:
-        return f"{text.signed(best.gain.mean)}, {seeds}, so no interval"
+        return f"{text.signed(best.gain.mean)}; {seeds}, so no interval"
     doubt = "" if best.gain.excludes_zero else ", which includes no change"
     return f"{text.signed(best.gain.mean)}, 95 % interval {text.interval(best.gain)} over {seeds}{doubt}"
 
 
-def _telling_apart(standings: tuple[Standing, ...], differences: tuple[Difference, ...]) -> str:
+def _from_others(standings: tuple[Standing, ...], differences: tuple[Difference, ...], firm: bool) -> str:
+    """From which of the others the best differs beyond chance."""
     if len(standings) < 2:
         return ""
-    best = standings[0].method
-    against = {entry.second: entry for entry in differences if entry.first == best}
-    apart = [name for name, entry in against.items() if entry.distinct]
-    close = [name for name, entry in against.items() if not entry.distinct]
     if min(entry.gain.n for entry in standings) < 2:
-        return "; with one seed of a method, differences between methods cannot be told from chance"
-    seeds = _seed_range(standings)
-    if not close:
-        others = text.listed(apart) if len(apart) <= NAMED else f"all {len(apart)} others"
-        return f"; with {seeds} it can be told apart from {others}"
-    told = f"; it can be told apart from {_some(apart)}, but" if apart else "; but"
-    others = _some(close, "or") if apart or len(close) <= NAMED else f"any of the {len(close)} others"
-    return f"{told} with {seeds} it cannot be told apart from {others}"
+        return "; with one seed of a method nothing is known of chance"
+    against = [entry for entry in differences if entry.first == standings[0].method]
+    apart = [entry.second for entry in against if entry.distinct]
+    close = [entry.second for entry in against if not entry.distinct]
+    others = _some(apart) if close or len(apart) <= NAMED else f"all {len(apart)} others"
+    higher = f"that is higher than {others} beyond chance"
+    if not firm:
+        higher = f"the intervals suggest that this is higher than {others}, to be confirmed on other seeds"
+    rest = _some(close, "or") if apart or len(close) <= NAMED else f"any of the {len(close)} others"
+    same = f"no difference from {rest} is shown"
+    said = ", but ".join([*([higher] if apart else []), *([same] if close else [])])
+    return f"; with {text.counts((entry.gain.n for entry in standings), 'seed')} each {said}"
 
 
 def _some(names: list[str], last: str = "and") -> str:
     return text.listed(names, last) if len(names) <= NAMED else f"{len(names)} others"
 
 
-def _speed(run: Records, course: Convergence) -> str:
-    """Who reaches the baseline's end sooner, in the budget's unit; empty for a single method."""
+def _speed(run: Records, course: Convergence, entries: Sequence[Speed], firm: bool) -> str:
+    """Who learns faster than the baseline over the whole curve, in the budget's unit; empty for a single method."""
     if len(run.methods) < 2:
         return ""
-    unit = run.budget_unit if run.budget_unit in course.units else "iterations"
-    entries = [entry for entry in course.speeds if entry.share == 1.0 and entry.unit == unit]
     if not entries:
-        why = course.why_not or "no other method has finished"
-        return f"Who converges soonest cannot be said: {why}."
-    goal = f"{course.baseline}'s final {_headline(run)} ({text.number(course.end)})"
-    told = f"Counted in {text.UNIT_TITLES[unit]}, {_reaching(entries, goal)}"
-    if any(entry.verdict != UNDECIDED for entry in entries):
-        return f"{told}."
-    for share in sorted(SHARES, reverse=True)[1:]:
-        nearer = [entry for entry in course.speeds if entry.share == share and entry.unit == unit]
-        decided = [entry for entry in nearer if entry.verdict != UNDECIDED]
-        if decided:
-            nearer_goal = f"{text.percent(share)} of its gain ({text.number(decided[0].target)})"
-            return f"{told}; {_reaching(decided, nearer_goal)}."
-    return f"{told}."
+        return f"No speed-up is given: {course.why_not or 'no other method has finished'}."
+    low, high = SPANS[WHOLE]
+    gain = f"{course.baseline}'s gain in {text.reward_name(run.suite.headline)}"
+    rewards = f"{text.number(course.reward_at(low))} to {text.number(course.reward_at(high))}"
+    counted = f"counted in {text.UNIT_TITLES[entries[0].unit]}"
+    verdicts = _verdicts(entries, course.baseline, firm)
+    return f"From {text.percent(low)} to {text.percent(high)} of {gain} ({rewards}), {counted}, {verdicts}."
 
 
-def _reaching(entries: list[Speed], goal: str) -> str:
-    """Who reaches a goal sooner than the baseline, who later, and of whom it cannot be said."""
-    ordered = sorted(entries, key=lambda entry: -entry.ratio.value if entry.ratio.value > 0 else 0.0)
-    faster, slower, unclear = (
-        [entry for entry in ordered if entry.verdict == verdict]
-        for verdict in ("faster", "slower", UNDECIDED)
-    )
-    short = [entry for entry in slower if not entry.ratio.value > 0]
-    later = [entry for entry in slower if entry.ratio.value > 0]
-    clauses = []
-    if faster:
-        clauses.append(f"{_ratios(faster)} {_verb(faster)} {goal} sooner")
-    if later and not faster:
-        clauses.append(f"{_ratios(later)} {_verb(later)} {goal} later than the baseline")
-    elif later:
-        clauses.append(f"{_ratios(later)} later")
-    if short:
-        names = text.listed([e.method for e in short]) if len(short) <= NAMED else f"{len(short)} methods"
-        verb = "ends" if len(short) == 1 else "end"
-        clauses.append(f"{names} {verb} short of {'it' if clauses else goal}")
+def _verdicts(entries: Sequence[Speed], baseline: str, firm: bool) -> str:
+    """Who is faster than the baseline, who slower, and of whom no difference is shown."""
+    ordered = sorted(entries, key=lambda entry: -entry.ratio.value)
+    clauses: list[str] = []
+    for verdict in ("faster", "slower"):
+        chosen = [entry for entry in ordered if entry.verdict == verdict]
+        if chosen:
+            verb = ("is" if firm else "seems") if len(chosen) == 1 else ("are" if firm else "seem")
+            clauses.append(f"{_ratios(chosen)} {verb} {verdict}" + ("" if clauses else f" than {baseline}"))
+    unclear = [entry for entry in ordered if entry.verdict == UNDECIDED]
     if unclear:
-        names = _ratios(unclear, "or")
-        if not clauses and len(unclear) > NAMED:
-            clauses.append(f"of none of {names} can it be said whether it reaches {goal} sooner")
-        elif not clauses:
-            clauses.append(f"it cannot be said whether {names} reaches {goal} sooner")
-        else:
-            clauses.append(f"of {names} it cannot be said")
+        from_whom = "" if clauses else f" from {baseline}"
+        clauses.append(f"no difference{from_whom} is shown for {_ratios(unclear, 'or')}")
+    if not firm and len(unclear) < len(entries):
+        clauses.append("to be confirmed on other seeds")
     return "; ".join(clauses)
-
-
-def _verb(entries: list[Speed]) -> str:
-    return "reaches" if len(entries) == 1 else "reach"
 
 
 def _ratios(entries: list[Speed], last: str = "and") -> str:
@@ -231,57 +223,68 @@ def _ratios(entries: list[Speed], last: str = "and") -> str:
 
 def _ratio(entry: Speed) -> str:
     """The ratio with its bounds, as far as there are any."""
-    bounds = text.bounds(entry.ratio.low, entry.ratio.high)
-    interval = f"95 % interval {bounds}" if bounds[0].isdigit() else bounds
-    if entry.ratio.value > 0:
-        return f"{text.ratio(entry.ratio.value)}, {interval}"
-    return f"did not reach it, at most {entry.ratio.high:.2f}×" if bounds[0].isdigit() else "did not reach it"
+    ratio = entry.ratio
+    level = f"{100 * ratio.confidence:.3g} % interval"
+    if ratio.value > 0:
+        bounds = text.bounds(ratio.low, ratio.high)
+        return f"{text.ratio(ratio.value)}, {f'{level} {bounds}' if bounds[0].isdigit() else bounds}"
+    if ratio.known and math.isfinite(ratio.high):
+        return f"does not get so far, {text.ratio(ratio.high)} at most"
+    return "does not get so far"
 
 
-def _seed_range(standings: tuple[Standing, ...]) -> str:
-    counts = sorted({entry.gain.n for entry in standings})
-    if len(counts) == 1:
-        return f"{text.count(counts[0], 'seed')} each"
-    return f"{counts[0]} to {counts[-1]} seeds each"
-
-
-def _limits(run: Records, standings: tuple[Standing, ...], split: str, course: Convergence) -> list[str]:
+def _limits(run: Records, standings: tuple[Standing, ...], course: Convergence) -> list[str]:
     limits = []
-    if split != "held_out":
+    if run.split != "held_out":
         limits.append("No held-out prompts were evaluated, so the answer is about the training prompts.")
-    fewest = min((entry.gain.n for entry in standings), default=0)
-    if 0 < fewest < 2:
+    fewest = min((entry.gain.n for entry in standings), default=FEW_SEEDS)
+    if fewest == 1:
         limits.append(
             "At least one method has a single finished seed: no spread, no interval. Two seeds give one, "
             "five or more a useful one."
         )
-    elif 0 < fewest < FEW_SEEDS:
+    elif fewest < FEW_SEEDS:
         limits.append(
-            f"{text.count(fewest, 'seed')} a method are few: the intervals are Student's t, wide, and right "
-            "only if results over seeds are roughly normal, which so few cannot show. Not being told apart "
-            "does not mean being equal."
+            f"{fewest} seeds a method are few: the intervals are Student's t, wide, and right only if results over "
+            "seeds are roughly normal, which so few cannot show. A difference that is not shown may still be there."
         )
-    status = run_status(run)
-    left_out = int((~status["counted"].astype(bool)).sum()) if len(status) else 0
-    if left_out:
-        limits.append(
-            f"{left_out} of {text.count(len(status), 'seed')} did not finish and "
-            f"{'is' if left_out == 1 else 'are'} left out of every mean, which flatters a method that fails "
-            "when it goes badly."
-        )
+    limits += _left_out(run, standings)
     if course.fell and course.speeds:
         limits.append(
-            f"{course.baseline} peaked at {text.number(course.peak)} and ended at {text.number(course.end)}: its end "
-            "is a low target, and who reaches it sooner says little."
+            f"{course.baseline} peaked at {text.number(course.peak)} and ended at {text.number(course.end)}: targets "
+            "are shares of what was left, and reaching them sooner says little."
         )
     limits += _uncharged(run, [entry.method for entry in standings])
-    unfinished = [name for name in run.methods if name not in {entry.method for entry in standings}]
-    if standings and unfinished:
+    if run.looks > 1:
         limits.append(
-            f"No seed of {text.listed(unfinished, 'or')} has finished, so nothing is said about it."
+            f"Seeds were added in planned looks; this is look {run.looks}, judged at {100 * run.confidence:.3g} % "
+            "so that all looks together raise a false alarm in 5 % of runs."
         )
-    if any(entry.gain.n for entry in standings) and any(pd.isna(entry.base) for entry in standings):
+    if any(math.isnan(entry.base) for entry in standings):
         limits.append("The base model was not evaluated, so gains are unknown.")
+    return limits
+
+
+def _left_out(run: Records, standings: tuple[Standing, ...]) -> list[str]:
+    """Seeds and methods of which the answer says nothing."""
+    limits = []
+    status = run_status(run)
+    count = int((~status["counted"]).sum())
+    if count:
+        limits.append(
+            f"{count} of {text.count(len(status), 'seed')} did not finish and {'is' if count == 1 else 'are'} left out "
+            "of every mean, which flatters a method that fails when it goes badly."
+        )
+    finished = set(status.loc[status["counted"], "method"])
+    silent = [name for name in run.methods if name not in {entry.method for entry in standings}]
+    broken = [name for name in silent if name in finished]
+    missing = [name for name in silent if name not in finished]
+    it = "so nothing is said about it."
+    if broken:
+        reward = text.reward_name(run.suite.headline)
+        limits.append(f"A final {reward} of {text.listed(broken, 'or')} is not a number, {it}")
+    if standings and missing:
+        limits.append(f"No seed of {text.listed(missing, 'or')} has finished, {it}")
     return limits
 
 

@@ -8,24 +8,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from analysis import text
-from analysis.curves import seed_means
 from analysis.records import RecordError, Records, load_run
 from analysis.schema import BASE
 from analysis.settings import differing, flatten
 
-FREE = (
-    "command",
-    "preset",
-    "methods",
-    "method_settings",
-    "seeds",
-    "first_seed",
-    "checkpoint_every",
-    "micro_batch",
-    "descriptions",
-)
+FREE = {"command", "preset", "methods", "method_settings", "seeds", "first_seed", "question", "looks"}
+FREE |= {"checkpoint_every", "micro_batch", "descriptions"}
 """Settings in which runs may differ: which methods and seeds, and what does not change a result."""
 
 PATHS = ("model", "outcome_model", "process_reward")
@@ -62,15 +53,12 @@ def combine(runs: Sequence[Records]) -> Records:
         notes += [f"{other.path}: {note}" for note in (*other.notes, *_base(first, other))]
     _methods_once(runs)
     _seeds_once(runs)
+    methods = list(dict.fromkeys(name for run in runs for name in run.settings["methods"]))
     settings = dict(first.settings)
     settings["command"] = "\n".join(str(run.settings.get("command", "")) for run in runs)
-    settings["methods"] = list(dict.fromkeys(name for run in runs for name in run.settings["methods"]))
+    settings["methods"] = methods
     settings["method_settings"] = {
         name: entry for run in runs for name, entry in (run.settings.get("method_settings") or {}).items()
-    }
-    asked = {
-        method: tuple(sorted({seed for run in runs for seed in run.asked.get(method, ())}))
-        for method in settings["methods"]
     }
     return replace(
         first,
@@ -80,14 +68,14 @@ def combine(runs: Sequence[Records]) -> Records:
         iterations=_joined([run.iterations for run in runs]),
         runs=pd.concat([run.runs for run in runs if len(run.runs)] or [first.runs], ignore_index=True),
         ledger=_joined([first.ledger, *(_trained(run.ledger) for run in runs[1:])]),
-        asked=asked,
+        asked={name: tuple(sorted({s for run in runs for s in run.asked.get(name, ())})) for name in methods},
         notes=tuple(notes),
     )
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat = flatten({"charge_prm": False, **settings})
-    free = {name: value for name, value in flat.items() if not {*name.split(".")} & {*FREE}}
+    flat = {"evaluation.final_samples_per_prompt": None, **flatten({"charge_prm": False, **settings})}
+    free = {name: value for name, value in flat.items() if not {*name.split(".")} & FREE}
     for name in PATHS:
         if free.get(name) is not None:
             free[name] = "/".join(PurePath(str(free[name])).parts[-2:])
@@ -104,11 +92,14 @@ def _same_settings(first: Records, other: Records) -> None:
         elif field.startswith("suite."):
             lines.append(f"only {first.path if field in ours else other.path} has {field}")
     if lines:
-        more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
         raise RecordError(
-            f"{first.path} and {other.path} cannot be compared: {'; '.join(lines[:NAMED])}{more}. "
-            "Report them one by one"
+            f"{first.path} and {other.path} cannot be compared: {_first(lines)}. Report them one by one"
         )
+
+
+def _first(lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+    return "; ".join(lines[:NAMED]) + more
 
 
 def _shown(value: object) -> str:
@@ -122,14 +113,11 @@ def _methods_once(runs: Sequence[Records]) -> None:
     for run in runs:
         for name, entry in (run.settings.get("method_settings") or {}).items():
             before, kept = given.setdefault(str(name), (run, entry))
-            table = differing({"first": kept, "other": entry})
-            if len(table):
-                fields = [
-                    f"{field} is {_shown(a)} and {_shown(b)}" for field, a, b in table.itertuples(name=None)
-                ]
+            table = differing({"first": kept, "other": entry}).itertuples(name=None)
+            lines = [f"{field} is {_shown(ours)} and {_shown(theirs)}" for field, ours, theirs in table]
+            if lines:
                 raise RecordError(
-                    f"{name} is not the same method in {before.path} and {run.path}: "
-                    f"{'; '.join(fields[:NAMED])}{'; ...' if len(fields) > NAMED else ''}. "
+                    f"{name} is not the same method in {before.path} and {run.path}: {_first(lines)}. "
                     "Give one of them another name and run it again, or report the runs one by one"
                 )
 
@@ -137,21 +125,20 @@ def _methods_once(runs: Sequence[Records]) -> None:
 def _seeds_once(runs: Sequence[Records]) -> None:
     seen: dict[tuple[str, int], Records] = {}
     for run in runs:
-        for method in run.methods:
-            for seed in run.seeds(method):
-                before = seen.setdefault((method, seed), run)
-                if before is not run:
-                    raise RecordError(
-                        f"{method} seed {seed} is in {before.path} and in {run.path}; a seed counts once: "
-                        "leave one of the runs out, or run with another --first-seed"
-                    )
+        for method, seed in [(name, seed) for name in run.methods for seed in run.seeds(name)]:
+            before = seen.setdefault((method, seed), run)
+            if before is not run:
+                raise RecordError(
+                    f"{method} seed {seed} is in {before.path} and in {run.path}; a seed counts once: "
+                    "leave one of the runs out, or run with another --first-seed"
+                )
 
 
 def _base(first: Records, other: Records) -> list[str]:
     """Sentences on the base model's evaluations; RecordError where they are not those of one model."""
     values = [
         run.evaluations.loc[run.evaluations["method"] == BASE, [*_COLUMNS, "value"]].astype(
-            {"split": str, "prompt": str, "reward": str}
+            dict.fromkeys(("split", "prompt", "reward"), str)
         )
         for run in (first, other)
     ]
@@ -163,13 +150,13 @@ def _base(first: Records, other: Records) -> list[str]:
     off = (apart / spread.reindex(apart.index).clip(lower=1e-12)).fillna(0.0)
     if not len(off) or off.max() > BASE_TOLERANCE:
         means = [
-            float(seed_means(run).query(f"method == '{BASE}'")["value"].mean()) for run in (first, other)
+            text.number(float(frame.groupby(["split", "reward"])["value"].mean().mean())) for frame in values
         ]
         where = f"on {text.reward_name(str(off.idxmax()))}" if len(off) else "and share no video"
         raise RecordError(
             f"the base model is not the same in {first.path} and {other.path}: their evaluations differ "
-            f"{where} (means over all rewards {text.number(means[0])} and {text.number(means[1])}), though the "
-            "settings name one model; report them one by one"
+            f"{where} (means over all rewards {' and '.join(means)}), though the settings name one model; "
+            "report them one by one"
         )
     if apart.max() > 0:
         return [
@@ -189,11 +176,7 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     filled = [frame for frame in frames if len(frame)]
     if len(filled) < 2:
         return (filled or frames)[0]
-    columns = {}
-    for name in filled[0].columns:
-        parts = [frame[name] for frame in filled]
-        if isinstance(parts[0].dtype, pd.CategoricalDtype):
-            columns[name] = pd.Series(pd.api.types.union_categoricals(parts))
-        else:
-            columns[name] = pd.concat(parts, ignore_index=True)
-    return pd.DataFrame(columns)
+    joined = pd.concat(filled, ignore_index=True)
+    for name in filled[0].select_dtypes("category"):
+        joined[name] = pd.Series(union_categoricals([frame[name] for frame in filled]))
+    return joined

@@ -22,39 +22,34 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
 
 
-def command_line(
-    module: str, description: str, work: Work, arguments: Sequence[str] | None, baseline: bool
-) -> int:
-    """Read the runs, do the work, write what it says; exit code 2 and one line where that cannot be done."""
-    parser = _Parser(prog=f"python -m {module}", description=description, allow_abbrev=False)
-    parser.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="folder given to benchmarks.run as --output; several that can be compared are analysed as one",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="where figures and tables go (the run's own folder; must be named for several runs)",
-    )
-    if baseline:
-        parser.add_argument(
-            "--baseline",
-            metavar="METHOD",
-            help="the method to compare with (dance_grpo, else flow_grpo, else the run's first)",
+def command(module: str, description: str, work: Work, baseline: bool = True) -> Callable[..., int]:
+    """A `main(arguments=None)` that reads the runs, does the work and prints what it returns.
+
+    Its exit code is 2, with one line on standard error, where that cannot be done.
+    """
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        parser = _Parser(prog=f"python -m {module}", description=description, allow_abbrev=False)
+        several = (
+            "folder given to benchmarks.run as --output; several that can be compared are analysed as one"
         )
-    options = parser.parse_args(arguments)
-    try:
-        output = output_folder(options.runs, options.output)
-        told = work(load_runs(options.runs), output, options.baseline if baseline else None)
-    except RecordError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(told if told.endswith("\n") else f"{told}\n")
-    return 0
+        parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=several)
+        where = "where figures and tables go (the run's own folder; must be named for several runs)"
+        parser.add_argument("--output", type=Path, metavar="DIR", help=where)
+        if baseline:
+            who = "the method to compare with (the one that the run named, else flow_grpo, dance_grpo or the first)"
+            parser.add_argument("--baseline", metavar="METHOD", help=who)
+        options = parser.parse_args(arguments)
+        try:
+            output = output_folder(options.runs, options.output)
+            printed = work(load_runs(options.runs), output, options.baseline if baseline else None)
+        except RecordError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+        sys.stdout.write(printed if printed.endswith("\n") else f"{printed}\n")
+        return 0
+
+    return main
 
 
 def output_folder(runs: Sequence[Path], given: Path | None) -> Path:

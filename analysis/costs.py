@@ -9,10 +9,8 @@ cost that is there before the first iteration. Records without a ledger still gi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from analysis.curves import counted
@@ -46,25 +44,15 @@ def cumulative_costs(run: Records) -> pd.DataFrame:
 
 def _steps(run: Records) -> pd.DataFrame:
     """Every (method, seed, iteration) that was trained, from 0."""
-    last: dict[tuple[str, int], int] = dict(run.last_evaluated)
-    parts = [frame for frame in (run.iterations, run.ledger) if len(frame)]
-    parts = [
-        frame.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index() for frame in parts
-    ]
-    for frame in parts:
-        for method, seed, iteration in frame.itertuples(index=False):
-            key = str(method), int(seed)
-            last[key] = max(int(iteration), last.get(key, 0))
-    wanted = {
-        (method, seed): last.get((method, seed), 0) for method in run.methods for seed in run.seeds(method)
-    }
-    return pd.DataFrame(
-        {
-            "method": np.repeat([method for method, _ in wanted], [end + 1 for end in wanted.values()]),
-            "seed": np.repeat([seed for _, seed in wanted], [end + 1 for end in wanted.values()]),
-            "iteration": np.concatenate([np.arange(0), *(np.arange(end + 1) for end in wanted.values())]),
-        }
-    ).astype({"method": "str", "seed": "int64", "iteration": "int64"})
+    own = ["method", "seed"]
+    pairs = pd.DataFrame([(m, seed) for m in run.methods for seed in run.seeds(m)], columns=own)
+    recorded = [frame[_KEYS] for frame in (run.evaluations, run.iterations, run.ledger) if len(frame)]
+    ends = [frame.groupby(own, observed=True)["iteration"].max().reset_index() for frame in recorded]
+    last = pd.concat([frame.astype({"method": "str"}) for frame in ends]).groupby(own)["iteration"].max()
+    counts = pairs.join(last, on=own)["iteration"].fillna(0).astype("int64") + 1
+    steps = pairs.loc[pairs.index.repeat(counts)]
+    frame = steps.assign(iteration=steps.groupby(level=0).cumcount()).reset_index(drop=True)
+    return frame.astype({"method": "str", "seed": "int64", "iteration": "int64"})
 
 
 def _spent(run: Records) -> pd.DataFrame:
@@ -144,11 +132,8 @@ class Spending:
 def spending(run: Records) -> Spending:
     """What each method used, and whether that was the same for all."""
     each = totals(run)
-    means = (
-        each.groupby("method")[list(UNITS)]
-        .mean()
-        .reindex([m for m in run.methods if m in set(each["method"])])
-    )
+    means = each.groupby("method")[list(UNITS)].mean()
+    means = means.reindex([name for name in run.methods if name in means.index])
     unit = run.budget_unit
     used = means[unit] if unit in means and len(means) else pd.Series([math.nan])
     lowest = float(used.min())
@@ -172,6 +157,6 @@ def _parts(run: Records, each: pd.DataFrame) -> pd.DataFrame:
 def spending_frame(found: Spending) -> pd.DataFrame:
     """Totals and parts as one tidy frame: method, component (`charged` for totals), quantity, value."""
     whole = found.totals.reset_index().melt("method", var_name="quantity").dropna()
-    frames: Sequence[pd.DataFrame] = [whole.assign(component="charged"), found.parts]
-    filled = [frame for frame in frames if len(frame)] or [found.parts]
-    return pd.concat(filled, ignore_index=True)[["method", "component", "quantity", "value"]]
+    frames = [frame for frame in (whole.assign(component="charged"), found.parts) if len(frame)]
+    columns = ["method", "component", "quantity", "value"]
+    return pd.concat(frames or [found.parts], ignore_index=True)[columns]

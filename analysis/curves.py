@@ -51,27 +51,23 @@ def run_status(run: Records) -> pd.DataFrame:
     """
     last = run.last_evaluated
     known = {(str(row["method"]), int(row["seed"])): row for row in run.runs.to_dict("records")}
-    rows = []
+    rows: list[dict[Any, Any]] = []
     for method in run.methods:
         latest = max((at for (name, _), at in last.items() if name == method), default=0)
         for seed in run.seeds(method):
             evaluated = last.get((method, seed), 0)
-            row: dict[Any, Any] = {"status": "no record", "iterations": evaluated, "error": ""}
-            if (method, seed) in known:
-                row = known[method, seed]
-                counted = row["status"] == FINISHED and evaluated > 0
-            else:
-                row["status"] = "unknown" if evaluated else "no record"
-                counted = not known and 0 < evaluated == latest
-            own = {"method": method, "seed": seed, "evaluated": evaluated, "counted": counted}
-            rows.append({**row, **own})
-    return pd.DataFrame(rows, columns=[*RUN_COLUMNS, "evaluated", "counted"])
+            status = "unknown" if evaluated else "no record"
+            row = known.get((method, seed), {"status": status, "iterations": evaluated, "error": ""})
+            ended = row["status"] == FINISHED if known else evaluated == latest
+            own = {"method": method, "seed": seed, "evaluated": evaluated, "counted": ended and evaluated > 0}
+            rows.append(row | own)
+    return pd.DataFrame(rows, columns=[*RUN_COLUMNS, "evaluated", "counted"]).astype({"counted": bool})
 
 
 def counted(run: Records, frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of a frame with method and seed, of the seeds that count."""
     status = run_status(run)
-    seeds = status.loc[status["counted"].astype(bool), ["method", "seed"]].astype({"seed": "int64"})
+    seeds = status.loc[status["counted"], ["method", "seed"]].astype({"seed": "int64"})
     return frame.merge(seeds, on=["method", "seed"], how="inner")
 
 
@@ -89,9 +85,8 @@ def final_values(run: Records) -> pd.DataFrame:
     last = curves.groupby(["method", "seed", "split", "reward"])["iteration"].idxmax()
     final = curves.loc[last].rename(columns={"value": "final"})
     final = final.join(base, on=["split", "reward"]).assign(gain=lambda frame: frame["final"] - frame["base"])
-    return final[["method", "seed", "split", "reward", "iteration", "base", "final", "gain"]].reset_index(
-        drop=True
-    )
+    columns = ["method", "seed", "split", "reward", "iteration", "base", "final", "gain"]
+    return final[columns].reset_index(drop=True)
 
 
 def bands(curves: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:

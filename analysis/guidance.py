@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from analysis.curves import counted
@@ -30,13 +31,13 @@ class Gap:
 
     @property
     def verdict(self) -> str:
-        """What the intervals allow to say."""
+        """What the intervals show."""
         if not self.closed.known:
-            return "cannot be said (one seed)"
-        if self.closed.excludes_zero and self.closed.mean < 0:
-            return "widens"
+            return "unknown (one seed)"
         if not self.closed.excludes_zero:
-            return "no change can be told"
+            return "no change is shown"
+        if self.closed.mean < 0:
+            return "widens"
         return "narrows" if self.last.excludes_zero and self.last.mean > 0 else "narrows, perhaps to nothing"
 
 
@@ -71,22 +72,13 @@ def gap_frame(run: Records) -> pd.DataFrame:
 
 def gaps(run: Records) -> list[Gap]:
     """One entry per (guided method, reward)."""
-    every = gap_frame(run)
     found = []
-    for method in run.methods:
-        own = every[every["method"] == method]
-        for reward in dict.fromkeys(own["reward"]):
-            ends = _ends(own[own["reward"] == reward], "gap")
-            plain = _ends(own[own["reward"] == reward], "unguided")
-            found.append(
-                Gap(
-                    method,
-                    str(reward),
-                    (float(plain["first"].mean()), float(plain["last"].mean())),
-                    *_intervals(ends, closing=True),
-                )
-            )
-    return found
+    for (method, reward), own in gap_frame(run).groupby(["method", "reward"], sort=False):
+        first, last = _ends(own, "gap")
+        plain = [float(end.mean()) for end in _ends(own, "unguided")]
+        intervals = map(mean_interval, (first, last, first - last))
+        found.append(Gap(str(method), str(reward), (plain[0], plain[1]), *intervals))
+    return sorted(found, key=lambda entry: run.methods.index(entry.method))
 
 
 def accuracy_frame(run: Records) -> pd.DataFrame:
@@ -97,15 +89,12 @@ def accuracy_frame(run: Records) -> pd.DataFrame:
 
 def accuracies(run: Records) -> list[Accuracy]:
     """One entry per (method, noise level), from noise to video."""
-    every = accuracy_frame(run)
     found = []
-    for method in run.methods:
-        own = every[every["method"] == method]
-        for sigma in sorted(own["sigma"].unique(), reverse=True):
-            ends = _ends(own[own["sigma"] == sigma], "value")
-            first, last, change = _intervals(ends, closing=False)
-            found.append(Accuracy(method, float(sigma), first, last, change))
-    return found
+    for (method, sigma), own in accuracy_frame(run).groupby(["method", "sigma"]):
+        first, last = _ends(own, "value")
+        intervals = map(mean_interval, (first, last, last - first))
+        found.append(Accuracy(str(method), float(str(sigma)), *intervals))
+    return sorted(found, key=lambda entry: (run.methods.index(entry.method), -entry.sigma))
 
 
 def share_frame(run: Records) -> pd.DataFrame:
@@ -113,13 +102,7 @@ def share_frame(run: Records) -> pd.DataFrame:
     return diagnostic(run, GRADIENT_SHARE, "term").sort_values(_KEYS, ignore_index=True)
 
 
-def _ends(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """First and last value of each seed."""
+def _ends(frame: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """First and last values of a column, one a seed."""
     seeds = frame.sort_values("iteration").groupby("seed")[column]
-    return pd.DataFrame({"first": seeds.first(), "last": seeds.last()})
-
-
-def _intervals(ends: pd.DataFrame, closing: bool) -> tuple[Interval, Interval, Interval]:
-    """Intervals of the first, the last and (last less first, or when `closing` the reverse) the change."""
-    first, last = ends["first"].to_numpy(), ends["last"].to_numpy()
-    return mean_interval(first), mean_interval(last), mean_interval(first - last if closing else last - first)
+    return seeds.first().to_numpy(), seeds.last().to_numpy()

@@ -3,7 +3,7 @@
 The proxy gap is the gain on the training rewards less the gain on the headline reward, both counted in standard
 deviations of the base model's videos, so that they can be subtracted: the training rewards on training prompts,
 the headline on held-out ones. A gap that widens while the headline falls is reward hacking. The distance
-to the base model says whether a method found better videos near it, or only walked further.
+to the base model says whether a method found better videos near it, or only went further.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.curves import counted_curves, seed_means
+from analysis.curves import counted, counted_curves, seed_means
 from analysis.records import Records, once
 from analysis.schema import BASE, KL_TO_BASE
 from analysis.statistics import Interval, mean_interval
@@ -103,47 +103,36 @@ def reward_and_kl(run: Records) -> pd.DataFrame:
 
 def _headline(run: Records) -> pd.DataFrame:
     means = counted_curves(run)
-    split = run.splits[0] if run.splits else "held_out"
-    chosen = (means["split"] == split) & (means["reward"] == run.suite.headline)
+    chosen = (means["split"] == run.split) & (means["reward"] == run.suite.headline)
     return means.loc[chosen, [*_KEYS, "value"]]
 
 
 def courses(run: Records) -> list[Course]:
     """One entry a method with a finished seed, in the run's order."""
     headline = _headline(run).dropna(subset=["value"])
-    gaps = proxy_frame(run)
-    distance = kl_frame(run)
+    gaps, distance = proxy_frame(run), counted(run, kl_frame(run))
     found = []
-    for method in run.methods:
-        seeds = [
-            part.sort_values("iteration")
-            for _, part in headline[headline["method"] == method].groupby("seed")
-        ]
-        if not seeds:
-            continue
-        values = [part["value"].to_numpy() for part in seeds]
-        tops = [int(np.argmax(value)) for value in values]
+    for method in (name for name in run.methods if name in set(headline["method"])):
+        own = headline[headline["method"] == method]
+        curves = own.pivot(index="seed", columns="iteration", values="value")
+        top, end = curves.max(axis=1), curves.ffill(axis=1).iloc[:, -1]
         found.append(
             Course(
                 method=method,
-                peaks=tuple(int(part["iteration"].iloc[top]) for part, top in zip(seeds, tops, strict=True)),
-                ends=tuple(int(part["iteration"].iloc[-1]) for part in seeds),
-                peak=float(np.mean([value[top] for value, top in zip(values, tops, strict=True)])),
-                end=float(np.mean([value[-1] for value in values])),
-                lost=mean_interval([value[top] - value[-1] for value, top in zip(values, tops, strict=True)]),
+                peaks=tuple(map(int, curves.idxmax(axis=1))),
+                ends=tuple(map(int, own.groupby("seed")["iteration"].max())),
+                peak=float(top.mean()),
+                end=float(end.mean()),
+                lost=mean_interval(top - end),
                 gap=_last(gaps[gaps["method"] == method], "gap"),
-                kl=_last(distance[distance["method"] == method].merge(_seeds(seeds), on="seed"), "value"),
-                gain=mean_interval([value[-1] - value[0] for value in values]),
+                kl=_last(distance[distance["method"] == method], "value"),
+                gain=mean_interval(end - curves.bfill(axis=1).iloc[:, 0]),
             )
         )
     return found
 
 
-def _seeds(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.DataFrame({"seed": [int(part["seed"].iloc[0]) for part in parts]})
-
-
 def _last(frame: pd.DataFrame, column: str) -> Interval:
     """Interval over seeds of a column's last values."""
     known = frame.dropna(subset=[column]).sort_values("iteration")
-    return mean_interval(known.groupby("seed")[column].last().to_numpy())
+    return mean_interval(known.groupby("seed")[column].last())

@@ -40,7 +40,7 @@ class Folded:
     """Parts of a section that are shown when their `summary` is clicked."""
 
     summary: str
-    parts: tuple[TextTable | Picture, ...]
+    parts: Sequence[TextTable | Picture | Folded]
 
 
 Part = TextTable | Picture | Folded
@@ -68,10 +68,8 @@ def filled(parts: Sequence[Part | None]) -> list[Part]:
     kept: list[Part] = []
     for part in parts:
         if isinstance(part, Folded):
-            inner = tuple(entry for entry in part.parts if not isinstance(entry, TextTable) or entry.rows)
-            if inner:
-                kept.append(Folded(part.summary, inner))
-        elif part is not None and (not isinstance(part, TextTable) or part.rows):
+            part = Folded(part.summary, tuple(filled(part.parts)))
+        if isinstance(part, Picture) or (part and (part.rows if isinstance(part, TextTable) else part.parts)):
             kept.append(part)
     return kept
 
@@ -79,12 +77,9 @@ def filled(parts: Sequence[Part | None]) -> list[Part]:
 def render(run: Records, found: Answer, sections: Sequence[Section], missing: Sequence[str]) -> str:
     """The whole page. Sections without parts are left out."""
     environment = Environment(
-        loader=PackageLoader("analysis"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=PackageLoader("analysis"), undefined=StrictUndefined, autoescape=True, trim_blocks=True
     )
+    environment.lstrip_blocks = True
     environment.filters["kind"] = kind
     settings = {name: value for name, value in run.settings.items() if name != "command"}
     return environment.get_template("report.html").render(
@@ -102,20 +97,16 @@ def render(run: Records, found: Answer, sections: Sequence[Section], missing: Se
 
 def _metrics(run: Records) -> list[tuple[str, str]]:
     shown = {*training_metrics(run), *constant_metrics(run)}
-    return [entry for name, entry in text.METRICS.items() if name in shown]
+    return [(entry["title"], entry["meaning"]) for name, entry in text.METRICS.items() if name in shown]
 
 
 def _glossary(run: Records) -> list[tuple[str, str, str]]:
     """(name, role, meaning) of each reward that the suite lists or the records hold."""
-    names = dict.fromkeys([*run.rewards, *run.suite.held_out, *run.suite.training])
     entries = []
-    for name in names:
-        role = run.suite.role(name)
-        weight = f", weight {run.suite.training[name]:g}" if role == "training" else ""
-        words = {"training": f"trained on{weight}", "untrained": "not trained on"}.get(
-            role, "not in the suite"
-        )
+    for name in dict.fromkeys([*run.rewards, *run.suite.held_out, *run.suite.training]):
+        roles = {"untrained": "not trained on", "other": "not in the suite"}
+        role = roles.get(run.suite.role(name)) or f"trained on, weight {run.suite.training[name]:g}"
         headline = "; answers the question" if name == run.suite.headline else ""
         meaning = run.suite.descriptions.get(name, "No description was recorded with this run.")
-        entries.append((text.reward_name(name), words + headline, meaning))
+        entries.append((text.reward_name(name), role + headline, meaning))
     return entries

@@ -1,211 +1,86 @@
 """How many seeds the next benchmark needs: `python -m analysis.power RUN`.
 
-From the spread over seeds that a run shows: how many seeds of each method would show a small and a large
-speed-up over the baseline. The target is a part of the baseline's own gain in the headline reward.
+From the spread over seeds that a run shows: how many seeds of each method would show a small and a large speed-up over
+the baseline, over the whole curve and with as many comparisons as the run makes.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.special import chdtri
+from scipy.stats import chi2
 
 from analysis import text
-from analysis.combine import load_runs
-from analysis.convergence import Curves, check_baseline, curve_arrays
-from analysis.costs import cumulative_costs, known_units, with_costs
-from analysis.curves import counted_curves
+from analysis.commandline import command
+from analysis.convergence import WHOLE, Convergence, Speed, convergence
 from analysis.records import RecordError, Records
-from analysis.schema import UNITS
-from analysis.statistics import SeedPlan, log_cost_spread, seeds_needed
+from analysis.statistics import seeds_needed
+from analysis.statistics.planning import MOST_SEEDS
 from analysis.tables.text_table import TextTable, to_text
 
 RATIOS = (1.25, 1.66)
-"""Speed-ups asked about: a small one, and one that a paper would report."""
+"""Speed-ups asked about: a small one, and the one that Euphonium's paper reports."""
 
 POWER = 0.8
 
 _CAUTION = 0.8  # confidence of the upper limit of the spread
 
 
-@dataclass(frozen=True)
-class Need:
-    """Seeds that show speed-ups of `method` over the baseline.
+def power_table(run: Records, course: Convergence, unit: str) -> TextTable:
+    """Seeds needed to show speed-ups by `RATIOS`, one row per method other than the baseline.
 
-    `spread` is the standard deviation over seeds of the log cost to the target, of both methods together;
-    `upper` its upper 80 % limit, as few seeds know their own spread badly. `plans` and `cautious` hold one
-    plan a ratio for either.
+    Two numbers a cell: from the spread seen, and from its upper 80 % limit, as few seeds know their spread badly.
+    Without rows, the note says why. Raises `RecordError` for a unit that the run does not have.
     """
-
-    method: str
-    spread: float
-    upper: float
-    plans: tuple[SeedPlan, ...]
-    cautious: tuple[SeedPlan, ...]
-
-
-def power_note(
-    run: Records, baseline: str | None = None, target_fraction: float = 0.8, unit: str = "iterations"
-) -> TextTable:
-    """Seeds needed to show speed-ups by `RATIOS` with power 0.8, one row per method other than the baseline.
-
-    The target is the base model's value plus `target_fraction` of the baseline's gain in the headline reward;
-    without `baseline` it is the one that speed-ups are reported over. A run that cannot say gives a table
-    without rows whose note tells why. Raises `RecordError` for a baseline or a unit that the run does not
-    have, `ValueError` for a fraction that is none.
-    """
-    if not 0 < target_fraction <= 1:
-        raise ValueError(
-            f"target fraction must be above 0 and at most 1, not {target_fraction:g}; 0.8 is usual"
+    if course.units and unit not in course.units:
+        raise RecordError(
+            f"no costs in {unit!r} were recorded in {run.path}: there are {', '.join(course.units)}"
         )
-    name = check_baseline(run, baseline)
-    title = f"Seeds needed to show a speed-up over {name}, counted in {unit}"
-    columns = ("method", "spread of log cost", *(f"{ratio:g} times" for ratio in RATIOS))
-    split = run.splits[0] if run.splits else "held_out"
-    curves = _curves(run, split, unit)
-    why = _impossible(curves, name)
-    if why:
-        return TextTable(title, columns, (), why)
-    start, end = curves[name].values[:, [0, -1]].mean(axis=0)
-    if not end > start:
-        return TextTable(title, columns, (), f"{name} does not gain over the base model: there is no target.")
-    target = float(start + target_fraction * (end - start))
-    others = {method: found for method, found in curves.items() if method != name}
-    others = others or {f"one like {name}": curves[name]}
-    needs = [_need(method, found, curves[name], target) for method, found in others.items()]
-    note = _sentence(run, needs, name, target, target_fraction, split)
-    return TextTable(title, columns, tuple(_row(need) for need in needs), note)
-
-
-def _curves(run: Records, split: str, unit: str) -> dict[str, Curves]:
-    """Headline reward of each method's seeds that finished, against their costs in a unit."""
-    known = known_units(cumulative_costs(run))
-    if unit not in known:
-        raise RecordError(f"no costs in {unit!r} were recorded in {run.path}: there are {', '.join(known)}")
-    means = counted_curves(run)
-    chosen = means[(means["split"] == split) & (means["reward"] == run.suite.headline)]
-    joined = with_costs(run, chosen)
-    found = {method: curve_arrays(joined[joined["method"] == method], unit) for method in run.methods}
-    return {method: curves for method, curves in found.items() if curves is not None}
-
-
-def _impossible(curves: Mapping[str, Curves], baseline: str) -> str:
-    if baseline not in curves:
-        return (
-            f"No finished seed of {baseline} was evaluated along the way, so there is no curve to plan with."
+    title = f"Seeds needed to show a speed-up over {course.baseline}, counted in {text.UNIT_TITLES[unit]}"
+    columns = ("method", "spread of its logarithm", *(f"{ratio:g} times" for ratio in RATIOS))
+    entries = [entry for entry in course.speeds if entry.unit == unit and entry.span == WHOLE]
+    rows = tuple((entry.method, *_cells(entry, len(entries))) for entry in entries)
+    if not rows:
+        return TextTable(
+            title, columns, (), f"No seeds can be planned: {course.why_not or 'no method has finished'}."
         )
-    single = [method for method, found in curves.items() if len(found.values) < 2]
-    if single:
-        return f"One finished seed of {text.listed(single)}: a spread over seeds needs two or more."
-    return ""
+    together = f", all {len(entries)} comparisons together" if len(entries) > 1 else ""
+    note = (
+        f"Seeds a method with which the whole curve shows such a speed-up with {POWER:.0%} power at 95 % confidence"
+        f"{together}: with the spread over seeds that was seen, and with its upper 80 % limit, since few seeds know "
+        f"their own spread badly. {text.NONE}: the method does not get through the range."
+    )
+    return TextTable(title, columns, rows, note)
 
 
-def _need(method: str, curves: Curves, baseline: Curves, target: float) -> Need:
-    own = _spread(curves, target)
-    other = _spread(baseline, target)
-    counts = len(curves.values) - 1, len(baseline.values) - 1
-    squares = own**2, other**2
+def _cells(entry: Speed, comparisons: int) -> tuple[str, ...]:
+    squares, seeds = [spread**2 for spread in entry.ratio.spread], entry.ratio.seeds
+    if seeds < 2 or not sum(squares) > 0 or not entry.ratio.value > 0:
+        return (text.NONE, *[text.NONE] * len(RATIOS))
     spread = math.sqrt(sum(squares) / 2)
-    if not spread > 0:
-        return Need(method, spread, math.nan, (), ())
-    freedom = sum(squares) ** 2 / (squares[0] ** 2 / counts[0] + squares[1] ** 2 / counts[1])
-    upper = spread * math.sqrt(freedom / float(chdtri(freedom, _CAUTION)))
-    plans, cautious = (
-        tuple(seeds_needed(ratio, deviation, power=POWER) for ratio in RATIOS)
-        for deviation in (spread, upper)
-    )
-    return Need(method, spread, upper, plans, cautious)
-
-
-def _spread(curves: Curves, target: float) -> float:
-    """NaN where the curves start at the target or above."""
-    if curves.values[:, 0].mean() >= target:
-        return math.nan
-    return log_cost_spread(curves.cost, curves.values, target)
-
-
-def _row(need: Need) -> tuple[str, ...]:
-    if not need.plans:
-        return (need.method, text.NONE, *[text.NONE] * len(RATIOS))
-    pairs = zip(need.plans, need.cautious, strict=True)
-    return (
-        need.method,
-        text.number(need.spread),
-        *(f"{_seeds(plan)} (up to {_seeds(cautious)})" for plan, cautious in pairs),
-    )
-
-
-def _seeds(plan: SeedPlan) -> str:
-    return "over 1000" if plan.seeds is None else str(plan.seeds)
-
-
-def _sentence(
-    run: Records, needs: Sequence[Need], baseline: str, target: float, fraction: float, split: str
-) -> str:
-    reward = text.reward_name(run.suite.headline)
-    goal = f"{text.number(target)} in {reward} on {text.SPLIT_NAMES[split]} ({fraction:.0%} of {baseline}'s gain)"
-    sentences = []
-    known = [need for need in needs if need.plans]
-    if known:
-        sentences.append(
-            f"To show with {POWER:.0%} power that a method reaches {goal} {RATIOS[-1]:g} times sooner than "
-            f"{baseline}, {_span([need.plans[-1] for need in known])} seeds a method are needed, and "
-            f"{_span([need.plans[0] for need in known])} to show {RATIOS[0]:g} times. In brackets: if the spread "
-            "is at its upper 80 % limit, since few seeds know their own spread badly."
+    freedom = (seeds - 1) * sum(squares) ** 2 / sum(square**2 for square in squares)
+    upper = spread * math.sqrt(freedom / float(chi2.ppf(1 - _CAUTION, freedom)))
+    cells = []
+    for ratio in RATIOS:
+        needed = (seeds_needed(ratio, s, power=POWER, comparisons=comparisons) for s in (spread, upper))
+        cells.append(
+            " to ".join(dict.fromkeys(f"over {MOST_SEEDS}" if n is None else str(n) for n in needed))
         )
-    unknown = [need.method for need in needs if not need.plans]
-    if unknown:
-        sentences.append(
-            f"Nothing can be planned for {text.listed(unknown, 'or')}: one of the two mean curves, moved by its "
-            f"standard error, does not cross {goal}. A lower target fraction may do."
-        )
-    return " ".join(sentences)
+    return text.number(spread), *cells
 
 
-def _span(plans: Sequence[SeedPlan]) -> str:
-    counts = [math.inf if plan.seeds is None else plan.seeds for plan in plans]
-    low, high = min(counts), max(counts)
-    ends = ["over 1000" if math.isinf(count) else f"{count:.0f}" for count in (low, high)]
-    return ends[0] if low == high else f"{ends[0]} to {ends[1]}"
+def _report(run: Records, _: Path, baseline: str | None) -> str:
+    course = convergence(run, baseline)
+    return to_text(power_table(run, course, course.unit))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print how many seeds are needed; exit code 2 and one line when the runs or the question are no good."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.power",
-        description="How many seeds would show a speed-up, from the spread over seeds that runs show.",
-    )
-    parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="folder given to benchmarks.run as --output"
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="METHOD",
-        help="the method to be faster than (dance_grpo, else flow_grpo, else the run's first)",
-    )
-    parser.add_argument(
-        "--target-fraction",
-        type=float,
-        default=0.8,
-        metavar="X",
-        help="part of the baseline's gain in the headline reward that is to be reached (0.8)",
-    )
-    parser.add_argument(
-        "--unit", choices=tuple(UNITS), default="iterations", help="what is spent (iterations)"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        note = power_note(load_runs(options.runs), options.baseline, options.target_fraction, options.unit)
-    except ValueError as error:  # of which RecordError is one
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(to_text(note))
-    return 0
+main = command(
+    "analysis.power",
+    "How many seeds would show a speed-up, from the spread over seeds that runs show.",
+    _report,
+)
 
 
 if __name__ == "__main__":

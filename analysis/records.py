@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from analysis.schema import (
     BASE,
     COLUMNS,
+    LOOKS_FILE,
     RUN_COLUMNS,
     RUNS_FILE,
     SAMPLES_FILE,
@@ -34,6 +36,14 @@ from analysis.schema import (
 SETTINGS = ("methods", "seeds", "budget", "budget_unit", "suite")
 SUITE_SETTINGS = ("name", "training", "held_out", "headline")
 _TEXT = ("method", "split", "prompt", "reward", "metric", "component", "quantity")
+
+_WITHOUT = {
+    "iterations": "records/iterations.parquet is missing: there are no training curves.",
+    "runs": "records/runs.csv is missing: there are no training times, and a seed counts as finished when it was "
+    "evaluated as late as any of its method.",
+    "ledger": "records/ledger.parquet is missing: compute is known in iterations and seconds, not in videos, "
+    "network evaluations or FLOPs.",
+}
 
 
 class RecordError(ValueError):
@@ -58,6 +68,14 @@ class RecordedSuite:
 
 
 @dataclass(frozen=True)
+class RecordedQuestion:
+    """A run's primary question, named before it began: about `speed` or `final` rewards, against which baseline."""
+
+    asks: str = "speed"
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
 class Samples:
     """Sample videos of one model: `videos` uint8 (prompts, frames, height, width, 3), one prompt each."""
 
@@ -78,7 +96,9 @@ class Records:
         evaluations, iterations, ledger: tidy frames, with the columns of `schema.COLUMNS`.
         runs: one row per (method, seed), how it ended.
         asked: the seeds that were asked for, by method.
-        notes: sentences on what is missing or to be minded.
+        looks: planned looks at a growing number of seeds that were made, 1 where seeds were fixed.
+        confidence: that the primary question is answered at; above 0.95 where there are several looks.
+        notes: sentences on what is missing or worth knowing.
     """
 
     folders: tuple[Path, ...]
@@ -90,6 +110,8 @@ class Records:
     ledger: pd.DataFrame
     asked: Mapping[str, tuple[int, ...]]
     notes: tuple[str, ...] = ()
+    looks: int = 1
+    confidence: float = 0.95
     _frames: dict[str, pd.DataFrame] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -118,6 +140,11 @@ class Records:
         return tuple(split for split in SPLITS if split in recorded)
 
     @property
+    def split(self) -> str:
+        """The split that answers the question: held-out prompts, if any were evaluated."""
+        return next(iter(self.splits), SPLITS[0])
+
+    @property
     def budget_unit(self) -> str:
         """What the budget counts, one of `schema.UNITS`."""
         return str(self.settings["budget_unit"])
@@ -128,20 +155,27 @@ class Records:
         return in_words(float(self.settings["budget"]), self.budget_unit)
 
     @property
+    def question(self) -> RecordedQuestion:
+        """The primary question; older records, which name none, ask about speed."""
+        entry = self.settings.get("question") or {}
+        return RecordedQuestion(str(entry.get("asks", "speed")), entry.get("baseline"))
+
+    @property
     def charges_prm(self) -> bool:
         """Whether the budget pays for training the process reward model."""
         return bool(self.settings.get("charge_prm", False))
 
     def samples(self) -> list[Samples]:
         """Sample videos of the base model, then of each method's first seed that has them."""
-        wanted = [(BASE, 0), *((name, seed) for name in self.methods for seed in self.seeds(name))]
-        found: dict[str, Samples | None] = {}
-        for method, seed in wanted:
-            files = [run_folder(folder, method, seed) / SAMPLES_FILE for folder in self.folders]
-            present = [file for file in files if file.is_file()]
-            if present and method not in found:
-                found[method] = _samples(present[0], method, seed)
-        return [sample for sample in found.values() if sample is not None]
+        found = []
+        for method in (BASE, *self.methods):
+            seeds = (0,) if method == BASE else self.seeds(method)
+            files = [
+                (run_folder(at, method, seed) / SAMPLES_FILE, seed) for seed in seeds for at in self.folders
+            ]
+            present = [(file, seed) for file, seed in files if file.is_file()]
+            found += [_samples(file, method, seed) for file, seed in present[:1]]
+        return found
 
     @cached_property
     def last_evaluated(self) -> Mapping[tuple[str, int], int]:
@@ -179,102 +213,81 @@ def load_run(path: Path | str) -> Records:
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder; give the --output folder of a benchmark run")
     settings = _settings(folder / SETTINGS_FILE)
-    evaluations = _table(folder, "evaluations")
-    if evaluations is None:
+    frames: dict[str, Any] = {name: _table(folder, name) for name in COLUMNS}
+    frames["runs"] = _run_list(folder / RUNS_FILE)
+    columns: list[tuple[str, Any]] = [*COLUMNS.items(), ("runs", RUN_COLUMNS)]
+    empty = {name: pd.DataFrame(columns=list(names), dtype="object") for name, names in columns}
+    if frames["evaluations"] is None:
         raise RecordError(
             f"{table_file(folder, 'evaluations')}: not there, so nothing was evaluated in this run; "
             "run the benchmark again, or resume it"
         )
-    notes = []
-    iterations = _table(folder, "iterations")
-    if iterations is None:
-        iterations = _empty(COLUMNS["iterations"])
-        notes.append("records/iterations.parquet is missing: there are no training curves.")
-    runs = _run_list(folder / RUNS_FILE)
-    if runs is None:
-        runs = _empty(RUN_COLUMNS)
-        notes.append(
-            "records/runs.csv is missing: there are no training times, and a seed counts as finished when it "
-            "was evaluated as late as any of its method."
-        )
-    ledger = _table(folder, "ledger")
-    if ledger is None:
-        ledger = _empty(COLUMNS["ledger"])
-        notes.append(
-            "records/ledger.parquet is missing: compute is known in iterations and seconds, not in videos, "
-            "network evaluations or FLOPs."
-        )
-    first = int(settings.get("first_seed", 0))
-    asked = tuple(range(first, first + int(settings["seeds"])))
+    first, seeds, looks, confidence = int(settings.get("first_seed", 0)), int(settings["seeds"]), 1, 0.95
+    if (folder / LOOKS_FILE).is_file():
+        made = pd.read_csv(folder / LOOKS_FILE)
+        looks, seeds, confidence = len(made), int(made["seeds"].iloc[-1]), float(made["confidence"].iloc[-1])
     return Records(
         folders=(folder,),
         settings=settings,
-        suite=_suite(folder, settings),
-        evaluations=evaluations,
-        iterations=iterations,
-        runs=runs,
-        ledger=ledger,
-        asked={str(method): asked for method in settings["methods"]},
-        notes=tuple(notes),
+        suite=_suite(settings["suite"], f"{folder / SETTINGS_FILE} under suite"),
+        asked=dict.fromkeys(map(str, settings["methods"]), tuple(range(first, first + seeds))),
+        notes=tuple(note for name, note in _WITHOUT.items() if frames[name] is None),
+        looks=looks,
+        confidence=confidence,
+        **{name: empty[name] if frame is None else frame for name, frame in frames.items()},
     )
-
-
-def _empty(columns: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame({name: pd.Series(dtype="object") for name in columns})
 
 
 def _unique(column: pd.Series) -> set[str]:
     return {str(value) for value in column.unique()}
 
 
+@contextmanager
+def _reading(file: Path, kind: str) -> Iterator[None]:
+    """Whatever goes wrong while a file is read becomes a `RecordError`."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except (OSError, EOFError, ValueError, BadZipFile, yaml.YAMLError) as error:
+        raise RecordError(f"{file}: not {kind} ({error}); restore it, or resume or repeat the run") from error
+
+
+def _require(present: Iterable[object], required: Iterable[str], place: object, what: str = "column") -> None:
+    known = list(map(str, present))
+    missing = [name for name in required if name not in known]
+    if missing:
+        raise RecordError(
+            f"{place}: no {what} {', '.join(missing)} (there are {', '.join(known)}); it was edited, or written by "
+            "another version of the benchmark: analyse it with that one, or run again"
+        )
+
+
 def _settings(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise RecordError(f"{file}: not there; give the --output folder of a benchmark run")
-    try:
+    with _reading(file, "valid YAML"):
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecordError(f"{file}: not valid YAML ({error}); restore it from the run") from error
     if not isinstance(settings, dict):
         raise RecordError(f"{file}: must hold a mapping of settings, not {type(settings).__name__}")
-    _require(settings, SETTINGS, str(file))
-    if settings["budget_unit"] not in UNITS:
-        raise RecordError(
-            f"{file}: budget_unit is {settings['budget_unit']!r}, not one of {', '.join(UNITS)}"
-        )
+    _require(settings, SETTINGS, file, "setting")
+    unit = settings["budget_unit"]
+    if unit not in UNITS:
+        raise RecordError(f"{file}: budget_unit is {unit!r}, not one of {', '.join(UNITS)}")
     return settings
 
 
-def _suite(folder: Path, settings: Mapping[str, Any]) -> RecordedSuite:
-    entry = settings["suite"]
-    place = f"{folder / SETTINGS_FILE} under suite"
+def _suite(entry: object, place: str) -> RecordedSuite:
     if not isinstance(entry, dict):
         raise RecordError(f"{place}: must be a mapping with {', '.join(SUITE_SETTINGS)}, not {entry!r}")
-    _require(entry, SUITE_SETTINGS, place)
+    _require(entry, SUITE_SETTINGS, place, "setting")
     return RecordedSuite(
         name=str(entry["name"]),
         training={str(name): float(weight) for name, weight in entry["training"].items()},
-        held_out=tuple(str(name) for name in entry["held_out"]),
+        held_out=tuple(map(str, entry["held_out"])),
         headline=str(entry["headline"]),
         descriptions={str(name): str(text) for name, text in (entry.get("descriptions") or {}).items()},
     )
-
-
-def _require(entry: Mapping[str, Any], names: Sequence[str], place: str) -> None:
-    missing = [name for name in names if name not in entry]
-    if missing:
-        raise RecordError(
-            f"{place}: no setting {', '.join(missing)} (there are {', '.join(map(str, entry))}); "
-            "it was edited, or written by another version of the benchmark"
-        )
-
-
-def _columns(present: Sequence[str], required: Sequence[str], file: Path) -> None:
-    missing = [name for name in required if name not in present]
-    if missing:
-        raise RecordError(
-            f"{file}: no column {', '.join(missing)} (there are {', '.join(present)}); "
-            "it was written by another version of the benchmark: analyse it with that one, or run again"
-        )
 
 
 def _table(folder: Path, rows: Table) -> pd.DataFrame | None:
@@ -282,17 +295,10 @@ def _table(folder: Path, rows: Table) -> pd.DataFrame | None:
     file, columns = table_file(folder, rows), COLUMNS[rows]
     if not file.is_file():
         return None
-    try:
-        present = parquet.read_schema(file).names
-        _columns(present, columns, file)
-        text = [name for name in columns if name in _TEXT]
+    text = [name for name in columns if name in _TEXT]
+    with _reading(file, "a readable parquet file"):
+        _require(parquet.read_schema(file).names, columns, file)
         table = parquet.read_table(file, columns=list(columns), read_dictionary=text)
-    except (OSError, ValueError) as error:
-        if isinstance(error, RecordError):
-            raise
-        raise RecordError(
-            f"{file}: not a readable parquet file ({error}); resume or repeat the run"
-        ) from error
     for place, name in enumerate(table.column_names):
         if name in ("iteration", "sample"):  # of which there are millions
             table = table.set_column(place, name, table.column(name).cast(arrow.int32()))
@@ -301,38 +307,25 @@ def _table(folder: Path, rows: Table) -> pd.DataFrame | None:
     for name in text:
         column = frame[name].astype("category")
         frame[name] = column.cat.rename_categories([str(label) for label in column.cat.categories])
-    frame["value"] = frame["value"].astype("float64")
-    return frame
+    return frame.astype({"value": "float64"})
 
 
 def _run_list(file: Path) -> pd.DataFrame | None:
     if not file.is_file():
         return None
-    try:
+    with _reading(file, "a readable CSV file"):
         frame = pd.read_csv(file, dtype={"method": str, "status": str, "error": str})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise RecordError(f"{file}: not a readable CSV file ({error}); resume or repeat the run") from error
-    _columns(list(frame.columns), RUN_COLUMNS, file)
-    frame["error"] = frame["error"].fillna("")
-    return frame
+    _require(frame.columns, RUN_COLUMNS, file)
+    return frame.fillna({"error": ""})
 
 
-def _samples(file: Path, method: str, seed: int) -> Samples | None:
-    if not file.is_file():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            _columns(archive.files, ("videos", "prompts"), file)
-            videos, prompts = archive["videos"], archive["prompts"]
-    except (OSError, EOFError, BadZipFile, ValueError) as error:
-        if isinstance(error, RecordError):
-            raise
-        raise RecordError(
-            f"{file}: not a readable .npz file ({error}); delete it or repeat the run"
-        ) from error
+def _samples(file: Path, method: str, seed: int) -> Samples:
+    with _reading(file, "a readable .npz file"), np.load(file, allow_pickle=False) as archive:
+        _require(archive.files, ("videos", "prompts"), file)
+        videos, prompts = archive["videos"], archive["prompts"]
     if videos.ndim != 5 or videos.shape[-1] != 3 or videos.dtype != np.uint8 or len(prompts) != len(videos):
         raise RecordError(
             f"{file}: videos must be uint8 (prompts, frames, height, width, 3) with one prompt each, not "
             f"{videos.dtype} {videos.shape} with {len(prompts)} prompts"
         )
-    return Samples(method, seed, videos, tuple(str(prompt) for prompt in prompts))
+    return Samples(method, seed, videos, tuple(map(str, prompts)))

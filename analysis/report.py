@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import plots, style, text, videos
 from analysis.alignment import Alignment, alignment
 from analysis.answer import answer
-from analysis.commandline import command_line
+from analysis.commandline import command
 from analysis.convergence import Convergence, convergence
 from analysis.costs import spending, spending_frame
 from analysis.curves import final_values, run_status
+from analysis.export import write_exports
 from analysis.guidance import accuracies, gaps
 from analysis.hacking import courses
 from analysis.page import Folded, Part, Picture, Section, filled, picture, render
-from analysis.plots.convergence import shown_unit, write_curves
+from analysis.plots.convergence import write_curves
 from analysis.plots.guidance import guidance_figure
 from analysis.plots.hacking import distance_figure, proxy_figure
-from analysis.power import power_note
+from analysis.plots.tradeoffs import tradeoffs_figure
+from analysis.power import power_table
 from analysis.records import Records, load_run
 from analysis.schema import BASE
 from analysis.tables.alignment import folded, pairs_table, summaries_table, wins_table, write_alignment
@@ -33,7 +34,9 @@ from analysis.tables.final import final_table, format_table, status_table
 from analysis.tables.guidance import accuracies_table, gaps_table
 from analysis.tables.hacking import hacking_frame, hacking_table
 from analysis.tables.methods import methods_table
-from analysis.tables.text_table import write_table
+from analysis.tables.text_table import TextTable, write_table
+from analysis.tables.tradeoffs import tradeoffs_table
+from analysis.tradeoffs import at_equal_reward
 
 FEW_PAIRED = 4
 """With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone, and
@@ -56,14 +59,11 @@ class _Evidence:
     output: Path
     course: Convergence
     aligned: Alignment
+    pictures: dict[str, Picture] = field(default_factory=dict)
 
-    @property
-    def tables(self) -> Path:
-        return self.output / "tables"
-
-    @property
-    def figures(self) -> Path:
-        return self.output / "figures"
+    def table(self, name: str, frame: pd.DataFrame, *tables: TextTable) -> list[TextTable]:
+        """Written into the folder of tables; returns those that have rows."""
+        return write_table(self.output / "tables", name, frame, tables)
 
 
 def report(run: Records, output: Path, baseline: str | None = None) -> Path:
@@ -74,56 +74,61 @@ def report(run: Records, output: Path, baseline: str | None = None) -> Path:
     """
     evidence = _Evidence(run, output, convergence(run, baseline), alignment(run))
     output.mkdir(parents=True, exist_ok=True)
-    pictures = _figures(evidence)
+    evidence.pictures.update(_figures(evidence))
     shown, lacking = _videos(evidence)
+    status, (frame, settings) = status_table(run), methods_table(run)
     sections = [
         _budget(evidence),
-        _final(evidence, pictures),
-        _convergence(evidence, pictures),
-        _hacking(evidence, pictures),
-        _guidance(evidence, pictures),
+        _final(evidence),
+        _convergence(evidence),
+        _hacking(evidence),
+        _guidance(evidence),
         Section("Sample videos", shown),
-        Section("During training", filled([pictures.get("training")])),
+        Section("During training", filled([evidence.pictures.get("training")])),
         _power(evidence),
-        _unfinished(evidence),
-        _methods(evidence),
+        Section(status.title, _untitled(evidence.table("runs", run_status(run), status))),
+        Section(settings.title, _untitled(evidence.table("methods", frame, settings))),
     ]
-    missing = [*run.notes, *_missing(run), *lacking]
-    page = render(run, answer(run, evidence.course), sections, missing)
+    found = answer(run, evidence.course)
+    write_exports(run, evidence.course, found, output)
     target = output / "report.html"
+    page = render(run, found, sections, [*run.notes, *_missing(run), *lacking])
     target.write_text(page, encoding="utf-8")
     return target
 
 
+def _untitled(tables: Sequence[TextTable]) -> list[TextTable]:
+    """Tables that stand alone below a heading that says the same."""
+    return [replace(table, title="") for table in tables]
+
+
 def _figures(evidence: _Evidence) -> dict[str, Picture]:
     """Draw every figure that the records allow, as PNG and SVG; name -> its place in the page."""
-    run, course, folder = evidence.run, evidence.course, evidence.figures
-    drawn: dict[str, Figure | None] = {
+    run, course, folder = evidence.run, evidence.course, evidence.output / "figures"
+    files = write_curves(run, course, folder)
+    drawn = {
         "proxy": proxy_figure(run),
         "distance": distance_figure(run),
+        "tradeoffs": tradeoffs_figure(run),
         "guidance": guidance_figure(run),
         "training": plots.training_curves(run),
+        "gains": plots.final_comparison(run) if len(final_values(run)) else None,
     }
-    if len(final_values(run)):
-        drawn["gains"] = plots.final_comparison(run)
-    files = write_curves(run, course, folder)
     if files and "train" in run.splits and course.split != "train":
-        unit = shown_unit(run, course.units)
-        drawn["rewards_train"] = plots.reward_curves(run, "train", unit)
-    for name, figure in drawn.items():
-        if figure is not None:
-            files[name] = style.save(figure, folder, name)[0]
+        drawn["rewards_train"] = plots.reward_curves(run, "train", course.unit)
+    files |= {name: style.save(figure, folder, name)[0] for name, figure in drawn.items() if figure}
     return {name: picture(file, _caption(name)) for name, file in files.items()}
 
 
 CAPTIONS = {
     "gains": "Gain over the base model, by reward",
     "convergence": "Headline reward against compute, counted in each way",
-    "speed_up": "Speed-up over the baseline, by target",
+    "speed_up": "Speed-up over the baseline, by range of targets",
     "rewards_train": "Rewards over training on training prompts",
     "rewards_held_out": "Rewards over training on held-out prompts",
     "proxy": "Gain on the rewards trained on, and on the headline reward",
     "distance": "Proxy gap, diversity and KL to the base model",
+    "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
     "guidance": "Guided and unguided rollouts, accuracy of the process reward, shares of the gradient",
     "training": "Rewards and updates during training",
 }
@@ -141,83 +146,67 @@ def _budget(evidence: _Evidence) -> Section:
     spent = spending(evidence.run)
     tables = budget_tables(evidence.run, spent)
     if tables:
-        write_table(evidence.tables, "budget", spending_frame(spent), tables)
-    folded_tables = [Folded(table.title, (table,)) for table in tables[2:]]
-    return Section("What each method used", filled([*tables[:2], *folded_tables]), dense=True)
+        evidence.table("budget", spending_frame(spent), *tables)
+    parts: list[Part] = [*tables[:2], *(Folded(table.title, [table]) for table in tables[2:])]
+    return Section("What each method used", filled(parts), dense=True)
 
 
-def _final(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
-    run, found = evidence.run, evidence.aligned
-    finals = final_table(run)
-    write_alignment(run, found, finals, evidence.tables)
-    parts: list[Part | None] = [*(format_table(finals, split) for split in run.splits), pictures.get("gains")]
-    others = [reward for reward in run.rewards if reward != run.suite.headline]
-    headline = [run.suite.headline]
-    for place, split in enumerate(run.splits):
-        main = [summaries_table(found, run, split)]
-        pairs, *rest = folded(pairs_table(found, run, split, headline))
-        if place == 0:
-            parts += [pairs, *(Folded(table.title, (table,)) for table in rest), *main]
-            main = []
+def _final(evidence: _Evidence) -> Section:
+    run, found, finals = evidence.run, evidence.aligned, final_table(evidence.run)
+    write_alignment(run, found, finals, evidence.output / "tables")
+    parts: list[Part | None] = [format_table(finals, split) for split in run.splits]
+    parts.append(evidence.pictures.get("gains"))
+    for split in run.splits:
+        summaries = summaries_table(found, run, split)
+        pairs, *rest = folded(pairs_table(found, run, split, run.suite.headline))
+        more: list[TextTable] = [wins_table(found, run, split)]
+        if split == run.split:
+            parts += [pairs, *(Folded(table.title, [table]) for table in rest), summaries]
         else:
-            main += [pairs, *rest]
-        main.append(wins_table(found, run, split))
+            more = [summaries, pairs, *rest, *more]
         if len(run.methods) <= FEW_PAIRED:
-            main.append(pairs_table(found, run, split, others))
-        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: all rewards, prompt by prompt", tuple(main)))
+            others = (reward for reward in run.rewards if reward != run.suite.headline)
+            more += [pairs_table(found, run, split, reward) for reward in others]
+        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: all rewards, prompt by prompt", more))
     return Section("Final rewards", filled(parts), dense=True)
 
 
-def _convergence(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
-    run, course = evidence.run, evidence.course
-    tables = write_convergence(course, evidence.tables)
-    speed: list[Part] = [table for table in tables if table.title.startswith("Speed")]
-    others = [table for table in tables if table not in speed]
+def _convergence(evidence: _Evidence) -> Section:
+    run, course, pictures = evidence.run, evidence.course, evidence.pictures
+    speed: list[Part] = [*write_convergence(course, evidence.output / "tables")]
     if speed and len(run.methods) > FEW_PAIRED:
-        units = dict.fromkeys([shown_unit(run, course.units), "iterations"])
+        units = dict.fromkeys([course.unit, "iterations"])
         speed = [short_speed_table(course, unit) for unit in units]
-        speed.append(Folded("Speed-ups in every unit", (speed_table(course),)))
+        speed.append(Folded("Speed-ups in every unit", [speed_table(course)]))
     main = f"rewards_{course.split}"
-    rest = tuple(entry for name, entry in pictures.items() if name.startswith(f"{main}_"))
-    parts: list[Part | None] = [
-        pictures.get("convergence"),
-        *speed,
-        pictures.get("speed_up"),
-        *others,
-        pictures.get(main),
-        pictures.get("rewards_train"),
-        Folded("All rewards against other units of compute", rest),
-    ]
-    several = course.why_not and len(run.methods) > 1
-    return Section(
-        "Convergence",
-        filled(parts),
-        f"No speed-up is given: {course.why_not}." if several else "",
-        dense=True,
-    )
+    rest = [entry for name, entry in pictures.items() if name.startswith(f"{main}_")]
+    parts: list[Part | None] = [pictures.get("convergence"), *speed]
+    parts += [pictures.get(name) for name in ("speed_up", main, "rewards_train")]
+    parts.append(Folded("All rewards against other units of compute", rest))
+    why = f"No speed-up is given: {course.why_not}." if course.why_not and len(run.methods) > 1 else ""
+    return Section("Convergence", filled(parts), why, dense=True)
 
 
-def _hacking(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
+def _hacking(evidence: _Evidence) -> Section:
     found = courses(evidence.run)
-    table = hacking_table(evidence.run, found)
-    if found:
-        write_table(evidence.tables, "hacking", hacking_frame(found), [table])
+    tables = evidence.table("hacking", hacking_frame(found), hacking_table(evidence.run, found))
     intro = (
         "Does a method improve what it is trained on more than what it is meant for, does it lose again what it had "
-        "gained, and how far from the base model did it walk for it?"
+        "gained, and how far from the base model did it go for it?"
     )
-    parts = filled([table, pictures.get("proxy"), pictures.get("distance")])
+    level = evidence.table(
+        "tradeoffs", *tradeoffs_table(evidence.run, at_equal_reward(evidence.run, evidence.course))
+    )
+    shown = [evidence.pictures.get(name) for name in ("proxy", "tradeoffs")]
+    parts = filled([*tables, *shown, *level, evidence.pictures.get("distance")])
     return Section("Reward hacking", parts, intro if parts else "", dense=True)
 
 
-def _guidance(evidence: _Evidence, pictures: Mapping[str, Picture]) -> Section:
-    run = evidence.run
-    gap_numbers, gap = gaps_table(gaps(run))
-    numbers, accuracy = accuracies_table(accuracies(run))
-    for name, frame, table in (("guidance", gap_numbers, gap), ("process_accuracy", numbers, accuracy)):
-        if table.rows:
-            write_table(evidence.tables, name, frame, [table])
-    parts = filled([gap, pictures.get("guidance"), Folded(accuracy.title, (accuracy,))])
+def _guidance(evidence: _Evidence) -> Section:
+    gap = evidence.table("guidance", *gaps_table(gaps(evidence.run)))
+    accuracy = evidence.table("process_accuracy", *accuracies_table(accuracies(evidence.run)))
+    rest = [Folded(table.title, [table]) for table in accuracy]
+    parts = filled([*gap, evidence.pictures.get("guidance"), *rest])
     return Section("What guidance does", parts, dense=True)
 
 
@@ -226,24 +215,9 @@ def _power(evidence: _Evidence) -> Section:
     run, course = evidence.run, evidence.course
     if len(run.methods) < 2 or not course.units:
         return Section(title, [])
-    table = power_note(run, course.baseline, unit=shown_unit(run, course.units))
-    if table.rows:
-        frame = pd.DataFrame(table.rows, columns=list(table.columns))
-        write_table(evidence.tables, "power", frame, [table])
-    return Section(title, filled([table]), "" if table.rows else table.note)
-
-
-def _unfinished(evidence: _Evidence) -> Section:
-    table = status_table(evidence.run)
-    write_table(evidence.tables, "runs", run_status(evidence.run), [table])
-    return Section(table.title, filled([replace(table, title="")]))
-
-
-def _methods(evidence: _Evidence) -> Section:
-    frame, table = methods_table(evidence.run)
-    if table.rows:
-        write_table(evidence.tables, "methods", frame, [table])
-    return Section(table.title, filled([replace(table, title="")]))
+    table = power_table(run, course, course.unit)
+    shown = evidence.table("power", pd.DataFrame(table.rows, columns=list(table.columns)), table)
+    return Section(title, shown, "" if shown else table.note)
 
 
 def _videos(evidence: _Evidence) -> tuple[list[Picture], list[str]]:
@@ -259,19 +233,15 @@ def _videos(evidence: _Evidence) -> tuple[list[Picture], list[str]]:
     lacking = [f"There are no sample videos of {text.listed(absent)}."] if absent else []
     if grid is None:
         return [], lacking or ["The sample videos share no prompt, so they cannot be shown side by side."]
+    folder = evidence.output / "figures"
     images = videos.animation_frames(grid)
-    moving = videos.save_animation(images, evidence.figures / "videos.webp")
-    videos.save_animation(images, evidence.figures / "videos.gif")
-    still = evidence.figures / "videos.png"
-    videos.contact_sheet(grid).save(still)
-    caption = (
-        "Samples from the same noise: a row is a prompt, a column a model, the first seed of each method."
-    )
-    frames = "Samples from the same noise: a block is a prompt, a row a model, time runs from left to right."
-    return [
-        picture(moving, caption, "screen", captioned=True),
-        picture(still, frames, "paper", captioned=True),
-    ], lacking
+    moving, _ = (videos.save_animation(images, folder / f"videos.{ending}") for ending in ("webp", "gif"))
+    videos.contact_sheet(grid).save(folder / "videos.png")
+    same = "Samples from the same noise"
+    caption = f"{same}: a row is a prompt, a column a model, the first seed of each method."
+    frames = f"{same}: a block is a prompt, a row a model, time runs from left to right."
+    still = picture(folder / "videos.png", frames, "paper", captioned=True)
+    return [picture(moving, caption, "screen", captioned=True), still], lacking
 
 
 def _missing(run: Records) -> list[str]:
@@ -293,7 +263,7 @@ def _missing(run: Records) -> list[str]:
             f"Not a number: {text.count(broken, 'evaluated value')}. Means over any of them are left blank."
         )
     status = run_status(run)
-    late = status[status["counted"].astype(bool) & (status["iterations"] > status["evaluated"])]
+    late = status[status["counted"] & (status["iterations"] > status["evaluated"])]
     for _, row in late.iterrows():
         sentences.append(
             f"{row['method']} seed {row['seed']} trained for {row['iterations']:.0f} iterations and was last "
@@ -302,15 +272,11 @@ def _missing(run: Records) -> list[str]:
     return sentences
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of one run, or of several together; exit code 2 and one line when that cannot be done."""
-    return command_line(
-        "analysis.report",
-        "Write report.html, figures/ and tables/ of a benchmark run, or of several that can be compared.",
-        lambda run, output, baseline: str(report(run, output, baseline)),
-        arguments,
-        baseline=True,
-    )
+main = command(
+    "analysis.report",
+    "Write report.html, figures/ and tables/ of a benchmark run, or of several that can be compared.",
+    lambda run, output, baseline: str(report(run, output, baseline)),
+)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 SETTINGS_FILE = "settings.yaml"
 RUNS_FILE = "records/runs.csv"
+LOOKS_FILE = "records/looks.csv"
 SAMPLES_FILE = "samples.npz"
 
 BASE = "base"
@@ -77,6 +79,18 @@ PROCESS_ACCURACY, GRADIENT_SHARE = "diagnostic/process_accuracy/", "diagnostic/g
 """How metrics begin that end in a reward, a noise level, or a term of the loss."""
 
 BudgetUnit = Literal["iterations", "videos", "nfe", "tflops", "seconds"]
+
+
+Asked = Literal["speed", "final"]
+"""What a run's primary question is about: whole learning curves, or the reward at the end."""
+
+BASELINES = ("flow_grpo", "dance_grpo")
+"""The baseline where none is named: the first of these that is trained, else the run's first method."""
+
+
+def default_baseline(methods: Sequence[str]) -> str:
+    """Flow-GRPO, which the others build on, if it is trained; else DanceGRPO; else the first method."""
+    return next((name for name in BASELINES if name in methods), methods[0] if methods else "")
 
 
 class UnitWords(NamedTuple):

@@ -30,9 +30,3 @@ def differing(entries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     rows = {field: values for field, values in rows.items() if any(value != values[0] for value in values)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(flat), dtype=object)
     return table.rename_axis("field")
-
-
-def method_differences(settings: Mapping[str, Any]) -> pd.DataFrame:
-    """The fields in which a run's methods differ; empty where its settings do not hold them, or for one method."""
-    entries = settings.get("method_settings") or {}
-    return differing({str(name): entry for name, entry in entries.items()})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import yaml
 
 from analysis.schema import UNITS
 from analysis.statistics import Interval
@@ -12,56 +15,18 @@ NONE = "–"  # what stands where there is no number
 
 SPLIT_NAMES = {"held_out": "held-out prompts", "train": "training prompts"}
 
-METRICS = {
-    "ratio_deviation": (
-        "ratio deviation |ρ − 1|",
-        "How far the probability ratio strays from 1, its value before the first update.",
-    ),
-    "clip_fraction": (
-        "share of clipped terms",
-        "Share of (sample, step) terms whose ratio left the clip range.",
-    ),
-    "gradient_norm": ("gradient norm before clipping", "Length of the gradient before it is clipped."),
-    "guidance_size": (
-        "length of the reward gradient",
-        "Mean length of the process reward's gradient at the guided steps.",
-    ),
-    "guidance_advantage_correlation": (
-        "guidance–advantage correlation",
-        "Correlation between the length of a sample's guidance and its advantage; below zero, the samples "
-        "with low rewards are pushed hardest.",
-    ),
-    "kl_to_guided": (
-        "KL to the guided policy",
-        "Divergence, per step, of the policy from the guided one; what distillation lowers.",
-    ),
-    "kl_to_base": (
-        "KL to the base model, in the loss",
-        "Divergence, per step, of the policy from the base model; part of the loss of methods with a KL term.",
-    ),
-    "policy_loss": (
-        "clipped loss",
-        "The clipped policy-gradient loss alone; its value is not comparable between methods.",
-    ),
-    "loss": ("loss", "Everything that was minimised; its value is not comparable between methods."),
-}
-"""Metrics of training that the page shows, in its order: name on an axis, and what it is."""
+METRICS: dict[str, dict[str, str]] = yaml.safe_load(
+    (Path(__file__).parent / "templates" / "metrics.yaml").read_text(encoding="utf-8")
+)
+"""Metrics of training that the page shows, in its order: `title` on an axis, and `meaning`."""
 
-TERMS = {
-    "outcome": "outcome rewards",
-    "process": "process reward",
-    "distillation": "distillation",
-    "kl": "KL to the base model",
-}
+TERMS = {"outcome": "outcome rewards", "process": "process reward"}
+TERMS |= {"distillation": "distillation", "kl": "KL to the base model"}
 """Terms of a loss, by the names of `diagnostic/gradient_share/...`."""
 
 UNIT_TITLES = {unit: words.several for unit, words in UNITS.items()} | {"seconds": "wall-clock time"}
-UNIT_AXES = UNIT_TITLES | {
-    "videos": "videos generated",
-    "nfe": "network evaluations (NFE)",
-    "tflops": "compute (TFLOP)",
-    "seconds": "training time (s)",
-}
+UNIT_AXES = UNIT_TITLES | {"videos": "videos generated", "nfe": "network evaluations (NFE)"}
+UNIT_AXES |= {"tflops": "compute (TFLOP)", "seconds": "training time (s)"}
 """What compute is counted in: as a table's column, and as an axis."""
 
 
@@ -84,9 +49,29 @@ def signed(value: float) -> str:
     return ("+" if value > 0 else "−") + text
 
 
+def change(first: float, last: float) -> str:
+    """`0.672 → 0.791`."""
+    return f"{number(first)} → {number(last)}"
+
+
 def interval(value: Interval) -> str:
-    """`+0.080 to +0.158`, or `no interval` when there are too few seeds."""
-    return f"{signed(value.low)} to {signed(value.high)}" if value.known else "no interval"
+    """`+0.080 to +0.158`, `seeds alike`, or `no interval` where there are too few seeds."""
+    if value.known:
+        return f"{signed(value.low)} to {signed(value.high)}"
+    return "seeds alike" if value.alike else "no interval"
+
+
+def cell(value: Interval, show: Callable[[float], str] = signed) -> str:
+    """A mean above its interval, or alone where there is none; a unit stands once, as in `6 to 78 %`."""
+    bounds = f"\n{show(value.low).removesuffix(' %')} to {show(value.high)}" if value.known else ""
+    return show(value.mean) + bounds
+
+
+def p_value(value: float) -> str:
+    """`0.031`, `≤ 0.001`; one digit more where `0.050` would leave open on which side it lies."""
+    if math.isnan(value):
+        return NONE
+    return "≤ 0.001" if value <= 0.001 else f"{value:.4f}" if f"{value:.3f}" == "0.050" else f"{value:.3f}"
 
 
 def ratio(value: float) -> str:
@@ -109,11 +94,16 @@ def _times(value: float) -> str:
 
 
 def bounds(low: float, high: float) -> str:
-    """Bounds of a speed-up: `1.05 to 2.10`, `1.05 or more`, `2.10 or less`, `no bound`, or `no interval`."""
+    """Bounds of a speed-up: `1.05 to 2.10`, `1.05 or more`, `2.10 or less`, `no bound`, or `no interval`.
+
+    An upper limit above 100 without a lower one bounds nothing.
+    """
     if math.isnan(low) or math.isnan(high):
         return "no interval"
+    if low == 0 and high >= 100:
+        return "no bound"
     if math.isinf(high):
-        return f"{_times(low)} or more" if low > 0 else "no bound"
+        return f"{_times(low)} or more"
     return f"{_times(low)} to {_times(high)}" if low > 0 else f"{_times(high)} or less"
 
 
@@ -145,6 +135,12 @@ def count(amount: int, noun: str) -> str:
     return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
 
 
+def counts(amounts: Iterable[int], noun: str) -> str:
+    """`3 seeds`, or `3 to 5 seeds` where the amounts differ."""
+    least, most = min(known := list(amounts) or [0]), max(known)
+    return count(least, noun) if least == most else f"{least} to {most} {noun}s"
+
+
 def listed(names: Sequence[str], last: str = "and") -> str:
     """`a`, `a and b`, `a, b and c`."""
     if len(names) < 2:
@@ -157,13 +153,13 @@ def reward_name(reward: str) -> str:
     return reward.replace("_", " ")
 
 
-def reward_kind(role: str) -> str:
-    """What a panel says of its reward: whether methods were trained on it."""
-    return "trained on" if role == "training" else ""
+def starred(reward: str, role: str) -> str:
+    """A reward's name, with a star if methods were trained on it."""
+    return reward_name(reward) + ("*" if role == "training" else "")
 
 
 def metric_name(metric: str) -> str:
     """A training metric as an axis label."""
     if metric.startswith("reward/"):
         return f"{reward_name(metric.removeprefix('reward/'))} (rollouts)"
-    return METRICS[metric][0] if metric in METRICS else metric.replace("_", " ").replace("/", ": ")
+    return METRICS[metric]["title"] if metric in METRICS else metric.replace("_", " ").replace("/", ": ")

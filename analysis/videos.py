@@ -7,6 +7,7 @@ what the model drew.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from analysis.records import Samples
 from analysis.schema import BASE
-from analysis.style import looks
+from analysis.style import INK, looks
 
 MARGIN, GAP, CAPTION, HEADER, LINE, NAME, PAGE = 12, 10, 176, 44, 19, 100, 1120
 _FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"
+_GREY, _LIGHT = "#8a8a8a", "#e4e4e4"
 
 
 @dataclass(frozen=True)
@@ -48,36 +50,35 @@ def arrange(samples: Sequence[Samples], max_prompts: int = 6) -> SampleGrid | No
     """
     if not samples:
         return None
-    shape = samples[0].videos.shape[1:]
     for other in samples:
-        if other.videos.shape[1:] != shape:
+        shapes = other.videos.shape[1:], samples[0].videos.shape[1:]
+        if shapes[0] != shapes[1]:
             raise ValueError(
-                f"samples of {other.method} are {other.videos.shape[1:]} and those of {samples[0].method} "
-                f"{shape} (frames, height, width, 3): they were made with different models"
+                f"samples of {other.method} are {shapes[0]} and those of {samples[0].method} {shapes[1]} "
+                "(frames, height, width, 3): they were made with different models"
             )
-    keys = [_numbered(entry.prompts) for entry in samples]
-    common = [key for key in keys[0] if all(key in other for other in keys)]
+    places = [_places(entry.prompts) for entry in samples]
+    common = [key for key in places[0] if all(key in other for other in places)]
     if not common:
         return None
-    chosen = np.unique(np.linspace(0, len(common) - 1, min(max_prompts, len(common))).round().astype(int))
-    rows = [common[place] for place in chosen]
-    videos = np.stack(
-        [entry.videos[[key[row] for row in rows]] for entry, key in zip(samples, keys, strict=True)]
-    )
-    labels = tuple(
+    rows = [common[place] for place in _spread(len(common), max_prompts)]
+    parts = zip(samples, places, strict=True)
+    videos = np.stack([entry.videos[[place[row] for row in rows]] for entry, place in parts])
+    labels = (
         "base model" if entry.method == BASE else f"{entry.method}\nseed {entry.seed}" for entry in samples
     )
-    columns = tuple(entry.method for entry in samples)
-    return SampleGrid(columns, labels, tuple(prompt for prompt, _ in rows), videos)
+    prompts = tuple(prompt for prompt, _ in rows)
+    return SampleGrid(tuple(entry.method for entry in samples), tuple(labels), prompts, videos)
 
 
-def _numbered(prompts: Sequence[str]) -> dict[tuple[str, int], int]:
-    seen: dict[str, int] = {}
-    places = {}
-    for place, prompt in enumerate(prompts):
-        places[prompt, seen.get(prompt, 0)] = place
-        seen[prompt] = seen.get(prompt, 0) + 1
-    return places
+def _places(prompts: Sequence[str]) -> dict[tuple[str, int], int]:
+    """(prompt, how often it came before) -> its place."""
+    return {(prompt, prompts[:place].count(prompt)): place for place, prompt in enumerate(prompts)}
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many places, from the first to the last."""
+    return [int(place) for place in np.linspace(0, count - 1, min(most, count)).round()]
 
 
 def enlarge(video: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -86,79 +87,54 @@ def enlarge(video: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
+def _write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    label: str,
+    width: int,
+    colour: str = INK,
+    bold: bool = False,
+    anchor: str = "la",
+) -> None:
+    """A line of text, smaller where it would be wider than `width`; or several lines."""
+    file = _FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    fonts = [ImageFont.truetype(file, size) for size in range(14, 7, -1)]
+    longest = max(label.split("\n"), key=len)
+    font = next((font for font in fonts if font.getlength(longest) <= width), fonts[-1])
+    draw.text(at, label, font=font, fill=colour, anchor=anchor)
 
 
-def _wrapped(caption: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    lines = [""]
-    for word in caption.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-def _fitted(label: str, width: int, bold: bool) -> ImageFont.FreeTypeFont:
-    for size in range(14, 7, -1):
-        font = _font(size, bold)
-        if font.getlength(label) <= width:
-            return font
-    return _font(8, bold)
-
-
-def _header(draw: ImageDraw.ImageDraw, grid: SampleGrid, left: Sequence[int], width: int) -> None:
+def _colours(grid: SampleGrid) -> dict[str, str]:
     look = looks([name for name in grid.columns if name != BASE])
-    for x, name, label in zip(left, grid.columns, grid.labels, strict=True):
-        for place, line in enumerate(label.split("\n")):
-            font = _fitted(line, width, bold=place == 0)
-            colour = "#222222" if name == BASE or place else look[name].colour
-            draw.text((x, MARGIN + place * LINE), line, font=font, fill=colour)
-
-
-def _rows(grid: SampleGrid, height: int) -> list[int]:
-    """Upper edge of each row of videos: as far apart as videos and captions need."""
-    lines = max(len(_wrapped(prompt, _font(14), CAPTION - GAP)) for prompt in grid.prompts)
-    pitch = max(height, lines * LINE) + GAP
-    return [MARGIN + HEADER + row * pitch for row in range(len(grid.prompts))]
-
-
-def _captions(draw: ImageDraw.ImageDraw, grid: SampleGrid, top: Sequence[int], height: int) -> None:
-    font = _font(14)
-    for y, prompt in zip(top, grid.prompts, strict=True):
-        lines = _wrapped(prompt, font, CAPTION - GAP)
-        start = y + (height - LINE * len(lines)) // 2
-        for place, line in enumerate(lines):
-            draw.text((MARGIN, start + place * LINE), line, font=font, fill="#222222")
+    return {name: INK if name == BASE else look[name].colour for name in grid.columns}
 
 
 def animation_frames(grid: SampleGrid) -> list[Image.Image]:
     """The grid as one image per frame, a video 160 pixels or what a page holds."""
-    videos = enlarge(grid.videos, _share(len(grid.columns), 160))
+    share = (PAGE - CAPTION) // len(grid.columns) - GAP
+    videos = enlarge(grid.videos, min(max(share, 32), 160))
     models, prompts, frames, height, width = videos.shape[:5]
+    captions = [textwrap.wrap(prompt, 19) for prompt in grid.prompts]
+    pitch = max(height, LINE * max(map(len, captions))) + GAP
     left = [MARGIN + CAPTION + model * (width + GAP) for model in range(models)]
-    top = _rows(grid, height)
+    top = [MARGIN + HEADER + row * pitch for row in range(prompts)]
     sheet = Image.new("RGB", (left[-1] + width + MARGIN, top[-1] + height + MARGIN + 8), "white")
-    draw = ImageDraw.Draw(sheet)
-    _header(draw, grid, left, width)
-    _captions(draw, grid, top, height)
-    images = []
-    for frame in range(frames):
-        image = sheet.copy()
-        for model in range(models):
+    draw, colours = ImageDraw.Draw(sheet), _colours(grid)
+    for x, name, label in zip(left, grid.columns, grid.labels, strict=True):
+        title, *rest = label.split("\n")
+        _write(draw, (x, MARGIN), title, width, colours[name], bold=True)
+        _write(draw, (x, MARGIN + LINE), "".join(rest), width)
+    for y, caption in zip(top, captions, strict=True):
+        _write(draw, (MARGIN, y + height // 2), "\n".join(caption), CAPTION - GAP, anchor="lm")
+    images = [sheet.copy() for _ in range(frames)]
+    for frame, image in enumerate(images):
+        draw, y = ImageDraw.Draw(image), image.height - MARGIN
+        for model, x in enumerate(left):
             for row in range(prompts):
-                image.paste(Image.fromarray(videos[model, row, frame]), (left[model], top[row]))
-        _progress(ImageDraw.Draw(image), left, width, image.height - MARGIN, (frame + 1) / frames)
-        images.append(image)
+                image.paste(Image.fromarray(videos[model, row, frame]), (x, top[row]))
+            draw.rectangle((x, y, x + width - 1, y + 3), fill=_LIGHT)
+            draw.rectangle((x, y, x + round((width - 1) * (frame + 1) / frames), y + 3), fill=_GREY)
     return images
-
-
-def _progress(draw: ImageDraw.ImageDraw, left: Sequence[int], width: int, y: int, share: float) -> None:
-    for x in left:
-        draw.rectangle((x, y, x + width - 1, y + 3), fill="#e4e4e4")
-        draw.rectangle((x, y, x + round((width - 1) * share), y + 3), fill="#8a8a8a")
 
 
 def save_animation(images: Sequence[Image.Image], path: Path, seconds: float = 1.6) -> Path:
@@ -173,31 +149,23 @@ def save_animation(images: Sequence[Image.Image], path: Path, seconds: float = 1
     return path
 
 
-def _share(parts: int, largest: int, smallest: int = 32) -> int:
-    return int(np.clip((PAGE - CAPTION) // parts - GAP, smallest, largest))
-
-
 def contact_sheet(grid: SampleGrid, max_frames: int = 4) -> Image.Image:
     """All of the grid on one still, for paper: a block a prompt, two beside each other, in it a strip a model."""
-    shown = np.unique(np.linspace(0, grid.frames - 1, min(max_frames, grid.frames)).round().astype(int))
+    shown = _spread(grid.frames, max_frames)
     share = ((PAGE - MARGIN) // 2 - NAME - 2 * GAP) // len(shown) - 2
     videos = enlarge(grid.videos[:, :, shown], max(share, 1))
     models, prompts, frames, height, width = videos.shape[:5]
-    block = NAME + frames * (width + 2) + 2 * GAP
-    pitch = HEADER // 2 + models * (height + 2) + 2 * GAP
+    block, pitch = NAME + frames * (width + 2) + 2 * GAP, HEADER // 2 + models * (height + 2) + 2 * GAP
     sheet = Image.new("RGB", (MARGIN + 2 * block, MARGIN + math.ceil(prompts / 2) * pitch), "white")
-    draw = ImageDraw.Draw(sheet)
-    look = looks([name for name in grid.columns if name != BASE])
+    draw, colours = ImageDraw.Draw(sheet), _colours(grid)
     for row, prompt in enumerate(grid.prompts):
         left, top = MARGIN + row % 2 * block, MARGIN + row // 2 * pitch
-        draw.text((left, top), prompt, font=_fitted(prompt, block - GAP, bold=True), fill="#222222")
+        _write(draw, (left, top), prompt, block - GAP, bold=True)
         for model, name in enumerate(grid.columns):
-            y = top + HEADER // 2 + model * (height + 2)
-            label = "base model" if name == BASE else name
-            colour = "#222222" if name == BASE else look[name].colour
-            font = _fitted(label, NAME - GAP, bold=False)
-            draw.text((left, y + height // 2), label, font=font, fill=colour, anchor="lm")
+            y, label = top + HEADER // 2 + model * (height + 2), "base model" if name == BASE else name
+            _write(draw, (left, y + height // 2), label, NAME - GAP, colours[name], anchor="lm")
             for frame in range(frames):
-                tile = Image.fromarray(videos[model, row, frame])
-                sheet.paste(tile, (left + NAME + frame * (width + 2), y))
+                sheet.paste(
+                    Image.fromarray(videos[model, row, frame]), (left + NAME + frame * (width + 2), y)
+                )
     return sheet

@@ -2,7 +2,8 @@
 
 A variant differs from the base in a field or a few. Base and variants run as the methods of one benchmark, with the
 same budget, seeds, prompts and noise: records, report, MLflow and --resume are the benchmark's. The table says which
-fields differ, and the difference that they make, with intervals corrected for the number of comparisons.
+fields differ, and the difference that they make, with intervals corrected for the number of comparisons. Factors that
+the file crosses are reported as main effects and interactions, too.
 """
 
 from __future__ import annotations
@@ -11,11 +12,20 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
-from benchmarks.ablating.variants import Arm, described, make_arms, read_ablation, read_arms, write_arms
+from benchmarks.ablating.crossing import Design
+from benchmarks.ablating.variants import (
+    Arm,
+    described,
+    make_arms,
+    make_design,
+    read_ablation,
+    read_arms,
+    write_arms,
+)
 from benchmarks.commandline import (
     Parser,
     add_running,
@@ -31,6 +41,9 @@ from benchmarks.resolve import read_config, resolve
 from benchmarks.run import Benchmark, carry_out, resumed_settings
 from benchmarks.settings import RunSettings, SettingsError
 from methods.method import Method
+
+if TYPE_CHECKING:
+    from analysis.records import Records
 
 #: Width of tables where the output is no terminal.
 _WIDTH = 190
@@ -56,8 +69,18 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def plan(given: argparse.Namespace, command: str) -> tuple[RunSettings, Method, list[Arm], list[str]]:
-    """What is asked for: the run, its base, the variants, and those left out since they are the base.
+class Planned(NamedTuple):
+    """The run, its base, the variants, those left out since they are the base, and what is crossed."""
+
+    settings: RunSettings
+    base: Method
+    arms: list[Arm]
+    same: list[str]
+    design: Design | None
+
+
+def plan(given: argparse.Namespace, command: str) -> Planned:
+    """What is asked for.
 
     Raises:
         SettingsError: naming option or field, value and remedy.
@@ -81,12 +104,14 @@ def plan(given: argparse.Namespace, command: str) -> tuple[RunSettings, Method, 
     flags = {**settings_flags(given), "methods": [name]}
     alone = resolve(given.preset, config, flags, given.set, command)
     base = alone.method_settings[name]
-    arms, same = make_arms(ablation, base, comma_separated(given.factors or ""))
+    only = comma_separated(given.factors or "")
+    arms, same = make_arms(ablation, base, only)
     if not arms:
         raise SettingsError(
             f"no variant of {name} is left to run: {', '.join(same) or 'none is named'} is what it is already"
         )
-    return alone.of_methods([base, *(arm.method for arm in arms)]), base, arms, same
+    settings = alone.of_methods([base, *(arm.method for arm in arms)])
+    return Planned(settings, base, arms, same, make_design(ablation, base, only))
 
 
 def main(typed: list[str] | None = None) -> int:
@@ -97,13 +122,13 @@ def main(typed: list[str] | None = None) -> int:
 def _run(given: argparse.Namespace, command: str) -> int:
     if given.resume:
         settings = resumed_settings(given)
-        base, arms = read_arms(given.output / ABLATION_FILE, settings.method_settings)
+        base, arms, design = read_arms(given.output / ABLATION_FILE, settings.method_settings)
     else:
-        settings, base, arms, same = plan(given, command)
+        settings, base, arms, same, design = plan(given, command)
         _print_plan(settings, base, arms, same)
         if given.dry_run:
             return 0
-    return carry_out(given, partial(_Ablation, base, arms, settings), "ablate")
+    return carry_out(given, partial(_Ablation, base, arms, design, settings), "ablate")
 
 
 class _Ablation(Benchmark):
@@ -112,21 +137,22 @@ class _Ablation(Benchmark):
     Args:
         base: the method.
         arms: its variants.
+        design: the cells that those of them are which the file crosses.
         settings, output, workers, resume: the benchmark's.
     """
 
-    def __init__(self, base: Method, arms: list[Arm], *benchmark: Any) -> None:
+    def __init__(self, base: Method, arms: list[Arm], design: Design | None, *benchmark: Any) -> None:
         super().__init__(*benchmark)
-        self.base, self.arms = base, arms
+        self.base, self.arms, self.design = base, arms, design
 
     def _prepare(self) -> None:
         super()._prepare()
         if not self.resume:
-            write_arms(self.output / ABLATION_FILE, self.base, self.arms)
+            write_arms(self.output / ABLATION_FILE, self.base, self.arms, self.design)
 
     def _report(self, seconds: float) -> None:
         super()._report(seconds)
-        _report(self.output, self.base, self.arms)
+        _report(self.output, self.base, self.arms, self.design)
 
 
 def _console() -> Console:
@@ -150,8 +176,8 @@ def _print_plan(settings: RunSettings, base: Method, arms: list[Arm], same: list
         say(console, f"left out, for the base is that already: {', '.join(same)}")
 
 
-def _report(output: Path, base: Method, arms: list[Arm]) -> None:
-    """Writes and prints the table of differences."""
+def _report(output: Path, base: Method, arms: list[Arm], design: Design | None) -> None:
+    """Writes and prints the table of differences, and that of effects where factors are crossed."""
     from analysis.records import RecordError
     from benchmarks.ablating.table import COLUMNS, cells, compare, note, write_table
 
@@ -163,7 +189,24 @@ def _report(output: Path, base: Method, arms: list[Arm]) -> None:
     write_table(run, rows, output)
     console, title = _console(), f"Ablation of {base.name}"
     print_table(console, title, COLUMNS, cells(rows), note(run, rows), left=(0, 1, 5), overflow="fold")
-    say(console, f"{output / 'tables' / 'ablation.md'}, .csv; {output / 'figures' / 'ablation.png'}, .svg")
+    say(console, _written(output, "ablation"))
+    if design is not None:
+        _report_effects(run, base.name, design, output, console)
+
+
+def _report_effects(run: Records, base: str, design: Design, output: Path, console: Console) -> None:
+    """Writes and prints main effects and interactions."""
+    from benchmarks.ablating.effects import COLUMNS, effect_cells, effects_note, effects_of, write_effects
+
+    ends, effects = effects_of(run, design)
+    write_effects(run, base, design, ends, effects, output)
+    title, caption = f"Main effects and interactions of {base}", effects_note(run, design, effects)
+    print_table(console, title, COLUMNS, effect_cells(effects), caption, left=(0, 3), overflow="fold")
+    say(console, _written(output, "contrasts"))
+
+
+def _written(output: Path, name: str) -> str:
+    return f"{output / 'tables' / name}.md, .csv; {output / 'figures' / name}.png, .svg"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Fine-tunes a base model on the best of its own preference videos: `python -m benchmarks.best_of_n --help`.
 
-The rival of methods that learn a process reward from the same videos. The budget includes what the preference data
-cost. Records are those of `benchmarks.run`: `python -m analysis.report RUN THIS --output BOTH` compares the two.
+The baseline for methods that learn a process reward from the same videos. The budget includes the cost of the
+preference data. Records are those of `benchmarks.run`, so `python -m analysis.report RUN THIS --output BOTH` compares
+the two.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from benchmarks.run import Benchmark, carry_out, launched, resumed_file
 from benchmarks.settings import SettingsError, variant
 from methods.best_of_n import BestOfN
 
-#: Option -> the field of `BestOfN` that it sets.
+#: Option -> the field of `BestOfN` it sets.
 _FIELDS = {
     "name": "name",
     "data": "data",
@@ -53,8 +54,8 @@ def arguments() -> argparse.ArgumentParser:
         metavar="X",
         help=f"of AdamW ({fields['optimiser'].default.learning_rate:g})",
     )
-    add("--batch", type=int, metavar="N", help=f"videos an optimiser step ({fields['batch'].default})")
-    add("--steps", type=int, metavar="N", help=f"optimiser steps an iteration ({fields['steps'].default})")
+    add("--batch", type=int, metavar="N", help=f"videos per optimiser step ({fields['batch'].default})")
+    add("--steps", type=int, metavar="N", help=f"optimiser steps per iteration ({fields['steps'].default})")
     add(
         "--every",
         type=int,
@@ -63,11 +64,11 @@ def arguments() -> argparse.ArgumentParser:
     )
     add(
         "--name",
-        help=f"what tables call it ({fields['name'].default}); variants in one report need different names",
+        help=f"name in tables ({fields['name'].default}); variants in one report need distinct names",
     )
     add_settings(
         parser,
-        seeds="how many training seeds",
+        seeds="number of training seeds",
         config="settings file; an ordinary run's settings.yaml gives the same model, prompts and evaluation",
     )
     add_running(parser)
@@ -75,7 +76,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def _earlier(config: dict[str, Any]) -> dict[str, Any]:
-    """Takes the methods out of a file's settings; the fields of best-of-n fine-tuning, if the file is a run of it."""
+    """Removes the methods from a file's settings; returns the fields of best-of-n fine-tuning, if the file has them."""
     config.pop("methods", None)
     entries = config.pop("method_settings", None) or {}
     found = [entry for entry in entries.values() if isinstance(entry, dict) and "data" in entry]
@@ -83,12 +84,12 @@ def _earlier(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def method(given: argparse.Namespace, earlier: dict[str, Any], every: int) -> BestOfN:
-    """The method: defaults, then an earlier run's, then the options', then `--set`.
+    """The method: defaults, then fields of an earlier run, then the options, then `--set`.
 
     Args:
         given: the options.
         earlier: fields of an earlier run.
-        every: iterations between evaluations where nothing says how many.
+        every: iterations between evaluations, if not set otherwise.
 
     Raises:
         SettingsError: naming field, value and remedy.
@@ -111,7 +112,7 @@ def method(given: argparse.Namespace, earlier: dict[str, Any], every: int) -> Be
 
 
 def settings(given: argparse.Namespace, command: str) -> FineTuningSettings:
-    """The settings of a new run, or of the one to go on with.
+    """The settings of a new run, or of the run to resume.
 
     Raises:
         SettingsError: naming field, value and remedy.
@@ -120,7 +121,7 @@ def settings(given: argparse.Namespace, command: str) -> FineTuningSettings:
     config = read_config(file) if file else {}
     earlier = _earlier(config)
     if given.resume and not earlier:
-        raise SettingsError(f"--resume: {str(given.output)!r} holds a run, but none of benchmarks.best_of_n")
+        raise SettingsError(f"--resume: {str(given.output)!r} holds a run, but not of benchmarks.best_of_n")
     if given.resume:
         command = str(config.get("command", ""))
     shared = resolve(given.preset, config, settings_flags(given), [], command)
@@ -145,7 +146,7 @@ class _FineTunings(Benchmark):
 
 
 def main(typed: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
+    """The command line; returns the exit code: 0, 2 for an error the user can fix, 1 for a bug in this program."""
     return run_program(arguments, typed, _run, "nothing was written")
 
 

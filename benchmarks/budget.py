@@ -1,4 +1,4 @@
-"""How much a run may use, in one of several units, and when it has used it."""
+"""The budget of a run, in one of several units, and when it is used up."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Budget:
     """A limit on training.
 
     Attributes:
-        amount: how much may be used.
-        unit: of what, a key of `analysis.schema.UNITS`.
+        amount: the limit.
+        unit: its unit, a key of `analysis.schema.UNITS`.
     """
 
     amount: float
@@ -27,11 +27,11 @@ class Budget:
         return cls(settings.budget, settings.budget_unit)
 
     def has_room(self, ledger: Ledger) -> bool:
-        """Whether one more iteration fits, if it costs what the last ones did."""
+        """Whether one more iteration fits at the cost of the last ones."""
         return ledger.used(self.unit) + ledger.each(self.unit) <= self.amount * (1 + 1e-9)
 
     def require(self, ledger: Ledger, method: str) -> None:
-        """Insists that the budget pays for one iteration.
+        """Checks that the budget pays for one iteration.
 
         Raises:
             SettingsError: it does not.
@@ -44,12 +44,12 @@ class Budget:
             )
 
     def expected_iterations(self, ledger: Ledger) -> int:
-        """Iterations that the run will have done at its end; those done so far, before any is known."""
+        """Expected total number of iterations; those done so far, until a cost is known."""
         each = ledger.each(self.unit)
         if not each:
             return ledger.iterations
         return ledger.iterations + max(0, math.floor((self.amount - ledger.used(self.unit)) / each + 1e-9))
 
     def share(self, ledger: Ledger) -> float:
-        """The part of the budget that is used, 0 to 1."""
+        """The fraction of the budget used, 0 to 1."""
         return min(1.0, ledger.used(self.unit) / self.amount)

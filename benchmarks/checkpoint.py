@@ -15,11 +15,11 @@ from methods.weights import TrainedWeights
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not belong to this run."""
+    """A checkpoint does not belong to this run."""
 
 
 class Checkpointed(Protocol):
-    """What is saved of whatever is trained: `methods.update.Learner`, `methods.best_of_n.FineTuner`."""
+    """The parts of a learner that are saved: `methods.update.Learner`, `methods.best_of_n.FineTuner`."""
 
     weights: TrainedWeights
     optimiser: torch.optim.Optimizer
@@ -32,17 +32,17 @@ def save(
     iteration: int,
     refresher: Refresher | None = None,
 ) -> None:
-    """Writes a checkpoint beside the last one and then takes its place.
+    """Writes a checkpoint beside the last one, then replaces it.
 
     All randomness is derived from the seed and the iteration (`methods.seeding`), so weights, optimiser and
     iteration are the whole state of a run.
 
     Args:
         folder: the checkpoint's folder.
-        learner: what is trained.
-        identity: what the run is (method, seed); checked on loading.
+        learner: the object being trained.
+        identity: the run's (method, seed); checked on loading.
         iteration: iterations done.
-        refresher: the process reward that is trained beside the policy, if one is.
+        refresher: the process reward trained alongside the policy, if any.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -68,7 +68,7 @@ def load(
     """Restores a checkpoint.
 
     Returns:
-        Iterations done; 0 where there is no checkpoint.
+        Iterations done; 0 if there is no checkpoint.
 
     Raises:
         CheckpointError: it belongs to another method or seed, does not fit, or is damaged.

@@ -1,4 +1,4 @@
-"""What the command lines of this package share: the options that set fields of a run, and how errors read."""
+"""What the command lines of this package share: options that set fields of a run, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from methods.catalog import CATALOG
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that refuses in one line, `error: ...`, with exit code 2.
+    """An argument parser that reports errors in one line, `error: ...`, with exit code 2.
 
-    Options cannot be shortened: `--seed 3` would otherwise mean `--seeds 3`, three runs instead of one.
+    Options cannot be abbreviated: `--seed 3` would otherwise mean `--seeds 3`, three runs instead of one.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -41,21 +41,23 @@ def known_names() -> str:
 
 def add_settings(
     parser: argparse.ArgumentParser,
-    seeds: str = "how many training seeds, for each method",
-    first_seed: str = "the first of them (0); tune with others than you report",
+    seeds: str = "number of training seeds per method",
+    count: Callable[[str], Any] = int,
+    first_seed: str = "first training seed (0); tune on other seeds than you report",
     config: str = "settings file; an earlier run's settings.yaml repeats it",
 ) -> None:
-    """Adds the options that set fields of `RunSettings`, methods apart.
+    """Adds the options that set fields of `RunSettings`, except for methods.
 
     Args:
         parser: gets the options.
-        seeds, first_seed, config: what these mean here.
+        seeds, first_seed, config: help texts of these options.
+        count: reads the number of seeds.
     """
     add = parser.add_argument
-    add("--preset", help=f"where settings begin ({DEFAULT_PRESET}); see below")
-    add("--seeds", type=int, metavar="N", help=seeds)
+    add("--preset", help=f"defaults to start from ({DEFAULT_PRESET}); see below")
+    add("--seeds", type=count, metavar="N", help=seeds)
     add("--first-seed", type=int, metavar="N", help=first_seed)
-    add("--budget", type=float, metavar="X", help="how much each (method, seed) may use, in --budget-unit")
+    add("--budget", type=float, metavar="X", help="budget of each (method, seed), in --budget-unit")
     add(
         "--budget-unit",
         choices=tuple(UNITS),
@@ -65,14 +67,18 @@ def add_settings(
         "--charge-prm",
         action="store_true",
         default=None,
-        help="methods that use a process reward pay for its training out of their budget",
+        help="charge the training of the process reward to the budget of methods that use it",
     )
-    add("--suite", help="reward suite: which rewards train, and which are held out to judge")
+    add("--suite", help="reward suite: training rewards and held-out rewards")
     add("--model", type=Path, metavar="PATH", help="base model: folder of a diffusers Wan pipeline")
     add("--process-reward", type=Path, metavar="PATH", help="process reward model, made by rewards.train_prm")
     add("--outcome-model", type=Path, metavar="PATH", help="learned outcome reward model")
     add("--video", metavar="FxHxW", help=VIDEO_HELP)
-    add("--weights", choices=("lora", "full"), help="trained weights: adapters through peft, or all")
+    add(
+        "--weights",
+        choices=("lora", "full"),
+        help="trained weights: LoRA adapters through peft, or all weights",
+    )
     add("--precision", choices=("no", "bf16"), help="mixed precision of the policy's network (accelerate)")
     add(
         "--set",
@@ -85,16 +91,16 @@ def add_settings(
 
 
 def add_running(parser: argparse.ArgumentParser, resume: str = "the run") -> None:
-    """Adds the options of how a benchmark runs: none of them changes a result.
+    """Adds the options for how a benchmark runs; none of them changes a result.
 
     Args:
         parser: gets the options.
-        resume: what is gone on with.
+        resume: name of what is resumed.
     """
     add = parser.add_argument
-    add("--workers", type=int, metavar="N", help="runs side by side (one a CPU core, or 1 on a GPU)")
-    add("--output", type=Path, metavar="DIR", help="folder for everything (results/<date and time>)")
-    add("--resume", action="store_true", help=f"go on with {resume} in --output, from its last checkpoints")
+    add("--workers", type=int, metavar="N", help="runs in parallel (one per CPU core, or 1 on a GPU)")
+    add("--output", type=Path, metavar="DIR", help="output folder (results/<date and time>)")
+    add("--resume", action="store_true", help=f"continue {resume} in --output from its last checkpoints")
 
 
 def comma_separated(text: str) -> list[str]:
@@ -103,7 +109,7 @@ def comma_separated(text: str) -> list[str]:
 
 
 def settings_flags(given: argparse.Namespace) -> dict[str, Any]:
-    """Fields of `RunSettings` that the command line names: options are called as they are."""
+    """Fields of `RunSettings` given on the command line; options have the fields' names."""
     fields = RunSettings.model_fields.keys() - {"preset"}
     flags = {name: value for name, value in vars(given).items() if name in fields and value is not None}
     if "methods" in flags:
@@ -116,7 +122,7 @@ def settings_flags(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings_of(given: argparse.Namespace, command: str) -> RunSettings:
-    """The run that a command line asks for: preset, then file, then options, then `--set`.
+    """The run specified by a command line: preset, then file, then options, then `--set`.
 
     Raises:
         SettingsError: naming field, value and remedy.
@@ -131,16 +137,16 @@ def run_program(
     action: Callable[[argparse.Namespace, str], int],
     interrupted: str,
 ) -> int:
-    """A command line from its words to its exit code.
+    """Runs a command line and returns its exit code.
 
     Args:
         arguments: makes the command line, whose help lists the catalogue.
-        typed: its words; None for those that the program was called with.
-        action: what it is for, given the options and the command as typed; returns the exit code.
-        interrupted: what to say of an interruption.
+        typed: its arguments; None for those of the process.
+        action: called with the options and the command as typed; returns the exit code.
+        interrupted: message on interruption.
 
     Returns:
-        The action's own code, 2 for what the user can mend, 130 for an interruption.
+        The action's own code, 2 for an error the user can fix, 130 for an interruption.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     words = sys.argv[1:] if typed is None else typed
@@ -153,14 +159,14 @@ def run_program(
 
 
 def exit_code(action: Callable[[], int], interrupted: str) -> int:
-    """Does what a command line is for, and turns what the user can mend into a line.
+    """Runs an action and reports errors that the user can fix in one line.
 
     Args:
         action: returns the exit code.
-        interrupted: what to say of an interruption.
+        interrupted: message on interruption.
 
     Returns:
-        The action's own code, 2 for what the user can mend, 130 for an interruption.
+        The action's own code, 2 for an error the user can fix, 130 for an interruption.
     """
     from methods.registry import PluginError
     from rewards.base import RewardError

@@ -1,6 +1,6 @@
-"""What evaluation cannot show: how far a policy has gone from the base model, and what guidance does to it.
+"""Diagnostics beyond evaluation: a policy's distance from the base model, and the effect of guidance on it.
 
-Drawn for a few training prompts, from noise that is the same at every evaluation, for every method and seed.
+Computed on a few training prompts, from noise that is the same for every evaluation, method and seed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from samplers.pipeline import Condition
 def diagnose(
     learner: Learner, suite: LoadedSuite, settings: RunSettings, process_reward: ProcessReward | None
 ) -> dict[str, float]:
-    """All diagnostics that make sense for a method, by metric.
+    """All diagnostics that apply to a method, by metric.
 
     Args:
-        learner: the policy as it is now, and its method.
+        learner: the current policy and its method.
         suite: rewards of the rollouts: those trained on, and the headline.
-        settings: which prompts, which noise.
+        settings: the prompts and noise to use.
         process_reward: the method's process reward, if it has one.
 
     Raises:
         RewardError: a reward failed.
-        NonFiniteError: policy or process reward gave NaN or infinity.
+        NonFiniteError: policy or process reward returned NaN or infinity.
     """
     prompts = evenly_spaced(settings.prompts.train, settings.evaluation.diagnostic_prompts)
     figures = {KL_TO_BASE: _kl_to_base(learner, settings, prompts)}
@@ -47,7 +47,7 @@ def diagnose(
 
 
 def _kl_to_base(learner: Learner, settings: RunSettings, prompts: list[str]) -> float:
-    """Path-space KL of the policy to the base model in nats a video, under the memoryless SDE.
+    """Path-space KL of the policy to the base model in nats per video, under the memoryless SDE.
 
     Every SDE of the family has the marginals of the ODE, so the ODE's states stand for any; the memoryless noise
     (arXiv 2409.08861) is the one whose path KL the reward-tilted distribution minimises. It bounds the KL of the
@@ -86,16 +86,16 @@ def _kl_to_base(learner: Learner, settings: RunSettings, prompts: list[str]) -> 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Rollouts of a method's own sampler, each state scored by the process reward where there is one.
+    """Rollouts of a method's own sampler, each state scored by the process reward if there is one.
 
-    Noise depends on prompt and place only.
+    Noise depends only on prompt and position.
 
     Attributes:
         learner: the policy and its method.
         suite: rewards of the finished videos.
         settings: the run's.
         process_reward: the method's, if it has one.
-        prompts: each for a group.
+        prompts: one per group.
     """
 
     learner: Learner
@@ -114,7 +114,7 @@ class Rollouts:
         return [generator(seed, f"diagnostic {purpose}", text, k) for k, text in enumerate(self.group)]
 
     def draw(self, guided: bool) -> Trajectory:
-        """One rollout a place, with or without guidance, from the same noise."""
+        """One rollout per position, with or without guidance, from the same noise."""
         method, policy = self.learner.method, self.learner.policy
         unguided = {"guidance": None, "score_mean": "unguided"}
         settings = method.sampler if guided else method.sampler.replace(**unguided)
@@ -147,7 +147,7 @@ class Rollouts:
 def _of_rollouts(rollouts: Rollouts) -> dict[str, float]:
     """Rewards of rollouts with and without guidance, and how well the process reward ranks those without.
 
-    Guidance is at its full strength, not as it has decayed: a gap that closes then says what the policy learnt.
+    Guidance has its full strength, without decay, so a closing gap shows what the policy has learnt.
     """
     unguided = rollouts.draw(guided=False)
     rewards = rollouts.rewards(unguided)
@@ -177,15 +177,15 @@ def _accuracy_by_level(trajectory: Trajectory, score: Tensor, method: Method) ->
 
 
 def pairwise_accuracy(values: Tensor, score: Tensor, group_size: int) -> Tensor:
-    """Share of a group's pairs that `values` order as `score` does.
+    """Share of a group's pairs ordered the same by `values` and `score`.
 
     Args:
-        values: (T, B) what is judged, the members of a group side by side.
-        score: (B,) the truth; pairs with equal scores are left out.
+        values: (T, B) the values to judge, the members of a group side by side.
+        score: (B,) the ground truth; pairs with equal scores are ignored.
         group_size: members of a group.
 
     Returns:
-        (T,) between 0 and 1, one half where values are equal; NaN if no pair is decided.
+        (T,) between 0 and 1, with one half for equal values; NaN if all scores are tied.
     """
     mine = values.double().unflatten(-1, (-1, group_size))
     truth = score.double().unflatten(-1, (-1, group_size))

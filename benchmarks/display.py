@@ -1,4 +1,4 @@
-"""What a person sees while a benchmark runs."""
+"""Progress display of a benchmark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def say(console: Console, line: str) -> None:
-    """A line as it is, however long."""
+    """Prints a line without wrapping."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -37,8 +37,8 @@ def print_table(
     Args:
         console: where to print.
         title, note: above and below.
-        columns, rows: what it says.
-        left: numbers of the columns that are not flush right.
+        columns, rows: its content.
+        left: indices of left-aligned columns.
         look: of all columns, as `rich` has it.
     """
     table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
@@ -53,7 +53,7 @@ def bars(console: Console, *columns: str, period: float) -> Bars:
     """Bars with a description, the columns (fields of a task, padded as they say), and the time gone and left.
 
     Args:
-        console: where to draw; nothing is drawn where it is no terminal.
+        console: where to draw; nothing is drawn unless it is a terminal.
         columns: format strings, the bar after the first.
         period: seconds that the time left is estimated from.
     """
@@ -68,14 +68,14 @@ def bars(console: Console, *columns: str, period: float) -> Bars:
 
 
 class Display:
-    """One bar for the whole benchmark and one for each run under way, with its reward and the time left.
+    """One bar for the whole benchmark and one per active run, with its reward and the time left.
 
-    Where the output is no terminal, a line for each finished run and each quarter of the whole instead.
+    If the output is not a terminal, prints a line per finished run and per quarter of the whole instead.
 
     Args:
         console: where to draw.
-        total: runs, the finished ones included.
-        done: runs' worth of budget that an earlier call has used.
+        total: number of runs, including finished ones.
+        done: budget used by an earlier call, in runs.
     """
 
     def __init__(self, console: Console, total: int, done: float) -> None:
@@ -112,7 +112,7 @@ class Display:
             self._bars.update(task, completed=progress.share, reward=reward, count=count)
 
     def _task(self, progress: Progress) -> TaskID:
-        """The run's bar, made when the run first reports."""
+        """The run's bar, created at the run's first report."""
         run = (progress.method, progress.seed)
         if run not in self._tasks:
             title = f"{progress.method} seed {progress.seed}"
@@ -122,7 +122,7 @@ class Display:
         return self._tasks[run]
 
     def _advance(self, progress: Progress) -> None:
-        """Moves the bar of all runs; where there are no bars, says each quarter."""
+        """Advances the overall bar; without bars, prints a line at each quarter."""
         run = (progress.method, progress.seed)
         share = 1.0 if progress.status == "finished" else progress.share
         self._bars.update(self._overall, advance=share - self._shares[run])

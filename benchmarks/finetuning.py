@@ -1,8 +1,8 @@
-"""One seed of best-of-n fine-tuning: its settings, what is refused before it begins, and its loop.
+"""One seed of best-of-n fine-tuning: settings, checks before it starts, and the loop.
 
-A run of it leaves the same records as a run of an RL method, so the analysis reads both alike. Its settings are an
-ordinary run's, but for `method_settings`: there stand the fields of `methods.best_of_n.BestOfN`, since those of an RL
-method (sampler, group, advantage, ratio) have no meaning here.
+It writes the same records as an RL method, so the analysis treats both alike. Its settings are those of an ordinary
+run, except that `method_settings` has the fields of `methods.best_of_n.BestOfN`: those of an RL method (sampler,
+group, advantage, ratio) have no meaning here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rewards.provenance import Provenance
 from rewards.suites import suite_named
 from samplers.pipeline import PipelinePolicy
 
-#: What the ledger enters the preference data under, at iteration 0: they are rollouts of the base model, scored.
+#: Component of the preference data in the ledger, at iteration 0: they are scored rollouts of the base model.
 DATA = "rollout"
 _REMAKE = "make it with `python -m benchmarks.preferences`"
 
@@ -40,12 +40,12 @@ _REMAKE = "make it with `python -m benchmarks.preferences`"
 class FineTuningSettings(RunSettings):
     """Settings of a run whose only method is best-of-n fine-tuning; `methods.best_of_n.BestOfN` says what of."""
 
-    # Another kind of method than an ordinary run's, under the name where the analysis looks for it.
+    # A different kind of method than in an ordinary run, under the name that the analysis reads.
     method_settings: dict[str, BestOfN]  # type: ignore[assignment]
 
     @classmethod
     def of(cls, shared: RunSettings, method: BestOfN) -> FineTuningSettings:
-        """An ordinary run's settings with this for its only method."""
+        """An ordinary run's settings with this as its only method."""
         own = {"methods": (method.name,), "method_settings": {method.name: method}}
         return cls.checked(**{**dict(shared), **own})
 
@@ -57,7 +57,7 @@ class FineTuningSettings(RunSettings):
 
 
 def load_data(settings: FineTuningSettings, policy: PipelinePolicy) -> tuple[PreferenceData, Cost]:
-    """The preference data and what they cost, checked against the run.
+    """The preference data and their cost, checked against the run.
 
     Args:
         settings: the run's.
@@ -76,12 +76,12 @@ def load_data(settings: FineTuningSettings, policy: PipelinePolicy) -> tuple[Pre
     Provenance.of(policy.pipeline).require(data.provenance, f"the preference data at {path!r}")
     if tuple(data.latents.shape[1:]) != policy.latent_shape:
         raise SettingsError(
-            f"--data {path!r} has latents of {tuple(data.latents.shape[1:])}, and the run's videos of "
+            f"--data {path!r} has latents of {tuple(data.latents.shape[1:])}, and the run's videos have "
             f"{policy.latent_shape}: {_REMAKE} and the same --video"
         )
     if others := sorted(set(data.prompts) - set(settings.prompts.train)):
         raise SettingsError(
-            f"--data {path!r} has prompt {others[0]!r}, which is none of the run's training prompts: {_REMAKE} "
+            f"--data {path!r} has prompt {others[0]!r}, which is not a training prompt of the run: {_REMAKE} "
             "on those"
         )
     weights = suite_named(settings.suite).training
@@ -100,7 +100,7 @@ def _paid(settings: FineTuningSettings, data: PreferenceData) -> Cost:
         raise SettingsError(f"--data {path!r} does not say what it cost: {_REMAKE} of this version")
     if unit == "iterations":
         raise SettingsError(
-            "budget_unit is 'iterations', and preference data has none to be charged with; give --budget-unit tflops"
+            "budget_unit is 'iterations', and preference data have no iterations to charge; give --budget-unit tflops"
         )
     used = data.cost.model_dump()[unit]
     if used >= settings.budget:
@@ -115,7 +115,7 @@ class FineTuning:
     """Best-of-n fine-tuning with one seed.
 
     Args:
-        session: shared parts; their settings are `FineTuningSettings`.
+        session: parts shared between runs, with `FineTuningSettings`.
         settings: the same settings.
         output: the benchmark's folder.
         seed: training seed.
@@ -153,13 +153,13 @@ class FineTuning:
         )
 
     def run(self, report: Report) -> None:
-        """Trains until the budget is used, from the last checkpoint if there is one.
+        """Trains until the budget is used up, from the last checkpoint if there is one.
 
         Args:
             report: called after each iteration, and at the end.
 
         Raises:
-            SettingsError: the budget does not pay one iteration.
+            SettingsError: the budget does not pay for one iteration.
             FloatingPointError: training diverged.
         """
         self._begin(checkpoint.load(self._checkpoint, self.tuner, self._identity))
@@ -177,7 +177,7 @@ class FineTuning:
         return Progress(self.method.name, self.seed, done, total, share, self._reward, status)
 
     def _begin(self, done: int) -> None:
-        """Brings records and ledger to where the checkpoint stands; before the first iteration, enters the data."""
+        """Restores records and ledger to the checkpoint; before the first iteration, enters the cost of the data."""
         self.recorder.forget_after(done if done else -1)
         status = self.recorder.status
         status.status, status.iterations, status.error = "running", done, ""
@@ -195,7 +195,7 @@ class FineTuning:
             self.recorder.usage(0, _usage(self.paid))
 
     def _iteration(self, iteration: int) -> None:
-        """Some optimiser steps, entered into ledger and records."""
+        """One iteration of optimiser steps, entered in ledger and records."""
         device, method = self.session.accelerator.device, self.method
         reset_peak_memory(device)
         started = time.perf_counter()
@@ -220,7 +220,7 @@ class FineTuning:
         return self.tuner.step(self.kept.batch(self.method.batch, shift, self.seed, step))
 
     def _evaluate_and_save(self, done: int, last: bool) -> None:
-        """Evaluation and checkpoint where due."""
+        """Evaluates and saves a checkpoint if due."""
         if last or done % self.method.every == 0:
             self._evaluate(done, last)
         if last or done % self.settings.checkpoint_every == 0:
@@ -229,8 +229,9 @@ class FineTuning:
 
     def _evaluate(self, done: int, last: bool) -> None:
         started = time.perf_counter()
-        with self.meter(EVALUATION, "policy", **evaluation_counts(self.settings)):
-            result = evaluate(self.policy, self.session.suite, self.settings, done)
+        counts = evaluation_counts(self.settings, last)
+        with self.meter(EVALUATION, ("policy", counts["videos"]), **counts):
+            result = evaluate(self.policy, self.session.suite, self.settings, done, last)
         self.recorder.evaluation(done, result.rows)
         self.recorder.usage(done, self.meter.take())
         if last:
@@ -240,7 +241,7 @@ class FineTuning:
 
 
 def _usage(paid: Cost) -> Usage:
-    """The preference data as the ledger has them; whole seconds are what a budget in seconds counts."""
+    """The preference data's entry in the ledger; a budget in seconds counts whole seconds."""
     amounts = {(DATA, quantity): amount for quantity, amount in paid.model_dump().items()}
     return {**amounts, (WHOLE, "seconds"): paid.seconds}
 

@@ -1,4 +1,4 @@
-"""The ledger: what every iteration of a run used, by component, and the meter that measures it."""
+"""The ledger: the usage of every iteration of a run by component, and the meter that measures it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from analysis.schema import CHARGED, WHOLE
 from rewards.cost import Cost, FlopCounter
 
-#: (component, quantity) -> how much of it an iteration used.
+#: (component, quantity) -> amount used by an iteration.
 Usage = dict[tuple[str, str], float]
-#: Iterations that the next one's cost is foretold from.
+#: Number of past iterations used to predict the cost of the next.
 _RECENT = 5
 
 
@@ -24,12 +24,12 @@ _RECENT = 5
 class UsageMeter:
     """Measures sections; see `methods.metering.Meter`.
 
-    Floating-point operations are counted the first time that a (component, key) is seen, which is slow, and
-    remembered: equal shapes do equal work. What a section encloses is counted there and not twice.
+    Floating-point operations are counted the first time a (component, key) is seen, which is slow, and then cached,
+    because equal shapes cost the same. Nested sections are not counted twice.
 
     Attributes:
-        device: whose work is awaited before time is taken, and whose memory is read.
-        known: (component, key) -> TFLOPs, its own part only. Share it between runs of equal methods and models.
+        device: device to synchronise before reading the clock, and whose memory is measured.
+        known: (component, key) -> TFLOPs, excluding nested sections. Share it between runs of equal methods and models.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -39,7 +39,7 @@ class UsageMeter:
 
     @contextmanager
     def __call__(self, component: str, key: Hashable, **counts: float) -> Iterator[None]:
-        """Opens a section; one that raises is not counted."""
+        """Opens a section; a section that raises is not counted."""
         place = (component, key)
         started = self._now()
         self._open.append([0.0, 0.0])
@@ -66,7 +66,7 @@ class UsageMeter:
         self._usage = merged(self._usage, {(component, name): amount for name, amount in amounts.items()})
 
     def take(self) -> Usage:
-        """What was counted since the last call."""
+        """The usage since the last call."""
         usage, self._usage = self._usage, {}
         return usage
 
@@ -77,7 +77,7 @@ class UsageMeter:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begins to measure peak memory anew, where the system lets it."""
+    """Resets the peak memory measurement, if the system allows it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -103,11 +103,11 @@ def peak_memory_mb(device: torch.device) -> float:
 
 @dataclass
 class Ledger:
-    """What a run has used so far.
+    """The usage of a run so far.
 
     Attributes:
         iterations: training iterations done.
-        paid: cost before the first iteration that is charged to the run.
+        paid: cost charged to the run before its first iteration.
         totals: (component, quantity) -> sum over the iterations.
     """
 
@@ -118,27 +118,27 @@ class Ledger:
 
     @classmethod
     def of(cls, usages: Iterable[Usage], paid: Cost | None = None) -> Ledger:
-        """The ledger of iterations that were recorded, one after another."""
+        """The ledger of recorded iterations."""
         ledger = cls(paid=paid)
         for usage in usages:
             ledger.add(usage)
         return ledger
 
     def add(self, usage: Usage) -> None:
-        """Enters one training iteration."""
+        """Adds one training iteration."""
         self.iterations += 1
         self._recent.append(usage)
         self.totals = merged(self.totals, usage)
 
     def used(self, unit: str) -> float:
-        """What the run is charged with, in a budget's unit."""
+        """The amount charged to the run, in a budget's unit."""
         if unit == "iterations":
             return float(self.iterations)
         before = 0.0 if self.paid is None else float(self.paid.model_dump()[unit])
         return before + charged(self.totals, unit)
 
     def each(self, unit: str) -> float:
-        """Mean cost of the last iterations, which the next one's is taken to be; 0 before the first."""
+        """Mean cost of the last iterations, the prediction for the next; 0 before the first."""
         if unit == "iterations":
             return 1.0
         costs = [charged(usage, unit) for usage in self._recent]

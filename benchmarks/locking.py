@@ -1,6 +1,6 @@
-"""One process at a time for a folder. However a process ends, the system lets the next one in.
+"""Folder locks: one process at a time. The system releases a lock however its process ends.
 
-A killed benchmark may leave a worker behind that still trains; and the workers of a sweep take turns.
+A killed benchmark may leave a worker behind that is still training; and the workers of a sweep take turns.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if sys.platform != "win32":
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Within, no other process gets in for the same folder.
+    """Holds the folder's lock; no other process can enter.
 
     Raises:
-        SettingsError: another one is in.
+        SettingsError: another process holds the lock.
     """
     with _locked(folder / ".lock", wait=False):
         yield
@@ -29,7 +29,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def turn(folder: Path) -> Iterator[None]:
-    """Within, no other process of this folder is; waits for its turn."""
+    """Holds the folder's lock, after waiting for it."""
     with _locked(folder / ".turn", wait=True):
         yield
 
@@ -43,6 +43,6 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise SettingsError(
-                    f"another process is at work in {str(path.parent)!r}; end it, or wait until it has ended"
+                    f"another process is using {str(path.parent)!r}; stop it, or wait until it finishes"
                 ) from None
         yield

@@ -53,7 +53,7 @@ class Clock:
 def rollout(
     sampler: Sampler, policy: PipelinePolicy, samples: list[int], velocity: Any, reward: Any = None
 ) -> Tensor:
-    """Final latents of the samples with these numbers; each has its own noise, whatever the batch."""
+    """Final latents of the samples with these numbers; each has its own noise, independent of the batch."""
     prompts = [all_prompts()[i % 48] for i in samples]
     noise = policy.initial_noise([generator(0, "noise", i) for i in samples])
     steps = [generator(0, "steps", i) for i in samples]
@@ -64,8 +64,8 @@ def batching(policy: PipelinePolicy, count: int = 32, repeats: int = 5) -> tuple
     """One batched rollout with decoding, against `count` single ones.
 
     Returns:
-        Median seconds of each over `repeats`, and the largest pixel difference. That comes first, and pays for memory
-        that the timed ones find ready.
+        Median seconds of each over `repeats`, and the largest pixel difference. It is computed first, so that
+        memory is already allocated for the timed ones.
     """
     sampler = build("dance_grpo", num_steps=NUM_STEPS, shift=SHIFT)
 
@@ -123,8 +123,8 @@ def guidance(
 def ledger(name: str, repeats: int) -> tuple[float, float]:
     """What keeping the ledger adds to a method's training on the testbed.
 
-    Two runs of an iteration differ by more than the ledger costs. So what it does in one, every section that is opened,
-    memory, sums and rows on disk, is done with nothing in the sections, and timed.
+    Two runs of an iteration differ by more than the ledger's cost. So the ledger's work in one iteration (opening every
+    section, memory, sums and rows on disk) is repeated with empty sections and timed.
 
     Returns:
         Its median as a share of a median iteration; and what counting operations adds to the first iteration of
@@ -154,7 +154,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def noting(opened: list[tuple[str, Hashable, dict[str, float]]]) -> Any:
-    """A meter that counts nothing and notes which sections are opened."""
+    """A meter that counts nothing and records which sections are opened."""
 
     def section(component: str, key: Hashable, **counts: float) -> Any:
         opened.append((component, key, counts))
@@ -166,7 +166,7 @@ def noting(opened: list[tuple[str, Hashable, dict[str, float]]]) -> Any:
 def keep_book(
     meter: UsageMeter, opened: list[tuple[str, Hashable, dict[str, float]]], usage: Usage, training: Training
 ) -> None:
-    """What the ledger does in an iteration, without the work that it is about."""
+    """The ledger's own work in an iteration, without the metered work."""
     reset_peak_memory(meter.device)
     for component, key, counts in opened:
         with meter(component, key, **counts):
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.performance", description=__doc__)
     parser.add_argument(
-        "--repeats", type=int, default=20, help="repetitions, of which the median counts (%(default)s)"
+        "--repeats", type=int, default=20, help="repetitions; the median is reported (%(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="torch threads (%(default)s)")
     given = parser.parse_args(arguments)

@@ -27,7 +27,7 @@ from rewards.suites import SUITES, load_suite
 from samplers import build
 from samplers.pipeline import PipelinePolicy, load_policy
 
-#: What the ledger calls the drawing of preference data.
+#: Component name in the ledger for drawing preference data.
 SAMPLING = "preferences"
 
 
@@ -47,7 +47,7 @@ def sample_preferences(
         policy: the base model.
         rewards: outcome rewards.
         weights: reward -> weight in the score.
-        prompts: training prompts only: a process reward that has seen held-out ones would leak them.
+        prompts: training prompts only, so that the process reward does not leak held-out ones.
         per_prompt: samples of each prompt.
         num_steps, shift: of the sampler.
         seed: of the initial noise.
@@ -95,13 +95,13 @@ def _arguments() -> argparse.ArgumentParser:
         "--model", type=Path, default=WEIGHTS / "pipeline", help="diffusers pipeline folder (testbed)"
     )
     parser.add_argument(
-        "--suite", default="shapes", help=f"suite whose training rewards score: {', '.join(SUITES)}"
+        "--suite", default="shapes", help=f"suite whose training rewards give the scores: {', '.join(SUITES)}"
     )
     parser.add_argument(
         "--outcome-model", type=Path, default=WEIGHTS / "outcome", help="learned outcome model (testbed)"
     )
     parser.add_argument(
-        "--prompts", type=Path, help="text file, a prompt a line (the testbed's training prompts)"
+        "--prompts", type=Path, help="text file with one prompt per line (the testbed's training prompts)"
     )
     parser.add_argument("--video", default="9x32x32", help=VIDEO_HELP)
     parser.add_argument("--samples-per-prompt", type=int, default=128, help="(%(default)s)")
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines = given.prompts.read_text(encoding="utf-8").split("\n") if given.prompts else prompt_split()[0]
         prompts = [line.strip() for line in lines if line.strip()]
         if not prompts:
-            raise ValueError(f"{given.prompts} holds no prompt; give one a line")
+            raise ValueError(f"{given.prompts} holds no prompts; give one per line")
         suite = load_suite(given.suite, given.outcome_model)
         policy = load_policy(given.model, parse_geometry(given.video))
         data = sample_preferences(

@@ -1,4 +1,4 @@
-"""Presets: what the testbed changes in the published settings, shared by all methods or for one."""
+"""Presets: the testbed's changes to the published settings, for all methods or for one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Preset:
     Attributes:
         summary: one line for `--help`.
         run: values of `RunSettings`.
-        every_method: dotted method fields set for all methods: what a fair comparison shares.
-        per_method: method -> dotted fields set for it: what each needs of its own.
+        every_method: dotted method fields set for all methods, for a fair comparison.
+        per_method: method -> dotted fields set for it alone.
     """
 
     summary: str
@@ -42,7 +42,7 @@ def _testbed() -> dict[str, Any]:
     }
 
 
-#: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update a rollout.
+#: Shared by every method on the testbed: few steps and small groups, as its videos are small; one update per rollout.
 #: Nothing is averaged over the few updates of a run.
 _SHARED = {
     "sampler.num_steps": NUM_STEPS,
@@ -52,43 +52,55 @@ _SHARED = {
     "average": None,
 }
 
-# What was tuned. docs/tuning.md says how it was found: forty trials and a final for each method.
-_LEARNING_RATE = {"optimiser.learning_rate": 1.11e-3}
-_FLOW_GRPO = {"sampler.noise.level": 1.13, **_LEARNING_RATE}
-_DANCE_GRPO = {"sampler.noise.level": 0.785, "optimiser.learning_rate": 5.47e-4}
-_EUPHONIUM = {"sampler.noise.level": 1.14, "optimiser.learning_rate": 2.99e-3}
-_TARGET = {"distillation.strength": 59.2, "distillation.weight": 0.347}
+# Tuned settings: docs/tuning.md says how they were found.
 
-#: What each method needs of its own.
+
+def _tuned(noise: float, learning_rate: float) -> dict[str, Any]:
+    return {"sampler.noise.level": noise, "optimiser.learning_rate": learning_rate}
+
+
+#: Settings of single methods.
 _PER_METHOD: dict[str, dict[str, Any]] = {
-    "flow_grpo": _FLOW_GRPO,
-    "dance_grpo": _DANCE_GRPO,
-    "euphonium": {**_EUPHONIUM, **_TARGET},
-    # Not tuned: dance_grpo's noise and learning rate with euphonium's target.
-    "euphonium_dance": {**_DANCE_GRPO, **_TARGET},
-    # Not tuned: the released code's guidance and losses, on dance_grpo's noise and learning rate.
-    "euphonium_published": {**_DANCE_GRPO, "sampler.guidance.start": last_quarter(NUM_STEPS)},
-    # Not tuned: flow_grpo's noise and learning rate; windows and selections in proportion to 8 steps and 8 videos.
-    "flow_grpo_fast": _FLOW_GRPO,
-    "flow_cps": _LEARNING_RATE,
+    # Winners of forty trials and a final each.
+    "flow_grpo": _tuned(1.13, 1.11e-3),
+    "dance_grpo": _tuned(0.785, 5.47e-4),
+    "euphonium": {**_tuned(1.14, 2.99e-3), "distillation.strength": 59.2, "distillation.weight": 0.347},
+    # Best of twenty trials each, without a final (docs/tuning.md); windows and selections in proportion to 8 steps and
+    # 8 videos.
+    "euphonium_dance": {
+        **_tuned(1.01, 2.1e-3),
+        "distillation.strength": 18.9,
+        "distillation.weight": 0.442,
+    },
+    "euphonium_published": {
+        **_tuned(0.913, 2.97e-4),
+        "sampler.guidance.start": last_quarter(NUM_STEPS),
+        "sampler.guidance.strength": 1.24,
+    },
+    "flow_grpo_fast": _tuned(1.13, 1.11e-3),
+    "flow_cps": _tuned(0.671, 1.99e-3),
     "flow_dppo": {
-        **_FLOW_GRPO,
+        **_tuned(0.833, 8.91e-4),
         "sampler.window": {"kind": "random", "count": 2, "stop": NUM_STEPS // 2, "contiguous": False},
     },
-    "grpo_guard": _FLOW_GRPO,
-    "tempflow_grpo": _FLOW_GRPO,
-    "dance_grpo_hunyuan": {**_DANCE_GRPO, "best_of": {"best": 2, "worst": 2}},
+    "grpo_guard": _tuned(1.27, 1.77e-3),
+    "tempflow_grpo": _tuned(1.29, 1.03e-3),
+    "dance_grpo_hunyuan": {**_tuned(0.785, 5.47e-4), "best_of": {"best": 2, "worst": 2}},
     "mix_grpo": {
-        **_FLOW_GRPO,
+        **_tuned(1.15, 1.58e-3),
         "sampler.window": {"kind": "sliding", "count": 2, "stop": NUM_STEPS - 1, "stride": 1, "period": 4},
     },
-    # Best of twenty trials each, without a final (docs/tuning.md).
     "diffusion_nft": {"optimiser.learning_rate": 2.09e-4, "objective.beta": 0.418},
     "awm": {"optimiser.learning_rate": 1.92e-3, "distillation.weight": 0.0374},
     "rejection_sampling": {"optimiser.learning_rate": 2.32e-3, "distillation.weight": 0.0149},
     "online_dpo": {"optimiser.learning_rate": 1.34e-3, "objective.beta": 198, "objective.refresh": 4},
-    "refl": {**_LEARNING_RATE, "objective.last": 2, "objective.scale": 1.0},
-    "draft": _LEARNING_RATE,
+    "refl": {
+        "optimiser.learning_rate": 1.41e-3,
+        "distillation": {"weight": 2.41e-3, "strength": 0},
+        "objective.last": 2,
+        "objective.scale": 1.0,
+    },
+    "draft": {"optimiser.learning_rate": 7.84e-4, "distillation": {"weight": 1.2e-3, "strength": 0}},
 }
 
 PRESETS: dict[str, Preset] = {
@@ -117,7 +129,7 @@ PRESETS: dict[str, Preset] = {
         _PER_METHOD,
     ),
     "published": Preset(
-        "published steps, groups and learning rates; give --model and what belongs to it",
+        "published steps, groups and learning rates; requires --model and its companions",
         {**_testbed(), "budget": 300},
     ),
 }

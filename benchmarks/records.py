@@ -1,4 +1,4 @@
-"""Records: append-only files while a run goes on, tidy tables when it ends. Nothing else keeps results."""
+"""Records: append-only files while a run goes on, tidy tables when it ends. Results are stored nowhere else."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ from benchmarks.ledger import Usage
 _TYPES = {"seed": "int64", "iteration": "int64"}
 
 
-#: Of an ablation's folder: what is compared with what.
+#: In an ablation's folder: the comparisons.
 ABLATION_FILE = "ablation.yaml"
 
 
 def resume_command(output: Path, module: str | None = None) -> str:
-    """The command line that goes on with a benchmark or an ablation.
+    """The command line that resumes a benchmark or an ablation.
 
     Args:
         output: its folder.
-        module: "run" or "ablate"; None for what the folder holds.
+        module: "run" or "ablate"; None to infer it from the folder.
     """
     module = module or ("ablate" if (output / ABLATION_FILE).is_file() else "run")
     return shlex.join(["python", "-m", f"benchmarks.{module}", "--resume", "--output", str(output)])
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     os.replace(temporary, path)
 
 
 class Recorder:
-    """Appends one run's rows as they come; every row is on disk before training goes on.
+    """Appends one run's rows as they arrive; every row is on disk before training continues.
 
     Args:
         output: the benchmark's folder.
@@ -73,7 +73,7 @@ class Recorder:
         self._append("iterations", iteration, metrics.items())
 
     def usage(self, iteration: int, usage: Mapping[tuple[str, str], float]) -> None:
-        """What one iteration used: (component, quantity) -> amount."""
+        """Usage of one iteration: (component, quantity) -> amount."""
         self._append("ledger", iteration, ((*place, amount) for place, amount in usage.items()))
 
     def evaluation(self, iteration: int, rows: Iterable[tuple[str, str, int, str, float]]) -> None:
@@ -85,18 +85,18 @@ class Recorder:
         _append(self.folder / f"{table}.csv", COLUMNS[table], full)
 
     def samples(self, videos: NDArray[np.uint8], prompts: Sequence[str]) -> None:
-        """Sample videos (P, F, H, W, 3), one a prompt."""
+        """Sample videos (P, F, H, W, 3), one per prompt."""
         temporary = self.folder / f"{SAMPLES_FILE}.tmp"
         with temporary.open("wb") as file:
             np.savez_compressed(file, videos=videos, prompts=np.array(prompts))
         os.replace(temporary, self.folder / SAMPLES_FILE)
 
     def save_status(self) -> None:
-        """Writes how the run stands."""
+        """Writes the run's status."""
         replace_text(self.folder / "status.json", json.dumps(asdict(self.status)) + "\n")
 
     def forget_after(self, iteration: int) -> None:
-        """Drops rows of iterations after `iteration`: a resumed run makes them again."""
+        """Drops rows of iterations after `iteration`; a resumed run repeats them."""
         for name in COLUMNS:
             path = self.folder / f"{name}.csv"
             if path.is_file():
@@ -104,7 +104,7 @@ class Recorder:
                 replace_text(path, rows[rows["iteration"] <= iteration].to_csv(index=False))
 
     def usages(self) -> list[Usage]:
-        """What each recorded training iteration used, in their order."""
+        """Usage of each recorded training iteration, in order."""
         rows = read_rows(self.folder, "ledger")
         trained = rows[(rows["iteration"] > 0) & (rows["component"] != EVALUATION)]
         usages: dict[int, Usage] = {}
@@ -114,7 +114,7 @@ class Recorder:
         return [usages[iteration] for iteration in sorted(usages)]
 
     def train_seconds(self) -> float:
-        """Training time up to the last iteration that is recorded."""
+        """Training time up to the last recorded iteration."""
         return _train_seconds(read_rows(self.folder, "iterations"))
 
 
@@ -130,16 +130,16 @@ def _append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def read_status(folder: Path) -> Status | None:
-    """A run's status; None where it has not begun."""
+    """A run's status; None if it has not started."""
     path = folder / "status.json"
     return Status(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def read_rows(folder: Path, name: Table) -> pd.DataFrame:
-    """The rows that a run has recorded so far; empty with the right columns where there are none.
+    """The rows a run has recorded so far; an empty table with the right columns if there are none.
 
-    Values come back bit for bit, text as it was. A last line without its end was cut off when the run was
-    killed, or is being written: it is left out.
+    Values are restored exactly. An incomplete last line was cut off when the run was killed, or is being written; it
+    is ignored.
     """
     columns = COLUMNS[name]
     path = folder / f"{name}.csv"
@@ -155,7 +155,7 @@ def _train_seconds(iterations: pd.DataFrame) -> float:
 
 
 def run_status(output: Path, method: str, seed: int) -> Status:
-    """How a run stands; of one that did not finish, the iterations that are recorded, checkpoint or not."""
+    """A run's status; for an unfinished run, the number of recorded iterations, with or without a checkpoint."""
     folder = run_folder(output, method, seed)
     status = read_status(folder) or Status(method, seed)
     if status.status != "finished":
@@ -166,7 +166,7 @@ def run_status(output: Path, method: str, seed: int) -> Status:
 
 
 def consolidate(output: Path, runs: Sequence[tuple[str, int]]) -> None:
-    """Gathers all runs' rows into `records/`: parquet tables and `runs.csv`."""
+    """Collects all runs' rows in `records/`: parquet tables and `runs.csv`."""
     (output / RUNS_FILE).parent.mkdir(exist_ok=True)
     folders = [run_folder(output, BASE, 0), *(run_folder(output, *run) for run in runs)]
     for name in COLUMNS:

@@ -19,20 +19,20 @@ from methods.method import Method
 from methods.naming import closest, explain, field_type
 from rewards.suites import suite_named
 
-#: In `--set` and `method_settings`: every method of the run.
+#: In `--set` and `method_settings`: all methods of the run.
 EVERY = "all"
-#: (dotted field, value), in the order in which they are made.
+#: (dotted field, value), in the order of application.
 Changes = list[tuple[str, Any]]
 
 
 def read_fields(path: Path, kind: str, model: type[BaseModel], holding: str) -> dict[str, Any]:
-    """A YAML file with fields of a model, whose values are not looked at yet.
+    """Reads a YAML file with fields of a model, without validating their values.
 
     Args:
         path: the file.
         kind: what to call it in errors.
-        model: which fields there are.
-        holding: what its mapping holds ("of settings"), for the error where it is none.
+        model: the allowed fields.
+        holding: content of the mapping ("of settings"), for errors.
 
     Raises:
         SettingsError: the file is missing, is no YAML mapping, or has an unknown field.
@@ -43,9 +43,9 @@ def read_fields(path: Path, kind: str, model: type[BaseModel], holding: str) -> 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{named} is no YAML: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{named} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise SettingsError(f"{named} holds no mapping {holding}")
+        raise SettingsError(f"{named} does not hold a mapping {holding}")
     for name in content:
         if name not in model.model_fields:
             raise SettingsError(f"{named}: unknown field {name!r}; {closest(str(name), model.model_fields)}")
@@ -65,7 +65,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def write_settings(settings: RunSettings, folder: Path) -> None:
-    """Writes a run's settings where its records lie, so that `read_config` reads them; the folder is made."""
+    """Writes a run's settings beside its records, for `read_config`; creates the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     suite = suite_named(settings.suite).model_dump(mode="json")
     replace_text(folder / SETTINGS_FILE, settings.dump(suite))
@@ -86,7 +86,7 @@ def parse_assignment(text: str) -> tuple[str, str, Any]:
     try:
         return method, field, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SettingsError(f"--set is {text!r}; {value!r} is no YAML value") from error
+        raise SettingsError(f"--set is {text!r}; {value!r} is not a YAML value") from error
 
 
 def _preset(name: str) -> Preset:
@@ -98,12 +98,12 @@ def _preset(name: str) -> Preset:
 def nested(
     changes: Mapping[str, Any], prefix: str = "", whole: Callable[[Mapping[str, Any]], bool] = lambda _: False
 ) -> dict[str, Any]:
-    """Nested settings as dotted names, ready for `variant`.
+    """Flattens nested settings to dotted names, for `variant`.
 
     Args:
         changes: field -> value, or a mapping of a part's fields.
         prefix: of the names.
-        whole: which mappings are values and no parts.
+        whole: which mappings are values rather than parts.
     """
     flat: dict[str, Any] = {}
     for name, value in changes.items():
@@ -115,14 +115,14 @@ def nested(
 
 
 def _is_whole(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry of `method_settings` is a whole method, as a run's own settings.yaml has it."""
+    """Whether an entry of `method_settings` is a complete method, as in a run's own settings.yaml."""
     return all(name in entry for name, field in Method.model_fields.items() if field.is_required())
 
 
 def _as_written(name: str, entry: Mapping[str, Any]) -> Method:
-    """A method of which all is given. A field that its file does not know yet has the default that it had then."""
+    """A complete method. Fields that its file predates get the default of that time."""
     for field in nested(entry):
-        field_type(Method, field, name)  # names what is misspelt, and what is near
+        field_type(Method, field, name)  # names the misspelt field and the closest match
     return Method.model_validate(entry)
 
 
@@ -149,13 +149,13 @@ def _method(
     layers += [nested(every), nested(own), *({field: value} for field, value in assigned)]
     changes: dict[str, Any] = {}
     for layer in layers:
-        # What is changed again goes to the end: a part that is replaced takes with it what was changed in it before.
+        # Repeated changes move to the end, because replacing a part discards earlier changes within it.
         changes = {field: value for field, value in changes.items() if field not in layer} | dict(layer)
     return variant(method, changes, name)
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with some changed; of a part (such as `evaluation`) only the fields that are named."""
+    """Settings with some changes; in a part (such as `evaluation`) only the named fields change."""
     merged = dict(values)
     for name, value in changes.items():
         kept = merged.get(name)
@@ -164,10 +164,10 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def _names(values: Mapping[str, Any]) -> list[str]:
-    """The methods' names; "all" alone stands for the whole catalogue.
+    """The methods' names; "all" by itself means the whole catalogue.
 
     Raises:
-        SettingsError: they are no list of names.
+        SettingsError: they are not a list of names.
     """
     names = values["methods"]
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -179,7 +179,7 @@ def _configured(configured: Any, names: Sequence[str]) -> dict[str, dict[str, An
     """The file's `method_settings`.
 
     Raises:
-        SettingsError: it is no mapping of mappings, or names a method that does not exist.
+        SettingsError: it is not a mapping of mappings, or names an unknown method.
     """
     if not isinstance(configured, dict):
         raise SettingsError(f"method_settings is {configured!r}; give a mapping from a method to its fields")
@@ -187,10 +187,22 @@ def _configured(configured: Any, names: Sequence[str]) -> dict[str, dict[str, An
         if not isinstance(fields, dict):
             raise SettingsError(f"method_settings.{name} is {fields!r}; give a mapping from field to value")
         known = [EVERY, *names, *CATALOG]
-        # A file may hold more methods than run, such as the settings.yaml of a run of which some are repeated.
+        # A file may hold more methods than are run, for instance when repeating part of a run from its settings.yaml.
         if name not in known and "base" not in fields and not _is_whole(fields):
             raise SettingsError(f"method_settings names method {name!r}; {closest(str(name), known)}")
     return configured
+
+
+def _question(
+    given: Any, flags: Mapping[str, Any], names: Sequence[str], configured: Mapping[str, Any]
+) -> Any:
+    """The primary question. A file's baseline need not be among the methods that the command line chose from it."""
+    if not isinstance(given, Mapping) or "methods" not in flags:
+        return given or {}
+    chosen = flags.get("question") or {}
+    baseline = given.get("baseline")
+    left_out = baseline not in names and baseline in {*configured, *CATALOG}
+    return {**given, "baseline": None} if left_out and "baseline" not in chosen else given
 
 
 def _assigned(texts: Sequence[str], names: Sequence[str]) -> dict[str, Changes]:
@@ -199,7 +211,7 @@ def _assigned(texts: Sequence[str], names: Sequence[str]) -> dict[str, Changes]:
     for target, field, value in map(parse_assignment, texts):
         if target != EVERY and target not in found:
             raise SettingsError(
-                f"--set names method {target!r}, which does not run; {closest(target, names)}"
+                f"--set names method {target!r}, which is not part of this run; {closest(target, names)}"
             )
         for name in names if target == EVERY else [target]:
             found[name].append((field, value))
@@ -213,14 +225,14 @@ def resolve(
     assignments: Sequence[str],
     command: str,
 ) -> RunSettings:
-    """Resolved settings: the one place where text becomes settings.
+    """Resolves settings: the only place where text becomes settings.
 
     Args:
         preset_name: a name of `PRESETS`; None for the file's, or the default.
-        config: what `read_config` gave, or nothing.
+        config: the result of `read_config`, or empty.
         flags: fields of `RunSettings` given on the command line.
         assignments: the texts of `--set`.
-        command: the command line, to be recorded.
+        command: the command line, for the records.
 
     Raises:
         SettingsError: naming field, value and remedy.
@@ -235,6 +247,7 @@ def resolve(
         names = values["methods"] = _names(values)
         configured = _configured(values.get("method_settings", {}), names)
         assigned, every = _assigned(assignments, names), configured.get(EVERY, {})
+        values["question"] = _question(values.get("question"), flags, names, configured)
         values["method_settings"] = {
             name: _method(name, preset, every, configured.get(name, {}), assigned[name]) for name in names
         }

@@ -7,14 +7,15 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 
-from analysis.schema import BASE, SAMPLES_FILE, SETTINGS_FILE, run_folder
+from analysis.schema import BASE, SAMPLES_FILE, SETTINGS_FILE, Asked, run_folder
 from benchmarks.budget import Budget
 from benchmarks.commandline import (
     Parser,
@@ -28,10 +29,14 @@ from benchmarks.commandline import (
 from benchmarks.display import Display, print_table, say
 from benchmarks.ledger import Ledger
 from benchmarks.locking import alone
+from benchmarks.looks import UNTIL, planned_looks, seeds_option, take_look
 from benchmarks.records import Recorder, consolidate, read_status, resume_command
 from benchmarks.resolve import read_config, resolve, write_settings
 from benchmarks.settings import RunSettings, SettingsError
 from benchmarks.workers import Failure, quieten, run_all, side_by_side, told
+
+if TYPE_CHECKING:
+    from benchmarks.tracking import Tracker
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -42,27 +47,61 @@ def arguments() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="methods to train, by name, comma-separated; 'all' for the catalogue",
     )
-    add_settings(parser)
+    add_settings(
+        parser, "number of training seeds per method; with --until a range such as 5..20", seeds_option
+    )
+    parser.add_argument(
+        "--until",
+        choices=UNTIL,
+        help="with --seeds 5..20: train 5 seeds and 5 more at a time until the primary question is decided",
+    )
+    parser.add_argument(
+        "--question",
+        choices=get_args(Asked),
+        help="the primary question: who learns faster than the baseline, or who ends higher (speed)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="METHOD",
+        help="of the primary question (flow_grpo, else dance_grpo, else the first)",
+    )
     add_running(parser)
     return parser
 
 
-#: What may be given beside --resume.
+def read_question(given: argparse.Namespace) -> None:
+    """Turns the options on seeds and the primary question into fields of `RunSettings`.
+
+    Raises:
+        SettingsError: a range of seeds without --until, or the reverse.
+    """
+    found = given.seeds
+    if isinstance(found, tuple) != (given.until is not None):
+        raise SettingsError(
+            "--until decided needs a range of seeds, such as --seeds 5..20, and a range needs --until decided"
+        )
+    if isinstance(found, tuple):
+        given.looks, given.seeds = planned_looks(*found), found[1]
+    named = {"asks": given.question, "baseline": given.baseline}
+    given.question = {name: value for name, value in named.items() if value is not None} or None
+
+
+#: Options allowed with --resume.
 _WITH_RESUME = ("resume", "output", "workers")
 
 
 def resumed_file(given: argparse.Namespace) -> Path:
-    """The settings file of the run to go on with.
+    """The settings file of the run to resume.
 
     Raises:
-        SettingsError: --output holds no run, or other options would change it.
+        SettingsError: --output holds no run, or other options are given.
     """
     if given.output is None:
-        raise SettingsError("--resume needs --output, the folder of the run to go on with")
+        raise SettingsError("--resume needs --output, the folder of the run to resume")
     for name, value in vars(given).items():
         if name not in _WITH_RESUME and value not in (None, [], False):
             raise SettingsError(
-                f"--resume goes on with the run's own settings; give only --output and --workers, not "
+                f"--resume uses the run's own settings; give only --output and --workers, not "
                 f"--{name.replace('_', '-')}"
             )
     file: Path = given.output / SETTINGS_FILE
@@ -72,7 +111,7 @@ def resumed_file(given: argparse.Namespace) -> Path:
 
 
 def resumed_settings(given: argparse.Namespace) -> RunSettings:
-    """The settings of the run to go on with; errors are those of `resumed_file`."""
+    """The settings of the run to resume; raises like `resumed_file`."""
     config = read_config(resumed_file(given))
     return resolve(None, config, {}, [], str(config.get("command", "")))
 
@@ -81,13 +120,13 @@ def output_folder(given: argparse.Namespace) -> Path:
     """The run's folder.
 
     Raises:
-        SettingsError: something lies in it already, and it is not to be resumed.
+        SettingsError: the folder is not empty and is not to be resumed.
     """
     if launched():
         if given.output is None:
             raise SettingsError("under accelerate launch, name one folder for all processes with --output")
         if not is_main_process():
-            return Path(given.output)  # the main process refuses or creates it
+            return Path(given.output)  # the main process checks or creates it
     if given.output is None:
         return Path("results") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     output: Path = given.output
@@ -96,7 +135,7 @@ def output_folder(given: argparse.Namespace) -> Path:
     if given.resume or not output.exists() or not any(output.iterdir()):
         return output
     what = (
-        "already holds a run; give --resume to go on with it"
+        "already holds a run; give --resume to continue it"
         if (output / SETTINGS_FILE).is_file()
         else "is not empty"
     )
@@ -104,12 +143,16 @@ def output_folder(given: argparse.Namespace) -> Path:
 
 
 def main(typed: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
+    """The command line; returns the exit code: 0, 2 for an error the user can fix, 1 for a bug in this program."""
     return run_program(arguments, typed, _run, "nothing was written")
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
-    settings = resumed_settings(given) if given.resume else settings_of(given, command)
+    if given.resume:
+        settings = resumed_settings(given)
+    else:
+        read_question(given)
+        settings = settings_of(given, command)
     return carry_out(given, partial(Benchmark, settings))
 
 
@@ -120,8 +163,8 @@ def carry_out(
 
     Args:
         given: the options of `add_running`.
-        make: the benchmark, of its folder, its workers and whether it goes on with what lies there.
-        module: whose command line goes on with it.
+        make: makes the benchmark from its folder, number of workers and whether to resume.
+        module: whose command line resumes it.
 
     Raises:
         SettingsError: naming option, value and remedy.
@@ -129,18 +172,18 @@ def carry_out(
     if given.workers is not None and given.workers < 1:
         raise SettingsError(f"--workers is {given.workers}; give at least 1")
     output = output_folder(given)
-    again = f"the records so far are kept, go on with `{resume_command(output, module)}`"
+    again = f"the records so far are kept; continue with `{resume_command(output, module)}`"
     return exit_code(make(output, given.workers, given.resume).run, again)
 
 
 class Benchmark:
-    """One benchmark: prepares the folder, trains, tracks, reports.
+    """One benchmark: prepares the folder, trains, tracks and reports.
 
     Args:
         settings: what to run.
         output: its folder.
-        workers: processes side by side; None for what the machine has.
-        resume: whether to go on with what lies in the folder.
+        workers: parallel processes; None to choose by the machine.
+        resume: whether to continue the run in the folder.
     """
 
     def __init__(self, settings: RunSettings, output: Path, workers: int | None, resume: bool) -> None:
@@ -153,24 +196,24 @@ class Benchmark:
         return 1 if launched() else side_by_side(len(self.runs))
 
     def run(self) -> int:
-        """Everything, and the exit code."""
+        """Runs everything and returns the exit code."""
         self._check()
         if not is_main_process():
-            run_all(self.settings, self.output, self._waiting(), 1, lambda _: None)
+            run_all(self.settings, self.output, self._waiting(self.runs), 1, lambda _: None)
             return 0
         self._prepare()
         with alone(self.output):
             return self._run()
 
-    def _waiting(self) -> list[tuple[str, int]]:
-        """The runs that have not finished."""
-        statuses = {run: read_status(run_folder(self.output, *run)) for run in self.runs}
+    def _waiting(self, runs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """The runs of these that have not finished."""
+        statuses = {run: read_status(run_folder(self.output, *run)) for run in runs}
         return [run for run, status in statuses.items() if status is None or status.status != "finished"]
 
-    def _share_done(self) -> float:
-        """Runs' worth of budget that an earlier call has used, up to the last checkpoints."""
+    def _share_done(self, runs: Sequence[tuple[str, int]]) -> float:
+        """Budget that these runs have used already, up to the last checkpoints, in runs."""
         budget, done = Budget.of(self.settings), 0.0
-        for run in self.runs if self.resume else []:
+        for run in runs if self.resume or self.settings.looks else []:
             recorder = Recorder(self.output, *run)
             ledger = Ledger.of(recorder.usages()[: recorder.status.iterations])
             done += 1.0 if recorder.status.status == "finished" else budget.share(ledger)
@@ -183,13 +226,13 @@ class Benchmark:
         say(
             self.console,
             f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
-            f"{self.settings.budget_text} each, {self.workers} side by side; results in {self.output}",
+            f"{self.settings.budget_text} each, {self.workers} in parallel; results in {self.output}",
         )
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
         tracker.start()
         try:
-            failures = self._train()
+            failures = self._train_looks(tracker) if self.settings.looks else self._train(self.runs)
         except KeyboardInterrupt:
             tracker.finish(patience=5.0)
             raise
@@ -199,19 +242,39 @@ class Benchmark:
             sys.stderr.write(f"warning: {problem}\n")
         return told(failures)
 
-    def _train(self) -> list[Failure]:
-        """Trains what has not finished, and gathers the records; returns the runs that failed."""
-        waiting = self._waiting()
+    def _train(self, runs: Sequence[tuple[str, int]]) -> list[Failure]:
+        """Trains the unfinished of these runs and collects the records; returns the failed runs."""
+        waiting = self._waiting(runs)
         workers = min(self.workers, max(1, len(waiting)))
         try:
-            with Display(self.console, len(self.runs), self._share_done()) as display:
+            with Display(self.console, len(runs), self._share_done(runs)) as display:
                 return run_all(self.settings, self.output, waiting, workers, display.show)
         finally:
-            consolidate(self.output, self.runs)
+            consolidate(self.output, runs)
+
+    def _train_looks(self, tracker: Tracker) -> list[Failure]:
+        """Trains the seeds of each planned look until one settles the primary question; returns what failed."""
+        for number, seeds in enumerate(self.settings.looks, start=1):
+            runs = self.settings.runs(seeds)
+            failures = self._train(runs)
+            if failures:
+                return failures
+            look = take_look(self.settings, self.output, number)
+            say(self.console, f"look {number} of {len(self.settings.looks)}, {seeds} seeds: {look.answer}")
+            if look.decided:
+                tracker.spared = set(self.runs) - set(runs)
+                break
+        return []
 
     def _check(self) -> None:
-        """Fails before anything is written where model, suite or process reward cannot be used."""
+        """Fails, before anything is written, if model, suite or process reward cannot be used."""
         from benchmarks.session import check
+
+        if self.settings.looks and launched():
+            raise SettingsError(
+                "--until decided looks at the records between seeds, which several processes cannot agree on; "
+                "run it in one process, or give a fixed number of --seeds"
+            )
 
         quieten()
         check(self.settings)
@@ -226,7 +289,7 @@ class Benchmark:
             raise SettingsError(f"--output {str(self.output)!r} cannot be written: {error}") from error
 
     def _report(self, seconds: float) -> None:
-        """Report, tables and figures; and the final table on the console."""
+        """Writes report, tables and figures, and prints the final table."""
         from analysis.answer import answer
         from analysis.convergence import convergence
         from analysis.records import RecordError, load_run
@@ -247,7 +310,7 @@ class Benchmark:
         say(self.console, f"{seconds:.0f} s; report: {page}; mlflow: {self._store()}")
 
     def _animate(self) -> None:
-        """Writes `samples.gif` beside each run's sample videos: any viewer plays it, MLflow's page included."""
+        """Writes `samples.gif` beside each run's sample videos, for any viewer including MLflow's page."""
         import numpy as np
 
         from analysis.records import Samples
@@ -264,18 +327,18 @@ class Benchmark:
 
     def _store(self) -> str:
         if os.environ.get("MLFLOW_TRACKING_URI"):
-            return "the store that MLFLOW_TRACKING_URI names"
+            return "the store given by MLFLOW_TRACKING_URI"
         own = f"sqlite:///{self.output / 'mlflow.db'}"
         return f"mlflow ui --backend-store-uri {shlex.quote(own)}"
 
 
 def launched() -> bool:
-    """Whether `accelerate launch` started several processes for this."""
+    """Whether `accelerate launch` started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_main_process() -> bool:
-    """Whether this process writes."""
+    """Whether this is the process that writes files."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

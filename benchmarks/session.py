@@ -1,4 +1,4 @@
-"""What all runs of one process share, and what is refused before anything is trained."""
+"""Objects shared by all runs of a process, and checks before training."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from samplers.pipeline import ModelError, PipelinePolicy, load_policy
 
 @dataclass
 class Session:
-    """What all runs of one process share: settings, devices, and the suite's rewards, loaded once.
+    """Objects shared by all runs of a process: settings, devices, and the suite's rewards, loaded once.
 
     Attributes:
         settings: the run's settings.
         accelerator: devices, precision, processes.
         suite: the rewards.
-        flops: what sections were measured to cost; their keys say all that this depends on within a run.
+        flops: measured costs of sections; within a run they depend only on their keys.
     """
 
     settings: RunSettings
@@ -66,7 +66,7 @@ class Session:
         return policy
 
     def process_reward(self, policy: PipelinePolicy, method: Method) -> LatentProcessReward:
-        """A method's process reward, checked against the base model.
+        """A method's process reward, after checking it against the base model.
 
         Raises:
             ProvenanceError: it was made for another model or latent space, or is damaged.
@@ -78,13 +78,13 @@ class Session:
         return loaded.to(self.accelerator.device)
 
     def meter(self) -> UsageMeter:
-        """A meter that knows what earlier runs measured."""
+        """A meter that reuses the measurements of earlier runs."""
         return UsageMeter(self.accelerator.device, self.flops)
 
 
 @contextmanager
 def _loading(what: str, path: Path, refusal: type[Exception]) -> Iterator[None]:
-    """Within, whatever the libraries raise over damaged files becomes one line that names the folder."""
+    """In this context, library errors about damaged files become one line that names the folder."""
     try:
         yield
     except refusal:
@@ -94,11 +94,11 @@ def _loading(what: str, path: Path, refusal: type[Exception]) -> Iterator[None]:
 
 
 def check(settings: RunSettings) -> None:
-    """Refuses, before anything is written, a model, a suite or a process reward that cannot be used.
+    """Checks, before anything is written, that model, suite and process reward can be used.
 
     Raises:
         SettingsError: a method could not train.
-        ModelError, SuiteError, ProvenanceError: something cannot be loaded, or does not fit together.
+        ModelError, SuiteError, ProvenanceError: something cannot be loaded, or parts do not fit together.
     """
     check_methods(settings)
     session = Session.open(settings)
@@ -109,33 +109,33 @@ def check(settings: RunSettings) -> None:
 
 
 def paid_before(settings: RunSettings, process_reward: LatentProcessReward | None) -> Cost | None:
-    """What a run is charged with before its first iteration.
+    """The cost charged to a run before its first iteration.
 
     Raises:
-        SettingsError: the process reward's training is to be charged, and what it cost is not known, or leaves nothing.
+        SettingsError: the process reward's training is to be charged, but its cost is unknown or exceeds the budget.
     """
     if process_reward is None or not settings.charge_prm:
         return None
     cost = process_reward.cost
     if cost is None:
         raise SettingsError(
-            "charge_prm: the process reward's config.json does not say what its training cost; train it with this "
-            "version of rewards.train_prm, or leave charge_prm out"
+            "charge_prm: the process reward's config.json does not record what its training cost; train it with this "
+            "version of rewards.train_prm, or omit charge_prm"
         )
     used = cost.model_dump()[settings.budget_unit]
     if used >= settings.budget:
         raise SettingsError(
             f"charge_prm: the process reward's training used {used:g} of {settings.budget:g} {settings.budget_unit}, "
-            "and nothing is left: give a larger budget, or leave charge_prm out"
+            "so nothing is left: give a larger budget, or omit charge_prm"
         )
     return cost
 
 
 def check_methods(settings: RunSettings) -> None:
-    """Refuses, before anything is loaded, methods that could not train with the run's settings.
+    """Checks, before anything is loaded, that the methods can train with the run's settings.
 
     Raises:
-        SettingsError: a rollout has fewer videos than updates, or no step that could be trained.
+        SettingsError: a rollout has fewer videos than updates, or no trainable step.
     """
     for name, method in settings.method_settings.items():
         videos = settings.prompts_per_iteration * method.group_size

@@ -1,4 +1,4 @@
-"""A benchmark run's settings: one frozen record, resolved once at the entry point and written beside the results."""
+"""A benchmark run's settings: one frozen record, resolved once at the entry point and saved with the results."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from analysis.schema import BASE, BudgetUnit, in_words
+from analysis.schema import BASE, Asked, BudgetUnit, default_baseline, in_words
 from methods.method import Method
-from methods.naming import changed, explain
+from methods.naming import changed, closest, explain
 from methods.weights import WeightSettings
 from samplers.pipeline import Geometry
 
 VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
-#: Names that no method of one's own can have: the untrained model's, and every method's in `--set`.
+#: Reserved method names: the untrained model's, and the one for all methods in `--set`.
 RESERVED = (BASE, "all")
 #: The settings of a method, of whatever kind.
 AnyMethod = TypeVar("AnyMethod", bound=BaseModel)
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be used; one line that names the field, the value and the remedy."""
+    """Settings cannot be used; one line names the field, the value and the remedy."""
 
 
 class _Settings(BaseModel):
@@ -32,7 +32,7 @@ class _Settings(BaseModel):
 
 
 class Prompts(_Settings):
-    """Prompts that RL trains on, and those that only evaluation sees."""
+    """Prompts for RL training, and prompts used only in evaluation."""
 
     train: tuple[str, ...] = Field(min_length=1)
     held_out: tuple[str, ...] = Field(min_length=1)
@@ -41,10 +41,10 @@ class Prompts(_Settings):
     def _apart(self) -> Prompts:
         shared = sorted(set(self.train) & set(self.held_out))
         if shared:
-            raise ValueError(f"prompt {shared[0]!r} is both trained on and held out")
+            raise ValueError(f"prompt {shared[0]!r} is both a training and a held-out prompt")
         for prompt in (*self.train, *self.held_out):
             if not prompt.strip() or len(prompt.splitlines()) > 1:
-                raise ValueError(f"prompt {prompt!r} is empty or longer than a line")
+                raise ValueError(f"prompt {prompt!r} is empty or spans several lines")
             if (*self.train, *self.held_out).count(prompt) > 1:
                 raise ValueError(f"prompt {prompt!r} is listed twice")
         return self
@@ -55,13 +55,16 @@ class Evaluation(_Settings):
 
     Attributes:
         every: iterations between evaluations; the last iteration is always evaluated.
-        early_every, early_until: iterations between evaluations up to iteration `early_until`, where fast methods cross
-            slow ones' rewards; these come without diagnostics.
-        train_prompts: how many training prompts, evenly spaced through their list.
+        early_every, early_until: iterations between evaluations up to iteration `early_until`, when fast methods
+            overtake slow ones; these come without diagnostics.
+        train_prompts: number of training prompts, evenly spaced in their list.
         samples_per_prompt: videos of each training or held-out prompt.
+        final_samples_per_prompt: the same for the base model and for the end of a run, whose noise is part of every
+            result: a multiple of `samples_per_prompt`, the first of them those of any other evaluation; None for as
+            many as on the way.
         num_steps, shift: of the ODE sampler.
         seed: of the noise; the same for every method and training seed.
-        batch: videos generated at once.
+        batch: videos generated at a time.
         diagnostic_prompts: training prompts that diagnostics (KL to the base model, guided against unguided rollouts,
             accuracy of the process reward) draw rollouts for at each evaluation; 0 leaves diagnostics out.
     """
@@ -71,32 +74,62 @@ class Evaluation(_Settings):
     early_until: int = Field(default=0, ge=0)
     train_prompts: int = Field(default=12, ge=1)
     samples_per_prompt: int = Field(default=12, ge=2)
+    final_samples_per_prompt: int | None = Field(default=None, ge=2)
     num_steps: int = Field(default=8, ge=1)
     shift: float = Field(default=3.0, gt=0)
     seed: int = 20_260_101
     batch: int = Field(default=144, ge=1)
     diagnostic_prompts: int = Field(default=4, ge=0)
 
+    @model_validator(mode="after")
+    def _whole_rounds(self) -> Evaluation:
+        final, each = self.final_samples_per_prompt, self.samples_per_prompt
+        if final is not None and final % each:
+            raise ValueError(
+                f"final_samples_per_prompt is {final}: give a multiple of samples_per_prompt, which is {each}, or null "
+                "for as many"
+            )
+        return self
+
+    def samples(self, final: bool) -> int:
+        """Videos of each prompt: of the base model and at the end of a run (`final`), or on the way."""
+        return (final and self.final_samples_per_prompt) or self.samples_per_prompt
+
     def due(self, done: int) -> bool:
-        """Whether the policy is evaluated after `done` iterations, though it is not the end."""
+        """Whether to evaluate the policy after `done` iterations, apart from the end."""
         return done % self.every == 0 or (done <= self.early_until and done % self.early_every == 0)
 
     def diagnosed(self, done: int) -> bool:
-        """Whether diagnostics come with the evaluation after `done` iterations, though it is not the end."""
+        """Whether the evaluation after `done` iterations includes diagnostics, apart from the end."""
         return self.diagnostic_prompts > 0 and done % self.every == 0
 
 
-class RunSettings(_Settings):
-    """Everything that a run depends on.
+class Question(_Settings):
+    """The primary question of a run, named before it begins; everything else that is reported is secondary.
 
     Attributes:
-        command: the command line that made these settings.
-        preset: the preset that they began from.
+        asks: "speed", which method learns faster than the baseline over the whole curve, or "final", which ends higher.
+        baseline: the method to compare with; None for flow_grpo, else dance_grpo, else the run's first method.
+    """
+
+    asks: Asked = "speed"
+    baseline: str | None = None
+
+
+class RunSettings(_Settings):
+    """Everything a run depends on.
+
+    Attributes:
+        command: the command line behind these settings.
+        preset: the preset they started from.
         methods: names of the methods, in the order of the tables.
         method_settings: name -> all its settings.
-        seeds: how many training seeds, for each method.
-        first_seed: the first of them; tuning uses others than the results do.
-        budget, budget_unit: how much each (method, seed) may use; `analysis.schema.UNITS` says what each unit counts.
+        seeds: number of training seeds per method.
+        first_seed: the first seed; tuning and results use different seeds.
+        question: the primary question, and the baseline that it is about.
+        looks: numbers of seeds after which the primary question is looked at, the last being `seeds`; training stops at
+            the first look that settles it. Empty for a fixed number of seeds.
+        budget, budget_unit: budget of each (method, seed); units are explained in `analysis.schema.UNITS`.
         charge_prm: whether methods that use a process reward pay for its training out of their budget.
         suite: name of the reward suite.
         model: folder of the base model, a diffusers pipeline.
@@ -110,7 +143,7 @@ class RunSettings(_Settings):
         evaluation: how policies are evaluated.
         checkpoint_every: iterations between checkpoints.
         micro_batch: rows in one training pass; results do not depend on it.
-        rollout_batch: videos of an iteration drawn, decoded and scored at once; None for all. It bounds memory.
+        rollout_batch: videos of an iteration drawn, decoded and scored at a time; None for all. Bounds memory.
         precision: accelerate's mixed precision of the policy's network.
     """
 
@@ -120,6 +153,8 @@ class RunSettings(_Settings):
     method_settings: dict[str, Method]
     seeds: int = Field(ge=1)
     first_seed: int = Field(default=0, ge=0)
+    question: Question = Question()
+    looks: tuple[int, ...] = ()
     budget: float = Field(allow_inf_nan=False)
     budget_unit: BudgetUnit = "iterations"
     charge_prm: bool = False
@@ -146,8 +181,28 @@ class RunSettings(_Settings):
             raise ValueError(f"budget is {self.budget:g} {self.budget_unit}: give a number above 0")
         if self.charge_prm and self.budget_unit == "iterations":
             raise ValueError(
-                "charge_prm: the training of a process reward has no iterations of the policy; choose a budget_unit of "
+                "charge_prm: training a process reward takes no iterations of the policy; choose a budget_unit of "
                 "videos, nfe, tflops or seconds"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _answerable(self) -> RunSettings:
+        baseline = self.question.baseline
+        if baseline is not None and baseline not in self.methods:
+            raise ValueError(
+                f"question.baseline is {baseline!r}, which is not trained; {closest(baseline, self.methods)}"
+            )
+        if self.looks and (
+            self.looks[0] < 2 or self.looks[-1] != self.seeds or list(self.looks) != sorted(set(self.looks))
+        ):
+            raise ValueError(
+                f"looks is {list(self.looks)}: give growing numbers of seeds, 2 or more, that end with seeds "
+                f"({self.seeds})"
+            )
+        if self.looks and len(self.methods) < 2:
+            raise ValueError(
+                "looks: adding seeds until the answer is known needs a second method to compare with"
             )
         return self
 
@@ -158,7 +213,7 @@ class RunSettings(_Settings):
                 f"methods {self.methods} and method_settings {tuple(self.method_settings)} differ"
             )
         if len(set(self.methods)) != len(self.methods):
-            raise ValueError(f"methods {self.methods} name one twice")
+            raise ValueError(f"methods {self.methods} name a method twice")
         for name in self.methods:
             if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name) or name in RESERVED:
                 raise ValueError(
@@ -185,7 +240,7 @@ class RunSettings(_Settings):
             raise SettingsError(explain(error)) from error
 
     def replace(self, **changes: Any) -> Self:
-        """These settings with some fields changed, checked anew.
+        """These settings with some fields changed, validated again.
 
         Raises:
             SettingsError: naming field, value and what is wrong.
@@ -193,17 +248,17 @@ class RunSettings(_Settings):
         return self.checked(**{**dict(self), **changes})
 
     def of_methods(self, methods: Sequence[Method]) -> Self:
-        """The same run of other methods, in their order.
+        """The same run with other methods, in the given order.
 
         Raises:
-            SettingsError: two have one name, or a name cannot be a folder's.
+            SettingsError: two share a name, or a name cannot be a folder name.
         """
         named = {method.name: method for method in methods}
         return self.replace(methods=tuple(method.name for method in methods), method_settings=named)
 
     @property
     def budget_text(self) -> str:
-        """The budget of each (method, seed) for people: "30 iterations", "1.5 TFLOP"."""
+        """The budget of each (method, seed) as text: "30 iterations", "1.5 TFLOP"."""
         return in_words(self.budget, self.budget_unit)
 
     @property
@@ -211,14 +266,16 @@ class RunSettings(_Settings):
         """The training seeds."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
-    def runs(self) -> list[tuple[str, int]]:
-        """Every (method, seed), seeds outermost, so that an interrupted benchmark compares equals."""
-        return [(method, seed) for seed in self.seed_range for method in self.methods]
+    def runs(self, seeds: int | None = None) -> list[tuple[str, int]]:
+        """Every (method, seed), seeds outermost, so that an interrupted benchmark still compares like with like."""
+        return [(method, seed) for seed in self.seed_range[:seeds] for method in self.methods]
 
     def dump(self, suite: dict[str, Any]) -> str:
-        """YAML that `--config` reads back; `suite` describes the suite for the analysis, which loads no torch."""
+        """YAML that `--config` reads back; `suite` describes the suite for the analysis, which does not load torch."""
         content = self.model_dump(mode="json")
         content["suite"] = suite
+        if len(self.methods) > 1:  # named before the run, whatever later versions would choose
+            content["question"]["baseline"] = self.question.baseline or default_baseline(self.methods)
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -231,7 +288,7 @@ def variant(method: AnyMethod, changes: Mapping[str, Any], name: str) -> AnyMeth
         name: the variant's.
 
     Raises:
-        SettingsError: no such field (names the nearest), or a value that does not fit.
+        SettingsError: no such field (names the closest match), or an invalid value.
     """
     try:
         return changed(method, {**changes, "name": name}, name)

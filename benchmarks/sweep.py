@@ -1,9 +1,9 @@
-"""Tunes methods: each gets the same number of trials and the same budget a trial: `python -m benchmarks.sweep --help`.
+"""Tunes methods with equal numbers of trials and equal budgets per trial: `python -m benchmarks.sweep --help`.
 
 Trials train with tuning seeds on some of the training prompts and are judged by the suite's headline reward on the
-others. Neither the seeds nor the held-out prompts that results use are seen. A final, if one is asked for, trains the
-best trials of each method again on further tuning seeds, which alone choose. The same command given again goes on with
-what is there, and repeats trials whose process was killed.
+others. They see neither the seeds nor the held-out prompts of the results. An optional final trains the best trials of
+each method again on further tuning seeds, and only these decide. Running the same command again continues the sweep
+and repeats trials whose process was killed.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 
 def main(typed: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 2 for what the user can mend, 1 for a fault of this program."""
-    again = "what is done is kept; the same command goes on with it"
+    """The command line; returns the exit code: 0, 2 for an error the user can fix, 1 for a bug in this program."""
+    again = "finished work is kept; run the same command to continue"
     return run_program(partial(arguments, __doc__ or ""), typed, _run, again)
 
 
 def _run(given: argparse.Namespace, command: str) -> int:
     if launched():
         raise SettingsError(
-            "a sweep runs one process a trial: start it without accelerate launch, and give --workers"
+            "a sweep runs one process per trial: start it without accelerate launch, and give --workers"
         )
     quiet()
     study, storage, output = place(given)
@@ -55,13 +55,13 @@ def _run(given: argparse.Namespace, command: str) -> int:
 
 
 class Sweep:
-    """One sweep: prepares the folder and the studies, runs trials, gathers what they found.
+    """One sweep: prepares the folder and the studies, runs trials, collects the results.
 
     Args:
-        plan: what to do.
+        plan: the plan of the sweep.
         output: its folder.
-        workers: trials side by side; None for what the machine has.
-        retry_running: whether trials under way are taken for lost.
+        workers: parallel trials; None to choose by the machine.
+        retry_running: whether to treat running trials as lost.
     """
 
     def __init__(self, plan: Plan, output: Path, workers: int | None, retry_running: bool) -> None:
@@ -72,7 +72,7 @@ class Sweep:
         self.console = Console(width=None if sys.stdout.isatty() else 140)
 
     def run(self) -> int:
-        """Everything, and the exit code."""
+        """Runs everything and returns the exit code."""
         from benchmarks.session import check
 
         quieten()
@@ -86,7 +86,7 @@ class Sweep:
             with turn(self.output):
                 for method, study in self.studies.items():
                     for number in recover(study, self.retry_running):
-                        self._say(f"{method} trial {number} was lost and begins again")
+                        self._say(f"{method} trial {number} was lost and restarts")
             return self._run()
 
     def _say(self, line: str) -> None:
@@ -109,7 +109,7 @@ class Sweep:
                     sys.stderr.write(f"warning: {why}\n")
 
     def _check_folder(self) -> None:
-        """Refuses a folder that holds anything but this sweep."""
+        """Checks that the folder holds nothing but this sweep."""
         path = self.output / SWEEP_FILE
         if not self.output.exists() or (self.output.is_dir() and not any(self.output.iterdir())):
             return
@@ -121,7 +121,7 @@ class Sweep:
             )
 
     def _write_down(self) -> None:
-        """Creates the folder and writes what is done."""
+        """Creates the folder and writes the plan."""
         described = {
             "command": self.plan.run.command,
             "study": self.plan.study,
@@ -141,7 +141,7 @@ class Sweep:
             raise SettingsError(f"--output {str(self.output)!r} cannot be written: {error}") from error
 
     def _run(self) -> int:
-        """Runs trials, tracks, and gathers; returns the exit code."""
+        """Runs trials, tracks and collects; returns the exit code."""
         from benchmarks.sweeping.tracking import SweepTracker
         from benchmarks.sweeping.workers import Stop
 
@@ -170,7 +170,7 @@ class Sweep:
         return 0 if finished else 1
 
     def _trials(self) -> Any:
-        """Runs what is left to run; returns what stopped it, if anything did."""
+        """Runs the remaining trials; returns what stopped it, if anything."""
         from benchmarks.sweeping.display import SweepDisplay
         from benchmarks.sweeping.workers import Pool, run_here
 
@@ -187,12 +187,12 @@ class Sweep:
             return Pool(self.plan, self.output, workers, display.show, display.say).run()
 
     def _train_final(self, tracker: SweepTracker) -> list[Failure]:
-        """Runs what is left of the final, if one is asked for; returns the runs that failed."""
+        """Runs the rest of the final, if there is one; returns the failed runs."""
         plan = self.plan
         if not plan.finalists:
             return []
         if not all(are_over(plan, study, method) for method, study in self.studies.items()):
-            self._say("the final begins when all trials are over")
+            self._say("the final starts when all trials have ended")
             return []
         finalists = [
             entry for method, study in self.studies.items() for entry in finalists_of(plan, study, method)
@@ -207,7 +207,7 @@ class Sweep:
         return self.final.train()
 
     def _base(self) -> float | None:
-        """The base model's reward on the judged prompts, as trials or final recorded it."""
+        """The base model's reward on the judging prompts, as recorded by trials or final."""
         from benchmarks.sweeping.trial import headline_values
         from rewards.suites import suite_named
 
@@ -219,7 +219,7 @@ class Sweep:
         return None
 
     def _gather(self) -> bool:
-        """Writes tables, tuned settings and figures; returns whether each method has a trial that stands for it."""
+        """Writes tables, tuned settings and figures; returns whether each method has a chosen trial."""
         from benchmarks.sweeping.plots import write_figures
 
         base, verdicts = self._base(), self.final.verdicts() if self.final else {}
@@ -229,7 +229,7 @@ class Sweep:
             self._say(line)
         running = int(table["state"].isin(["running", "waiting"]).sum()) if len(table) else 0
         if running:
-            self._say(f"{running} trials are not over; the same command gathers them when they are")
+            self._say(f"{running} trials are still running; run the same command later to collect them")
         if not self.plan.finalists and (self.output / FINALS_FILE).is_file():
             sys.stderr.write(
                 f"warning: {FINALS_FILE} is of an earlier final, and {TUNED_FILE} has the best trials of the search; "

@@ -29,12 +29,12 @@ from methods.update import Learner
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run reports after each iteration.
+    """Progress reported by a run after each iteration.
 
     Attributes:
         method, seed: which run.
         iteration, total: iterations done, and expected in all.
-        share: part of the budget that is used.
+        share: fraction of the budget used.
         reward: mean of the first training reward over the last rollouts, or the base's headline.
         status: "running" or "finished".
     """
@@ -49,12 +49,12 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-#: Called with the iteration after which the policy was evaluated, and whether it was the last one.
+#: Called with the iteration after which the policy was evaluated, and whether it was the last.
 AfterEvaluation = Callable[[int, bool], None]
 
 
 def evaluate_base(session: Session, output: Path, report: Report) -> None:
-    """Evaluates the untrained model, in the main process; does nothing where that was done."""
+    """Evaluates the untrained model, in the main process; does nothing if that is already done."""
     if not session.accelerator.is_main_process:
         return
     recorder = Recorder(output, BASE, 0)
@@ -66,8 +66,8 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
     policy = session.policy()
     # As trained policies are evaluated: under accelerate's mixed precision.
     policy.transformer = session.accelerator.prepare_model(policy.transformer, evaluation_mode=True)
-    with meter(EVALUATION, "base model", **evaluation_counts(session.settings)):
-        result = evaluate(policy, session.suite, session.settings, 0)
+    with meter(EVALUATION, "base model", **evaluation_counts(session.settings, final=True)):
+        result = evaluate(policy, session.suite, session.settings, 0, final=True)
     recorder.evaluation(0, result.rows)
     recorder.usage(0, meter.take())
     recorder.samples(result.videos, result.prompts)
@@ -78,9 +78,9 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
     report(Progress(BASE, 0, 1, 1, 1.0, headline, status="finished"))
 
 
-def evaluation_counts(settings: RunSettings) -> dict[str, float]:
+def evaluation_counts(settings: RunSettings, final: bool) -> dict[str, float]:
     """Videos and network evaluations of one evaluation."""
-    videos = len(evaluation_prompts(settings)) * settings.evaluation.samples_per_prompt
+    videos = len(evaluation_prompts(settings)) * settings.evaluation.samples(final)
     branches = 1 if settings.guidance_scale == 1 else 2
     return {"videos": videos, "nfe": videos * settings.evaluation.num_steps * branches}
 
@@ -89,7 +89,7 @@ class Training:
     """One (method, seed) being trained.
 
     Args:
-        session: shared parts.
+        session: parts shared between runs.
         output: the benchmark's folder.
         method: a name in the settings.
         seed: training seed.
@@ -127,10 +127,10 @@ class Training:
         )
 
     def _refresher(self) -> Refresher | None:
-        """What trains the process reward on, where the method says so.
+        """Continues training the process reward, if the method does so.
 
         Raises:
-            SettingsError: there are several processes, each of which would train one of its own.
+            SettingsError: there are several processes, each of which would train its own.
         """
         settings = self.method.process_refresh
         if settings is None:
@@ -145,15 +145,15 @@ class Training:
         return Refresher(self.process_reward, settings, weights, self.method.sampler.shift)
 
     def run(self, report: Report, after_evaluation: AfterEvaluation | None = None) -> None:
-        """Trains until the budget is used, from the last checkpoint if there is one.
+        """Trains until the budget is used up, from the last checkpoint if there is one.
 
         Args:
             report: called after each iteration, and at the end.
-            after_evaluation: called when an evaluation is recorded and the checkpoint of its iteration, if one is due,
-                is written. What it raises ends the run there.
+            after_evaluation: called once an evaluation is recorded and its iteration's checkpoint, if due, is written.
+                An exception ends the run there.
 
         Raises:
-            SettingsError: the budget does not pay one iteration.
+            SettingsError: the budget does not pay for one iteration.
         """
         done = checkpoint.load(self._checkpoint, self.learner, self._identity, self.refresher)
         self._begin(done)
@@ -181,7 +181,7 @@ class Training:
         return Progress(self.method.name, self.seed, done, total, share, reward, status)
 
     def _begin(self, done: int) -> None:
-        """Brings records and ledger to where the checkpoint stands; before the first iteration, diagnoses."""
+        """Brings records and ledger to the checkpoint's state; runs diagnostics before the first iteration."""
         status = self.recorder.status
         status.status, status.iterations, status.error = "running", done, ""
         if self._main:
@@ -204,7 +204,7 @@ class Training:
             self.recorder.usage(0, usage)
 
     def _timed_iteration(self, iteration: int) -> dict[str, float]:
-        """One iteration, entered into ledger and records."""
+        """One iteration, entered in ledger and records."""
         device = self.session.accelerator.device
         reset_peak_memory(device)
         started = time.perf_counter()
@@ -226,7 +226,7 @@ class Training:
         return metrics
 
     def _over_processes(self, usage: Usage) -> Usage:
-        """Work of all processes together; seconds and memory are those of a process, on average."""
+        """Usage summed over processes; seconds and memory are averages per process."""
         accelerator = self.session.accelerator
         values = torch.tensor(list(usage.values()), dtype=torch.float64, device=accelerator.device)
         total = dict(zip(usage, accelerator.reduce(values, reduction="sum").tolist(), strict=True))
@@ -257,7 +257,7 @@ class Training:
         return self.settings.evaluation.diagnostic_prompts > 0
 
     def _gradient_shares(self, experience: Experience, iteration: int) -> dict[str, float]:
-        """Shares of the gradient by part of the loss, where there is more than one; evaluation, so not charged."""
+        """Gradient shares of the parts of the loss, if there are several; counted as evaluation, not charged."""
         choice = generator(self.seed, "gradient shares", iteration)
         with self.meter(EVALUATION, f"gradient shares of {self.method.name}"):
             shares = self.learner.gradient_shares(experience, choice)
@@ -275,13 +275,13 @@ class Training:
         return Draw(self.seed, iteration, chosen[first : first + share], first)
 
     def _evaluate_and_save(self, done: int, last: bool) -> bool:
-        """Evaluation and checkpoint where due, by the main process; the others wait. Returns whether it evaluated."""
+        """Evaluates and checkpoints if due, in the main process while others wait; returns whether it evaluated."""
         due = last or self.settings.evaluation.due(done)
         if self._main and due:
             started = time.perf_counter()
-            counts = evaluation_counts(self.settings)
-            with self.meter(EVALUATION, "policy", **counts), self.learner.evaluated():
-                result = evaluate(self.policy, self.session.suite, self.settings, done)
+            counts = evaluation_counts(self.settings, last)
+            with self.meter(EVALUATION, ("policy", counts["videos"]), **counts), self.learner.evaluated():
+                result = evaluate(self.policy, self.session.suite, self.settings, done, last)
             self._record(result, done, last)
             diagnosed = last or self.settings.evaluation.diagnosed(done)
             self.recorder.usage(done, self._diagnose(done) if diagnosed else self._evaluation_usage())
@@ -293,7 +293,7 @@ class Training:
         return due
 
     def _diagnose(self, done: int) -> Usage:
-        """Records the diagnostics of the policy as it is; returns what the whole evaluation used."""
+        """Records diagnostics of the current policy; returns the usage of the whole evaluation."""
         if self._diagnoses:
             name = f"diagnostics of {self.method.name}"
             with self.meter(EVALUATION, name), self.learner.evaluated():
@@ -302,7 +302,7 @@ class Training:
         return self._evaluation_usage()
 
     def _evaluation_usage(self) -> Usage:
-        """What evaluation used since it was last asked."""
+        """Usage of evaluation since the last call."""
         usage, self._apart = merged(self._apart, self.meter.take()), {}
         return usage
 
@@ -313,7 +313,7 @@ class Training:
 
 
 def share_of(prompts: int, processes: int) -> int:
-    """Prompts that each process takes.
+    """Number of prompts per process.
 
     Raises:
         SettingsError: they do not divide evenly.

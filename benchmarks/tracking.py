@@ -1,9 +1,9 @@
 """MLflow as a view of the records: one experiment, a parent run for the benchmark, a child for each (method, seed).
 
-A sweep has the same: a parent, and a child for each trial (`benchmarks.sweeping.tracking`).
+A sweep has a parent, too, and a child for each trial (`benchmarks.sweeping.tracking`).
 
-The records on disk are the truth. Workers write those; a thread of the main process copies what is new to MLflow,
-so a slow or absent tracking server neither slows nor stops training.
+The records on disk are authoritative. Workers write them; a thread of the main process copies new rows to MLflow, so
+a slow or absent tracking server neither slows nor stops training.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from rewards.suites import suite_named
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "video-alignment-bench"
-#: Which MLflow runs belong to the benchmark, and what has been copied: a resumed benchmark goes on with them.
+#: The benchmark's MLflow runs and what has been copied, for resuming.
 STATE_FILE = "tracking.json"
-#: Seconds that the end of a benchmark waits for the store; MLflow itself may try again for minutes.
+#: Seconds to wait for the store at the end of a benchmark; MLflow itself may retry for minutes.
 PATIENCE = 60.0
-#: Bytes: trained weights up to this size become an artifact of their run; larger ones stay in the run's folder.
+#: Bytes: trained weights up to this size become an artifact; larger ones stay only in the run's folder.
 LARGEST_MODEL = 500_000_000
-#: What a store answers that will not do a thing, however often it is asked.
+#: Error codes for which a retry is pointless.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
 #: MLflow takes at most this many metrics, and this many parameters, in one call.
 _METRICS, _PARAMS = 1000, 100
@@ -47,13 +47,13 @@ _METRICS, _PARAMS = 1000, 100
 
 @dataclass
 class Child:
-    """What has been sent of one (method, seed).
+    """What has been sent for one (method, seed).
 
     Attributes:
         run_id: its run in the store.
         iterations, evaluations: the last ones that were sent.
-        ended: whether all of it was.
-        started: when its run was made, in milliseconds; its metrics' times count from there.
+        ended: whether everything was sent.
+        started: creation time of its run in milliseconds; its metrics' times count from there.
     """
 
     run_id: str
@@ -64,7 +64,7 @@ class Child:
 
 
 def charged_until(ledger: pd.DataFrame) -> pd.DataFrame:
-    """What a run was charged up to each iteration: columns iteration, quantity, value."""
+    """Amount charged to a run up to each iteration: columns iteration, quantity, value."""
     charged = ledger[ledger["component"].isin(CHARGED)]
     each = charged.pivot_table(index="iteration", columns="quantity", values="value", aggfunc="sum")
     total = each.fillna(0).cumsum()
@@ -73,9 +73,9 @@ def charged_until(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_gflops(means: pd.DataFrame, spent: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
-    """Keys and rows of evaluations whose step is not the iteration but the 10^9 operations charged until then.
+    """Keys and rows of evaluations with the 10^9 operations charged so far as step, instead of the iteration.
 
-    MLflow's charts have the step on their axis: these compare methods at equal compute.
+    MLflow's charts use the step as axis, so these compare methods at equal compute.
     """
     tflops = spent[spent["quantity"] == "tflops"].set_index("iteration")["value"]
     rows = means[means["iteration"].isin(tflops.index) | (means["iteration"] == 0)]
@@ -105,7 +105,7 @@ class Mirror(ABC):
 
     @property
     def _remedy(self) -> str:
-        """What a person does about runs that the store did not get."""
+        """How to send runs that the store is missing."""
         return f"`{resume_command(self.output)}` sends the rest"
 
     @abstractmethod
@@ -114,11 +114,11 @@ class Mirror(ABC):
 
     @abstractmethod
     def _begin(self) -> None:
-        """Fills the parent `_draft`: children, parameters; called again after a failure, what is still missing."""
+        """Adds children and parameters to the parent `_draft`; after a failure, adds what is still missing."""
 
     @abstractmethod
     def _views(self) -> Sequence[View]:
-        """How MLflow's page is to show the runs."""
+        """Saved views for MLflow's page of runs."""
 
     @abstractmethod
     def _sync_all(self) -> None:
@@ -129,7 +129,7 @@ class Mirror(ABC):
         """Copies the rest and closes all runs."""
 
     def start(self) -> None:
-        """Begins to copy; returns at once."""
+        """Starts copying in the background."""
         # Before the thread: importing in two threads at once can see modules half made.
         import mlflow
 
@@ -144,13 +144,13 @@ class Mirror(ABC):
         self._thread.start()
 
     def finish(self, patience: float | None = None) -> str:
-        """Copies the rest, hangs files on the runs and closes them.
+        """Copies the rest, attaches files to the runs and closes them.
 
         Args:
             patience: seconds to wait for the store; None for `PATIENCE`.
 
         Returns:
-            A problem to tell, or nothing.
+            A problem to report, or nothing.
         """
         if self._thread is None:
             return ""
@@ -163,16 +163,16 @@ class Mirror(ABC):
         left = sum(not child.ended for child in self._children.values())
         unsent = f"{left} of {len(self._children)} runs were" if self._children else "nothing was"
         complete = f"the records in {self.output} are complete, and {self._remedy}"
-        return f"MLflow: {self._problem}; {unsent} not sent whole; {complete}"
+        return f"MLflow: {self._problem}; {unsent} not fully sent; {complete}"
 
     def _work(self) -> None:
-        """The thread: copies every few seconds until told to end, and then once more."""
+        """The thread: copies every few seconds until told to stop, then once more."""
         while not self._ending.wait(self.every if self._parent or self._problem else 0.0):
             self._attempt(self._sync_all)
         self._attempt(self._close)
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Connects where that is still to do, and acts; a failure is kept to be told, and all is tried again."""
+        """Connects if necessary, then acts; a failure is kept for reporting, and everything is retried."""
         try:
             if not self._parent:
                 self._connect()
@@ -187,7 +187,7 @@ class Mirror(ABC):
             self._problem = f"{type(error).__name__}: {text[:300]}"
 
     def _remember(self) -> None:
-        """Writes down which runs the store has and what was sent."""
+        """Records which runs the store has and what was sent."""
         replace_text(self.output / STATE_FILE, self._state() + "\n")
 
     def _connect(self) -> None:
@@ -204,18 +204,18 @@ class Mirror(ABC):
 
     @staticmethod
     def _store_name() -> str:
-        """What tells one store from another, without the password that a URI may hold."""
+        """A name that identifies the store, without a password from its URI."""
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         return hashlib.sha256(uri.encode()).hexdigest()[:16] if uri else "in the output folder"
 
     def _state(self) -> str:
-        """What `_reopen` needs."""
+        """State for `_reopen`."""
         children = [[method, seed, asdict(child)] for (method, seed), child in self._children.items()]
         state = {"store": self._store_name(), "parent": self._parent, "children": children}
         return json.dumps(state, indent=1)
 
     def _reopen(self, state: dict[str, Any]) -> bool:
-        """Goes on with the runs of an earlier call; False where the store has them no more."""
+        """Continues the runs of an earlier call; False if the store no longer has them."""
         from mlflow.exceptions import MlflowException
 
         children = {(method, seed): Child(**values) for method, seed, values in state["children"]}
@@ -236,7 +236,7 @@ class Mirror(ABC):
         return True
 
     def _create(self, artifacts: str | None) -> None:
-        """Creates the parent run and what belongs to it; called again after a failure, what is still missing."""
+        """Creates the parent run and its contents; after a failure, creates what is still missing."""
         found = self._client.get_experiment_by_name(EXPERIMENT)
         self._experiment = (
             found.experiment_id
@@ -252,10 +252,10 @@ class Mirror(ABC):
         self._parent = self._draft
 
     def _save_views(self, there: Mapping[str, str]) -> None:
-        """Saves how MLflow's page is to show the runs; a store that keeps no views has the runs all the same.
+        """Saves the views for MLflow's page; without support for views, the store still has the runs.
 
         Args:
-            there: the experiment's tags. A view among them stays: somebody may have changed it.
+            there: the experiment's tags. An existing view is kept, as the user may have changed it.
         """
         from mlflow.exceptions import MlflowException
 
@@ -286,9 +286,9 @@ class Mirror(ABC):
         """Copies the rows of one (method, seed) that MLflow does not have yet.
 
         Args:
-            child: what it has.
+            child: what has been sent.
             folder: the (method, seed)'s.
-            complete: whether the newest iteration's rows are all written; else it waits for the next one.
+            complete: whether the newest iteration's rows are complete; otherwise it waits for the next one.
             prefix: of the metrics' names.
         """
         iterations = read_rows(folder, "iterations")
@@ -321,7 +321,7 @@ class Mirror(ABC):
             child.evaluations = int(evaluations["iteration"].max())
 
     def _metrics(self, child: Child, keys: Iterable[str], rows: pd.DataFrame) -> None:
-        """Logs rows; what is sent again, since its arrival was not confirmed, is in the store once."""
+        """Logs rows; rows sent again because their arrival was not confirmed are stored only once."""
         from mlflow.entities import Metric
 
         run_id = child.run_id
@@ -350,6 +350,8 @@ class Tracker(Mirror):
     ) -> None:
         super().__init__(output, every)
         self.settings, self.runs = settings, runs
+        #: Planned runs that will not be made, since an earlier look settled the question.
+        self.spared: set[tuple[str, int]] = set()
 
     def _parent_tags(self) -> dict[str, str]:
         return self._tags("benchmark")
@@ -377,7 +379,7 @@ class Tracker(Mirror):
         return {"phase": phase, "suite": self.settings.suite, "preset": self.settings.preset}
 
     def _inputs(self, context: str, prompts: Sequence[str]) -> None:
-        """Logs prompts as a dataset that the benchmark has read."""
+        """Logs prompts as a dataset input of the benchmark."""
         from mlflow.data.pandas_dataset import from_pandas
         from mlflow.entities import DatasetInput, InputTag
 
@@ -393,7 +395,7 @@ class Tracker(Mirror):
     def _sync(self, run: tuple[str, int], child: Child, whole: bool = False) -> None:
         """Copies the rows that MLflow does not have yet.
 
-        Of a run under way the newest iteration waits for the next one: its rows may be half written.
+        In a running run the newest iteration waits for the next one, as its rows may be incomplete.
         """
         if child.ended:
             return
@@ -408,7 +410,7 @@ class Tracker(Mirror):
             child.ended = True
 
     def _hang(self, run: tuple[str, int], child: Child) -> None:
-        """Hangs a run's files on it."""
+        """Attaches a run's files to it."""
         folder = run_folder(self.output, *run)
         for name in ("samples.gif", SAMPLES_FILE, "error.txt"):
             if (folder / name).is_file():
@@ -418,8 +420,11 @@ class Tracker(Mirror):
             self._client.log_artifact(child.run_id, str(weights), "model")
 
     def _close(self) -> None:
-        """Copies the rest, hangs the report on the parent, and closes what did not finish."""
+        """Copies the rest, attaches the report to the parent, and closes unfinished runs."""
         states = set()
+        for run in self.spared & self._children.keys():
+            self._client.delete_run(self._children[run].run_id)
+            del self._children[run]
         for run, child in self._children.items():
             self._sync(run, child, whole=True)
             status = read_status(run_folder(self.output, *run))

@@ -1,8 +1,8 @@
-"""Views that MLflow's page of runs opens with: which runs, columns and charts.
+"""Saved views of MLflow's page of runs: runs, columns and charts.
 
-MLflow keeps a saved view in a tag of the experiment, as the state of its page. That form is the page's own and no
-public interface: read off MLflow 3.17, and ignored by a page that has another. A view that is there is not written
-again: somebody may have changed it.
+MLflow keeps a saved view in a tag of the experiment, as the state of its page. The format is internal to the page,
+not a public interface: it was read off MLflow 3.17 and is ignored by pages with another format. An existing view is
+never overwritten, as the user may have changed it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from analysis.schema import KL_TO_BASE
 from rewards.suites import Suite
 
-#: What MLflow's page looks for in an experiment's tags.
+#: The tag names that MLflow's page looks for.
 TAG = "mlflow.sharedViewState."
 
 
@@ -76,7 +76,7 @@ class View:
 
 
 def benchmark_views(suite: Suite) -> list[View]:
-    """Of benchmarks with one reward suite: final rewards of every run, and curves of the methods."""
+    """Views of benchmarks with one reward suite: final rewards of every run, and curves of the methods."""
     runs = f'tags.phase = "train" AND tags.suite = "{suite.name}"'
     headline = suite.headline
     rewards = dict.fromkeys([headline, *suite.held_out, *suite.training])
@@ -110,12 +110,12 @@ def benchmark_views(suite: Suite) -> list[View]:
 
 
 def sweep_view(study: str, headline: str, spaces: Sequence[Sequence[str]]) -> View:
-    """Of a sweep: every trial that was finished.
+    """View of a sweep: every finished trial.
 
     Args:
         study: its name.
         headline: the suite's headline reward.
-        spaces: of each method, the parameters that are tuned.
+        spaces: the tuned parameters of each method.
     """
     reward = f"eval/held_out/{headline}"
     runs = f'tags.phase = "sweep" AND tags.study = "{study}" AND tags.state = "complete"'
@@ -148,13 +148,13 @@ def curve(metric: str) -> dict[str, Any]:
 
 
 def scatter(parameter: str, metric: str) -> dict[str, Any]:
-    """A metric's last value against a parameter, one point a run."""
+    """A metric's last value against a parameter, one point per run."""
     axes = {"xaxis": {"key": parameter, "type": "PARAM"}, "yaxis": {"key": metric, "type": "METRIC"}}
     return {"type": "SCATTER", **axes}
 
 
 def parallel(parameters: Sequence[str], metric: str) -> dict[str, Any]:
-    """Parallel coordinates: one line a run, coloured by the metric's last value."""
+    """Parallel coordinates: one line per run, coloured by the metric's last value."""
     chosen = {"selectedParams": list(parameters), "selectedMetrics": [metric]}
     return {"type": "PARALLEL", **chosen, "showAllRuns": False}
 

@@ -1,4 +1,4 @@
-"""Runs side by side: each worker process takes (method, seed) after (method, seed)."""
+"""Parallel runs: each worker process trains one (method, seed) after another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ERROR_FILE = "error.txt"
 
-#: What stops one run with a plain line; anything else is a fault of this program and keeps its traceback.
+#: Errors that stop one run with a plain line; anything else is a bug in this program and keeps its traceback.
 EXPECTED = (
     "CheckpointError",
     "FloatingPointError",
@@ -39,12 +39,12 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not end well.
+    """A failed run.
 
     Attributes:
         method, seed: which run.
         line: what went wrong, in one line.
-        expected: whether it is of `EXPECTED`: the user's to mend, not this program's.
+        expected: whether it is in `EXPECTED`: for the user to fix, not a bug in this program.
     """
 
     method: str
@@ -54,7 +54,7 @@ class Failure:
 
     @property
     def run(self) -> str:
-        """What to call it."""
+        """Its name."""
         return "base model" if self.method == BASE else f"{self.method} seed {self.seed}"
 
     @classmethod
@@ -64,13 +64,13 @@ class Failure:
 
 
 def described(error: BaseException) -> tuple[str, bool]:
-    """An error in one line, and whether it is of `EXPECTED`."""
+    """An error in one line, and whether it is in `EXPECTED`."""
     text, name = " ".join(str(error).split()), type(error).__name__
     return (text, True) if name in EXPECTED else (f"{name}: {text} (see {ERROR_FILE})", False)
 
 
 def told(failures: Sequence[Failure]) -> int:
-    """Tells each failure in a line; returns the exit code: 0 without any, 2 if the user can mend all, else 1."""
+    """Prints each failure in one line; returns the exit code: 0 for none, 2 if the user can fix all, else 1."""
     for failure in failures:
         sys.stderr.write(f"error: {failure.run}: {failure.line}\n")
     if not failures:
@@ -84,7 +84,7 @@ def cores() -> int:
 
 
 def side_by_side(most: int) -> int:
-    """How many of at most so many runs go on at once, if nobody says it: one a CPU core, or one on a GPU."""
+    """Default number of parallel runs, up to a maximum: one per CPU core, or one on a GPU."""
     import torch
 
     return 1 if torch.cuda.is_available() else min(cores(), most)
@@ -102,12 +102,12 @@ def run_all(
     Args:
         settings: the run's settings.
         output: the benchmark's folder.
-        runs: what to train.
+        runs: the runs to train.
         workers: processes; 1 runs everything in this one.
-        report: called with each piece of progress, here.
+        report: called with progress, in this process.
 
     Returns:
-        The runs that failed; the others went on.
+        The failed runs; failures do not stop the others.
     """
     tasks = [(BASE, 0), *runs]
     if workers == 1:
@@ -168,7 +168,7 @@ def _run_apart(
 
 
 def _drain(events: Any, report: Callable[[Progress], None]) -> None:
-    """Passes on all progress that has come, waiting a fifth of a second for the first."""
+    """Passes on all available progress, waiting up to a fifth of a second for the first."""
     wait = 0.2
     while True:
         try:
@@ -179,7 +179,7 @@ def _drain(events: Any, report: Callable[[Progress], None]) -> None:
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:
-    """Ends the workers at once; what they recorded and their last checkpoints stay."""
+    """Ends the workers at once; their records and last checkpoints are kept."""
     processes = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -188,7 +188,7 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 @dataclass
 class _Worker:
-    """What one worker process keeps between its runs."""
+    """State of a worker process between its runs."""
 
     settings: RunSettings
     output: Path
@@ -210,7 +210,7 @@ def _initialise(settings: RunSettings, output: Path, events: Any, threads: int) 
 
 
 def end_with_parent() -> None:
-    """Ends this worker when the main process is gone, however it went: nobody would read what it still does."""
+    """Ends this worker when the main process is gone, however it ended: nobody would read its results."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -245,7 +245,7 @@ def _run_one(
 
 
 def _record_failure(output: Path, method: str, seed: int, error: BaseException) -> Failure:
-    """Writes a failure where the run's records lie, its traceback beside it."""
+    """Writes a failure beside the run's records, with its traceback."""
     failure = Failure.of(method, seed, error)
     recorder = Recorder(output, method, seed)
     recorder.status.status, recorder.status.error = "failed", failure.line
@@ -256,7 +256,7 @@ def _record_failure(output: Path, method: str, seed: int, error: BaseException) 
 
 
 def quieten() -> None:
-    """Keeps the libraries' progress bars and notices out of ours."""
+    """Silences the libraries' progress bars and notices."""
     import diffusers
     import transformers
 

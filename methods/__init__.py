@@ -1,4 +1,4 @@
-"""Alignment methods as data: sampler settings, advantage and loss, and the one update that they share."""
+"""Alignment methods as data: sampler settings, advantage and loss, and the update they share."""
 
 from methods.catalog import CATALOG, difference, method_named
 from methods.method import Method

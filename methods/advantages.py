@@ -11,11 +11,11 @@ from methods.parts import AdvantageSettings
 def group_advantages(rewards: Tensor, group_size: int, settings: AdvantageSettings) -> Tensor:
     """A = (r - mean of the group) / (std + eps), clipped.
 
-    Computed in float64: there, a group of equal rewards has a deviation of exactly 0, and so advantages of
-    exactly 0; in float32 with eps 1e-8 rounding alone gives up to 0.92.
+    Computed in float64, where a group of equal rewards has a deviation of exactly 0 and therefore advantages of
+    exactly 0. In float32 with eps 1e-8, rounding alone gives up to 0.92.
 
     Args:
-        rewards: (..., B), the members of a group side by side; leading dimensions (steps) are kept apart.
+        rewards: (..., B), the members of a group side by side; leading dimensions (steps) are treated separately.
         group_size: members of a group.
         settings: which std, and its eps; the clip.
 
@@ -23,7 +23,7 @@ def group_advantages(rewards: Tensor, group_size: int, settings: AdvantageSettin
         Advantages, shape of `rewards`, float32.
 
     Raises:
-        ValueError: B is no multiple of `group_size`.
+        ValueError: B is not a multiple of `group_size`.
     """
     if rewards.shape[-1] % group_size:
         raise ValueError(f"{rewards.shape[-1]} rewards do not divide into groups of {group_size}")

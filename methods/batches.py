@@ -1,4 +1,4 @@
-"""What an update trains on: rows of a batch of rollouts, each a sample at one of its steps."""
+"""What an update trains on: rows from a batch of rollouts, each one sample at one step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from samplers.pipeline import Condition
 
 @dataclass(frozen=True)
 class Pairs:
-    """n rows to train on: each a sample at one of its steps.
+    """n rows to train on, each one sample at one step.
 
     Attributes:
         sample: (n,) which sample of the rollouts it is.
         step: (n,) the step, whose sigma is the noise level of `x`.
         x: (n, ...) where the network is evaluated.
         condition: the n encoded prompts.
-        advantages: (terms, n) one row for each reward term.
+        advantages: (terms, n) one row per reward term.
     """
 
     sample: Tensor
@@ -33,7 +33,7 @@ class Pairs:
         return len(self.step)
 
     def rows(self, rows: Tensor) -> Self:
-        """The pairs at `rows`, whatever else a subclass holds of each."""
+        """The pairs at `rows`, with all fields of a subclass."""
         return type(self)(
             **{field.name: _rows(field.name, getattr(self, field.name), rows) for field in fields(self)}
         )
@@ -54,7 +54,7 @@ class Transitions(Pairs):
     Attributes:
         x_next: (n, ...) the state after `x`.
         log_prob: (n,) of `x_next` under the policy that drew it.
-        gradient: (n, ...) the reward gradient that guided it, 0 where none did; None for unguided methods.
+        gradient: (n, ...) the reward gradient that guided it, 0 at unguided steps; None for unguided methods.
         velocity: (n, ...) of the policy that drew it; None unless it was kept.
     """
 
@@ -66,12 +66,12 @@ class Transitions(Pairs):
 
 @dataclass(frozen=True)
 class Noised(Pairs):
-    """Finished samples, noised anew: x = (1 - t) clean + t noise.
+    """Finished samples, noised again: x = (1 - t) clean + t noise.
 
     Attributes:
         clean: (n, ...) the samples.
         noise: (n, ...) standard normal.
-        velocity: (n, ...) at `x`, of the policy as it was before the update; None unless it was asked for.
+        velocity: (n, ...) at `x`, of the policy before the update; None unless requested.
     """
 
     clean: Tensor
@@ -80,7 +80,7 @@ class Noised(Pairs):
 
     @property
     def target(self) -> Tensor:
-        """(n, ...) the velocity of the straight path through both, e - x0."""
+        """(n, ...) the velocity of the straight path between them, e - x0."""
         return self.noise - self.clean
 
 

@@ -1,7 +1,7 @@
 """Best-of-n fine-tuning: flow matching on the best of a base model's own videos. Not reinforcement learning.
 
-The rival of methods that learn a process reward from preference data: the same videos with the same scores, used
-directly. Nothing is sampled while it trains, and no reward is called.
+The baseline for methods that learn a process reward from preference data: it uses the same videos with the same scores
+directly. Training draws no samples and calls no reward.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class BestOfN(BaseModel):
 
     Attributes:
         name: its name in tables.
-        reference: what it is.
+        reference: a one-line description.
         data: preference data of the base model, made by `python -m benchmarks.preferences`.
-        keep: share of each prompt's videos that is trained on, the best ones; at least one video.
-        batch: videos a step.
-        steps: optimiser steps an iteration. An iteration is only what records count.
+        keep: fraction of each prompt's videos to train on, the best ones; at least one video.
+        batch: videos per step.
+        steps: optimiser steps per iteration, which is only the unit of the records.
         every: iterations between evaluations; `evaluation.every` of a run counts batches of rollouts, not these.
         optimiser: AdamW's settings.
     """
@@ -56,8 +56,8 @@ def best_share(data: PreferenceData, keep: float) -> Tensor:
 
     Args:
         data: the scored samples.
-        keep: share of each prompt's samples, rounded to whole ones; at least one is kept. Of equal scores the earlier
-            sample is the better.
+        keep: fraction of each prompt's samples, rounded to whole samples; at least one is kept. Ties go to the earlier
+            sample.
 
     Returns:
         (K,) positions, ascending.
@@ -76,7 +76,7 @@ class Batch:
 
     Attributes:
         clean: (B, C, F', H', W') latents.
-        noise: (B, C, F', H', W') what they are noised with.
+        noise: (B, C, F', H', W') the noise added to them.
         sigma: (B,) noise levels.
         condition: their encoded prompts, without guidance.
     """
@@ -98,7 +98,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Kept:
-    """The videos that are trained on.
+    """The training videos.
 
     Attributes:
         latents: (K, C, F', H', W').
@@ -114,19 +114,19 @@ class Kept:
     def of(cls, data: PreferenceData, keep: float, policy: PipelinePolicy) -> Kept:
         """The best share of each prompt, on the policy's device.
 
-        Classifier-free guidance belongs to sampling: what is trained is the conditional velocity, as in pretraining.
+        Classifier-free guidance applies only to sampling; the conditional velocity is trained, as in pretraining.
         """
         rows, encoded = best_share(data, keep), policy.encode(data.prompts)
         condition = Condition(encoded.prompts, encoded.embeds)
         return cls(data.latents[rows].to(policy.device, torch.float32), data.prompt[rows], condition)
 
     def batch(self, size: int, shift: float, seed: int, step: int) -> Batch:
-        """One step's batch, drawn with replacement; every draw depends on seed and step alone.
+        """One step's batch, drawn with replacement; draws depend only on seed and step.
 
         Args:
             size: videos.
             shift: noise levels are drawn uniformly and shifted by this factor, as pretraining draws them.
-            seed: of the run.
+            seed: the run's.
             step: optimiser step, from 0.
         """
         device = self.latents.device
@@ -152,7 +152,7 @@ class FineTuner:
 
     Attributes:
         policy: the policy, its transformer as it is.
-        network: the same transformer as accelerate wraps it.
+        network: the same transformer, wrapped by accelerate.
         weights: its trained part.
         method: the settings.
         optimiser: prepared by accelerate.
@@ -172,7 +172,7 @@ class FineTuner:
         """One optimiser step; returns the loss, and the gradient's norm before clipping.
 
         Raises:
-            FloatingPointError: loss or gradient is not finite; the optimiser has not stepped on it.
+            FloatingPointError: loss or gradient is not finite; no optimiser step was taken.
         """
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
@@ -192,7 +192,7 @@ class FineTuner:
 
     @contextmanager
     def _wrapped(self) -> Iterator[None]:
-        """Within, the policy's velocity goes through accelerate's wrapper."""
+        """In this context the policy's velocity goes through accelerate's wrapper."""
         plain = self.policy.transformer
         self.policy.transformer = self.network
         try:

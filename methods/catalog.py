@@ -22,7 +22,7 @@ from samplers import PRESETS
 
 
 def _like(nearest: Method, **changes: Any) -> Method:
-    """A method that is otherwise another one."""
+    """A copy of a method with some fields changed."""
     return Method(**{**dict(nearest), **changes})
 
 
@@ -64,7 +64,7 @@ EUPHONIUM_PUBLISHED = Method(
 
 
 def _distilling(name: str, nearest: Method, sde: str) -> Method:
-    """Euphonium's guided base model, distilled by a method that is otherwise another one's."""
+    """Another method with distillation of Euphonium's guided base model."""
     reference = f"Euphonium, arXiv 2602.04928: the guided base model distilled (docs/theory.md); {sde}'s SDE"
     target = Distillation(weight=1.0, strength=16.0)
     return _like(nearest, name=name, reference=reference, distillation=target)
@@ -236,7 +236,7 @@ def method_named(name: str) -> Method:
     """The catalogue's entry.
 
     Raises:
-        ValueError: no such method; names the nearest.
+        ValueError: no such method; names the closest match.
     """
     if name not in CATALOG:
         raise ValueError(f"unknown method {name!r}; {closest(name, CATALOG)}")
@@ -244,10 +244,11 @@ def method_named(name: str) -> Method:
 
 
 def difference(first: Method | str, second: Method | str) -> dict[str, tuple[Any, ...]]:
-    """The fields in which two methods differ, and both values; this print is the ablation.
+    """The fields in which two methods differ, with both values.
 
     Args:
-        first, second: methods, or names of the catalogue.
+        first: a method, or its name in the catalogue.
+        second: likewise.
 
     Raises:
         ValueError: no such method; names the nearest.

@@ -32,16 +32,16 @@ def collect(
 
     Args:
         policy: the policy as it is now.
-        sampler: the method's, at this iteration.
-        method: whose settings say how rollouts are drawn.
-        draw: which samples.
+        sampler: the method's at this iteration.
+        method: sets how rollouts are drawn.
+        draw: which samples to draw.
         rewards: the run's.
-        meter: counts the work.
-        rollout_batch: samples drawn, decoded and scored at once; None for all. It changes memory, and no draw.
+        meter: counts the compute.
+        rollout_batch: samples drawn, decoded and scored at a time; None for all. It affects memory, not the samples.
 
     Raises:
         RewardError: an outcome reward failed; names prompt, reward and iteration.
-        NonFiniteError: the policy or the process reward gave NaN or infinity; names the step.
+        NonFiniteError: the policy or the process reward returned NaN or infinity; names the step.
     """
     if problem := method.objective.refusal(sampler):
         raise ValueError(f"{method.name}: {problem}")
@@ -76,7 +76,7 @@ class _Collector:
     meter: Meter
 
     def draw_some(self, members: Sequence[tuple[int, int]]) -> _Scored:
-        """Draws and scores some (group, member)s in one batch; the videos are let go."""
+        """Draws and scores some (group, member) pairs in one batch; videos are discarded."""
         prompts = [self.draw.prompts[group - self.draw.first_group] for group, _ in members]
         condition = self.policy.encode(prompts)
         network = _Network(self, members)
@@ -108,7 +108,7 @@ class _Collector:
         return [generator(self.draw.seed, purpose, self.draw.iteration, *member) for member in members]
 
     def _key(self, noise: Tensor, network: _Network) -> Hashable:
-        """What the operations of a rollout depend on, beside the model and its trained weights."""
+        """What the operation count of a rollout depends on, besides the model and its trained weights."""
         guidance = self.sampler.settings.guidance
         where = None if guidance is None else (guidance.at, self.method.gradient_source)
         return tuple(noise.shape), len(network.leaders), network.shared, self.sampler.guided_steps, where
@@ -116,7 +116,7 @@ class _Collector:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Some rollouts: the fields of `Experience` that are made with them."""
+    """Some rollouts: the fields of `Experience` computed with them."""
 
     trajectory: Trajectory
     velocities: Tensor | None
@@ -124,13 +124,13 @@ class _Scored:
 
 
 class _Network:
-    """The policy's velocity in one rollout. Where a group is still one, it is evaluated once a group.
+    """The policy's velocity in one rollout, evaluated once per group while its members are identical.
 
     Attributes:
-        shared: steps at the beginning where the members of a group do not differ: they start from one noise, and
-            nothing is drawn before the first stochastic step (Flow-GRPO-Fast, MixGRPO).
+        shared: initial steps at which the members of a group are identical: they start from the same noise, and
+            no noise is drawn before the first stochastic step (Flow-GRPO-Fast, MixGRPO).
         leaders: position of the first member of each group.
-        kept: the velocities of every step (B, ...), where distillation or the objective reads them.
+        kept: the velocities of every step (B, ...), if distillation or the objective needs them.
     """
 
     def __init__(self, collector: _Collector, members: Sequence[tuple[int, int]]) -> None:
@@ -152,7 +152,7 @@ class _Network:
         return rows * condition.branches
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """(B, ...) velocity; called once a step, in order."""
+        """(B, ...) velocity; called once per step, in order."""
         if self._step < self.shared:
             some = self.leaders
             result = self._policy.velocity(x[some], sigma[some], condition.select(some))[self._member]

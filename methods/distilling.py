@@ -1,4 +1,4 @@
-"""What a method distils: the velocities that its policy is drawn to (docs/theory.md, "A target that stands still")."""
+"""Distillation targets: velocities that the policy is pulled towards (docs/theory.md, "A target that stands still")."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from samplers import (
 
 
 class Target(NamedTuple):
-    """What n trained pairs are drawn to.
+    """Targets of n trained pairs.
 
     Attributes:
-        velocity: (n, ...) the anchor's, with the guidance.
-        base: (n, ...) the base model's velocity, if it is the anchor.
+        velocity: (n, ...) the anchor's, including the guidance.
+        base: (n, ...) the base model's velocity, if that is the anchor.
         counts: (n,) 1 where the divergence from the target counts, 0 where it does not.
     """
 
@@ -51,14 +51,14 @@ class Distiller:
     at: Networks
 
     def targets(self, pairs: Pairs, generators: Sequence[torch.Generator]) -> Target | None:
-        """The targets of some rows; None where nothing is distilled.
+        """The targets of some rows; None if nothing is distilled.
 
-        The base model is evaluated once for a row, and the reward's gradient only where it guides the target and the
-        rollouts did not take it already.
+        The base model is evaluated once per row. The reward's gradient is computed only where it guides the target
+        and the rollouts have not computed it already.
 
         Args:
             pairs: n rows.
-            generators: n, of the directions of an estimated gradient; none where outcome rewards do not guide.
+            generators: n, for the directions of an estimated gradient; none if outcome rewards do not guide.
 
         Raises:
             NonFiniteError: the reward's gradient is not finite; names the step.
@@ -76,7 +76,7 @@ class Distiller:
         if self.method.reuses_gradient:
             assert isinstance(pairs, Transitions)  # only the rollouts' own states were guided
             anchor = self._anchor(pairs, sigma)
-            # There are none where a window of noise that moves misses all guided steps.
+            # There are none if a moving window of noise misses all guided steps.
             gradient = torch.zeros_like(anchor) if pairs.gradient is None else pairs.gradient
         else:
             reward = self.at.rewards.guide(self.method, generators, iteration + 1)

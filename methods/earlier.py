@@ -1,27 +1,27 @@
-"""Settings that earlier versions wrote, in today's fields."""
+"""Translation of settings written by earlier versions into the current fields."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-#: Fields that are the objective's now; all objectives were clipped ratios then.
+#: Fields that now belong to the objective; earlier, every objective was a clipped ratio.
 OF_OBJECTIVE = ("clip_range", "train_fraction", "train_last_step")
 
 
 def translated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's fields as they are called now.
+    """A method's fields under their current names.
 
-    Earlier versions had the clipped ratio for their only objective, and its fields among the method's own.
+    Earlier versions had only the clipped ratio as objective, with its fields among the method's own.
 
-    Earlier versions had a `kl_weight`, the KL to the base model, beside a `distillation` whose target was built on the
-    policy that drew the rollouts and guided as they were. Files of those versions always name `kl_weight`.
+    They also had a `kl_weight`, the KL to the base model, besides a `distillation` whose target was built on the
+    policy that drew the rollouts, with the same guidance. Files of those versions always name `kl_weight`.
 
     Args:
         values: fields of a `Method`, of any version.
 
     Raises:
-        ValueError: both were set, which is one setting now.
+        ValueError: both were set, which are now one setting.
     """
     now = {name: value for name, value in values.items() if name not in OF_OBJECTIVE}
     if len(now) < len(values) and "objective" not in now:

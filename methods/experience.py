@@ -1,4 +1,4 @@
-"""Experience: one batch of rollouts, scored, as an update reads it."""
+"""Experience: one scored batch of rollouts, as an update uses it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from samplers.pipeline import Condition
 
 @dataclass(frozen=True)
 class Draw:
-    """Which samples of the whole (all processes') batch are drawn here, and from which seed.
+    """Which samples of the whole batch (over all processes) are drawn here, and from which seed.
 
     Attributes:
         seed: the run's seed.
         iteration: training iteration, from 0.
         prompts: the prompts of this process's groups.
-        first_group: number of the first of them in the whole batch.
+        first_group: index of the first of them in the whole batch.
     """
 
     seed: int
@@ -37,16 +37,16 @@ class Draw:
 
 @dataclass(frozen=True)
 class Experience:
-    """B rollouts, the members of a group side by side, as an update reads them.
+    """B rollouts as an update uses them, the members of a group side by side.
 
     Attributes:
         draw: which samples they are.
         trajectory: states and log-probabilities under the policy that drew them.
-        velocities: (N, B, ...) that policy's velocity at every step, kept only where it is read.
+        velocities: (N, B, ...) that policy's velocity at every step, kept only if needed.
         condition: the encoded prompts.
         rewards: outcome reward -> (B,).
-        steps: (B, K) the steps that train each sample.
-        samples: (S,) the samples that are trained, ascending.
+        steps: (B, K) the trained steps of each sample.
+        samples: (S,) the trained samples, ascending.
     """
 
     draw: Draw
@@ -68,10 +68,10 @@ class Experience:
         return self.samples.repeat_interleave(steps.shape[1]), steps.flatten()
 
     def generators(self, purpose: str, samples: Tensor, steps: Tensor) -> list[torch.Generator]:
-        """A generator for each (sample, step), which depends on nothing else of the batch.
+        """A generator for each (sample, step), independent of the rest of the batch.
 
         Args:
-            purpose: what is drawn.
+            purpose: what it is used to draw.
             samples: (n,) positions among the B rollouts.
             steps: (n,) steps.
         """

@@ -1,4 +1,4 @@
-"""The rewards that train, and whose gradient guides a method."""
+"""The training rewards, and the reward whose gradient guides a method."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from samplers import Reward
 
 @dataclass(frozen=True)
 class Rewards:
-    """The rewards that a run trains with.
+    """The rewards a run trains with.
 
     Attributes:
         outcomes: the suite's training rewards by name.
-        weights: of each in the loss, and in the sum that guides. There they are not normalised, as the process reward
-            is not, where a loss takes each one's advantage.
-        process: the process reward; needed where `method.needs_process_reward`.
+        weights: weight of each in the loss and in the guiding sum. In the sum the rewards are not normalised, just as
+            the process reward is not; a loss uses each one's advantage.
+        process: the process reward; needed if `method.needs_process_reward`.
         decode: (B, ...) clean latents to (B, F, 3, H, W) videos in [0, 1].
     """
 
@@ -33,7 +33,7 @@ class Rewards:
     decode: Callable[[Tensor], Tensor]
 
     def metered(self, meter: Meter) -> Rewards:
-        """The same, their calls sections of a meter."""
+        """The same rewards, with their calls metered."""
         return replace(
             self,
             outcomes={name: MeteredOutcome(name, reward, meter) for name, reward in self.outcomes.items()},
@@ -45,8 +45,8 @@ class Rewards:
         """The reward whose gradient guides a method.
 
         Args:
-            method: its settings decide.
-            generators: of the directions of an estimated gradient, one a sample, new for every batch.
+            method: decides which reward guides.
+            generators: for the directions of an estimated gradient, one per sample, new for every batch.
             iteration: training iteration, from 1, for errors.
 
         Raises:
@@ -62,7 +62,7 @@ class Rewards:
         )
 
     def process_of(self, method: Method) -> ProcessReward:
-        """The process reward that a method needs.
+        """The process reward a method needs.
 
         Raises:
             ValueError: there is none.
@@ -77,10 +77,10 @@ class Rewards:
     def of_rollouts(
         self, method: Method, generators: Sequence[torch.Generator], iteration: int
     ) -> tuple[Reward | None, Reward | None]:
-        """What guides the rollouts of a method, and what scores their states; None for what does not.
+        """The reward that guides a method's rollouts, and the one that scores their states; either may be None.
 
-        Args and errors as of `guide`. Where guidance is at x0_hat, states are scored there too: to compare two sources
-        of guidance alone, set that for both.
+        Args and errors as in `guide`. If guidance is at x0_hat, states are scored there too; to compare two sources
+        of guidance alone, use x0_hat for both.
         """
         guide = self.guide(method, generators, iteration) if method.guided else None
         return guide, None if method.process is None else self.process_of(method)
@@ -90,5 +90,5 @@ class Rewards:
         return torch.stack([weight * values[name] for name, weight in self.weights.items()]).sum(dim=0)
 
     def differentiable(self, iteration: int) -> DecodedReward:
-        """The weighted sum of the outcome rewards as a function of clean latents, with its graph."""
+        """The weighted sum of the outcome rewards as a differentiable function of clean latents."""
         return DecodedReward(self.outcomes, self.weights, self.decode, iteration)

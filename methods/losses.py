@@ -1,4 +1,4 @@
-"""The losses that methods are made of: pure functions of small tensors."""
+"""Losses: pure functions of small tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def clipped_loss(log_ratio: Tensor, advantages: Tensor, clip_range: float) -> Te
     """max(-A rho, -A clip(rho, 1 - e, 1 + e)), rho = exp(log_ratio) (PPO, arXiv 1707.06347, eq. 7).
 
     Args:
-        log_ratio: (...) log-probability under the policy, less that under the policy that drew the sample.
+        log_ratio: (...) log-probability under the policy minus that under the policy that drew the sample.
         advantages: (...) the same shape.
         clip_range: e.
 
@@ -31,7 +31,7 @@ def mean_square(error: Tensor) -> Tensor:
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation of two flat tensors; 0 where one of them is constant."""
+    """Pearson's correlation of two flat tensors; 0 if either is constant."""
     one, two = first.double() - first.double().mean(), second.double() - second.double().mean()
     norm = one.norm() * two.norm()
     return torch.where(norm > 0, (one * two).sum() / norm.clamp_min(1e-300), 0.0)
@@ -47,12 +47,12 @@ def negative_aware_losses(
     beta: float = 0.1,
     advantage_clip: float = 5.0,
 ) -> Tensor:
-    """DiffusionNFT's loss of each sample, (n,) (arXiv 2509.16117, eq. 5, in the published code's weighting).
+    """DiffusionNFT's loss of each sample, (n,) (arXiv 2509.16117, eq. 5, weighted as in the published code).
 
     An implicit positive policy, v+ = b v + (1 - b) v_old, and a negative one, v- = (1 + b) v_old - b v, both predict
-    the clean sample. The loss is r l+ + (1 - r) l-, over b, times the clip of the advantage, where r in [0, 1] says
-    how surely the sample is a good one. Each squared error is divided by its own mean absolute error, which is not
-    differentiated.
+    the clean sample. The loss is r l+ + (1 - r) l-, over b, times the clip of the advantage, where r in [0, 1] is
+    the confidence that the sample is good. Each squared error is divided by its own mean absolute error, which is
+    detached.
 
     Args:
         x0: (n, ...) clean samples.
@@ -76,7 +76,7 @@ def negative_aware_losses(
 
 
 def _normalised_square(error: Tensor) -> Tensor:
-    """(n,) mean square of an error (n, ...), over its mean absolute value, which is not differentiated."""
+    """(n,) mean square of an error (n, ...) over its mean absolute value, which is detached."""
     size = error.detach().double().abs().flatten(1).mean(dim=1).clamp_min(1e-5).to(error.dtype)
     return mean_square(error) / size
 
@@ -111,7 +111,7 @@ def matching_log_prob(
         velocity: (n, ...) differentiable.
         target: (n, ...) e - x0.
         t: (n,) noise levels.
-        weighting: how errors at different noise levels compare.
+        weighting: relative weight of errors at different noise levels.
         power: p of "ghuber".
 
     Raises:

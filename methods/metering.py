@@ -1,4 +1,4 @@
-"""Where work is metered: the parts of a method name their sections, whoever runs it may count them."""
+"""Metering: the parts of a method name their sections, and whoever runs it may count them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from samplers.guidance import reward_value, reward_value_and_gradient
 
 
 class Meter(Protocol):
-    """Counts the work of a section, less that of the sections opened within it."""
+    """Counts the compute of a section, minus that of sections opened within it."""
 
     def __call__(self, component: str, key: Hashable, **counts: float) -> AbstractContextManager[None]:
         """Opens a section.
 
         Args:
-            component: what the work belongs to ("rollout", "decoder", ...).
-            key: equal keys of one component do equal work, so that it need be measured once.
+            component: what the compute belongs to ("rollout", "decoder", ...).
+            key: equal keys of one component cost the same, so that each is measured only once.
             counts: what else to count: nfe, videos, reward_calls, updates.
         """
 
@@ -31,7 +31,7 @@ def unmetered(component: str, key: Hashable, **counts: float) -> AbstractContext
 
 
 class MeteredOutcome:
-    """An outcome reward whose calls are sections of a meter."""
+    """An outcome reward whose calls are metered."""
 
     def __init__(self, name: str, reward: OutcomeReward, meter: Meter) -> None:
         self._name, self._reward, self._meter = name, reward, meter
@@ -44,7 +44,7 @@ class MeteredOutcome:
 
 
 def metered_decode(decode: Callable[[Tensor], Tensor], meter: Meter) -> Callable[[Tensor], Tensor]:
-    """A decoder whose calls are sections of a meter."""
+    """A decoder whose calls are metered."""
 
     def decoded(latents: Tensor) -> Tensor:
         with meter("decoder", tuple(latents.shape)):
@@ -54,7 +54,7 @@ def metered_decode(decode: Callable[[Tensor], Tensor], meter: Meter) -> Callable
 
 
 class MeteredProcess:
-    """A process reward whose calls, the input gradient included, are sections of a meter."""
+    """A process reward whose calls, including the input gradient, are metered."""
 
     def __init__(self, reward: ProcessReward, meter: Meter) -> None:
         self._reward, self._meter = reward, meter

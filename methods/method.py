@@ -1,4 +1,4 @@
-"""A method: a frozen, comparable record. Two methods differ in settings only, and the difference can be printed."""
+"""A method: a frozen, comparable record. Two methods differ only in settings, and the difference can be printed."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ class Method(Settings):
 
     Attributes:
         name: its name in tables.
-        reference: paper and code that the settings come from.
+        reference: paper and code from which the settings are taken.
         sampler: how training rollouts are drawn and scored.
-        guidance_decay: factor on the strength of the rollouts' guidance per iteration; 1 keeps it.
-        outcome_guidance: guide (rollouts and the distillation's target) by the outcome rewards, or None to guide by the
+        guidance_decay: factor applied to the strength of the rollouts' guidance at each iteration; 1 keeps it.
+        outcome_guidance: guides (rollouts and the distillation target) with the outcome rewards; None guides with the
             process reward.
-        group_size: videos a prompt, compared with one another.
-        same_initial_noise: whether a group starts from one noise, so that only the SDE's noise differs.
-        best_of: train on the best and the worst of each group only, or None for all of it.
+        group_size: videos per prompt, compared with one another.
+        same_initial_noise: whether a group starts from the same noise, so that only the SDE's noise differs.
+        best_of: trains only on the best and worst of each group; None trains on all of it.
         advantage: how rewards become advantages.
-        objective: the loss, and what it is evaluated on (methods/objectives).
-        outcome_weight: factor on the suite's weights of the outcome rewards in the loss; 0 leaves their terms out, and
-            the process term alone reinforces. They are scored and recorded all the same.
+        objective: the loss and the data it is evaluated on (methods/objectives).
+        outcome_weight: factor applied to the suite's weights of the outcome rewards in the loss; 0 leaves their terms
+            out, so that only the process term reinforces. They are still scored and recorded.
         process: the process term of the dual reward, or None.
-        process_model: folder of the process reward that this method uses; None for the run's.
-        process_refresh: training of the process reward on the policy's own videos, or None to leave it as it was made.
-        distillation: KL to a reference, guided or not, or None for what scoring with the unguided mean distils
+        process_model: folder of this method's process reward; None for the run's.
+        process_refresh: continued training of the process reward on the policy's own videos; None leaves it unchanged.
+        distillation: KL to a reference, guided or not; None leaves only what scoring with the unguided mean distils
             implicitly.
-        updates_per_rollout: optimiser steps per batch of rollouts, each on its own share of the samples.
-        average: average of the trained weights that is evaluated in place of them, or None.
+        updates_per_rollout: optimiser steps per batch of rollouts, each on a separate part of the samples.
+        average: average of the trained weights, evaluated in their place, or None.
         optimiser: AdamW's settings.
     """
 
-    #: Fields of earlier versions -> what says the same now.
+    #: Fields of earlier versions -> what replaces them.
     replaced: ClassVar[Mapping[str, str]] = {
         "kl_weight": "a KL to the base model is distillation: {weight: W, strength: 0}",
         **{name: f"it is objective.{name} now" for name in earlier.OF_OBJECTIVE},
@@ -162,13 +162,13 @@ class Method(Settings):
 
     @property
     def guided(self) -> bool:
-        """Whether any rollout step is moved by a reward's gradient."""
+        """Whether a reward's gradient shifts any rollout step."""
         guidance = self.sampler.guidance
         return guidance is not None and bool(guidance.strength or guidance.scale)
 
     @property
     def distils_guidance(self) -> bool:
-        """Whether a reward's gradient moves the distillation's target."""
+        """Whether a reward's gradient shifts the distillation target."""
         return self.target_guidance(0) is not None
 
     @property
@@ -184,14 +184,14 @@ class Method(Settings):
 
     @property
     def gradient_source(self) -> str | None:
-        """What is differentiated for guidance, and how: "process", "spsa" or "autograd"; None without guidance."""
+        """The source of the guidance gradient: "process", "spsa" or "autograd"; None without guidance."""
         if not (self.guided or self.distils_guidance):
             return None
         return "process" if self.outcome_guidance is None else self.outcome_guidance.estimator
 
     @property
     def distilled_through(self) -> str | None:
-        """The network that an update evaluates for its targets: "base", or "policy"; None for none."""
+        """The network an update evaluates for its targets: "base", "policy" or None."""
         guidance = self.target_guidance(0)
         if self.needs_base:
             return "base"
@@ -200,9 +200,9 @@ class Method(Settings):
 
     @property
     def reuses_gradient(self) -> bool:
-        """Whether the gradients that guided the rollouts serve the distillation's target as well.
+        """Whether the gradients that guided the rollouts can be reused for the distillation target.
 
-        They do where both are the gradient at the same point: at x0_hat, through the same network.
+        They can if both are taken at the same point: at x0_hat, through the same network.
         """
         if self.distillation is None or not (self.guided and self.distils_guidance):
             return False
@@ -212,7 +212,7 @@ class Method(Settings):
         return self.sampler.guidance.at == "state" or self.distillation.anchor == "policy"
 
     def sampler_at(self, iteration: int) -> SamplerSettings:
-        """The sampler's settings at an iteration (from 0), the guidance decayed."""
+        """The sampler's settings at an iteration (from 0), with decayed guidance."""
         guidance = self.sampler.guidance
         if guidance is None or self.guidance_decay == 1.0:
             return self.sampler
@@ -223,13 +223,13 @@ class Method(Settings):
         return self.sampler.replace(guidance=guidance.model_copy(update={field: value * factor}))
 
     def selected(self, scores: Tensor) -> Tensor:
-        """(S,) positions of the samples that are trained, of (B,) scores, the members of a group side by side."""
+        """(S,) positions of the trained samples, given (B,) scores with the members of a group side by side."""
         if self.best_of is None:
             return torch.arange(len(scores))
         return best_of_each(scores, self.group_size, self.best_of.best, self.best_of.worst).cpu()
 
     def target_guidance(self, iteration: int) -> Guidance | None:
-        """How a reward's gradient moves the distillation's target at an iteration (from 0); None if it does not."""
+        """How a reward's gradient shifts the distillation target at an iteration (from 0); None if it does not."""
         if self.distillation is None:
             return None
         guidance, strength = self.sampler_at(iteration).guidance, self.distillation.strength
@@ -239,14 +239,14 @@ class Method(Settings):
         return guidance if guidance is not None and (guidance.strength or guidance.scale) else None
 
     def distillation_weight(self, iteration: int) -> float:
-        """The weight of the distillation loss at an iteration (from 0); 0 where there is nothing to distil."""
+        """The weight of the distillation loss at an iteration (from 0); 0 if there is nothing to distil."""
         if self.distillation is None or not (self.needs_base or self.distils_guidance):
             return 0.0
         return self.distillation.weight * self.distillation.decay**iteration
 
 
 def flatten(settings: BaseModel) -> dict[str, Any]:
-    """Nested settings as one level of dotted names; an absent part is one entry, None."""
+    """Nested settings flattened to dotted names; an absent part is a single None."""
     flat: dict[str, Any] = {}
     for field in type(settings).model_fields:
         value = getattr(settings, field)
@@ -258,9 +258,9 @@ def flatten(settings: BaseModel) -> dict[str, Any]:
 
 
 def differing(methods: Sequence[Method]) -> dict[str, tuple[Any, ...]]:
-    """The fields in which methods differ, name and reference apart: field -> each method's value, in their order.
+    """The fields in which methods differ, except name and reference: field -> each method's value, in order.
 
-    A field of a part that some of them lack appears with None for those.
+    If some methods lack a part, its fields are None for them.
     """
     flat = [flatten(method) for method in methods]
     fields = dict.fromkeys(field for values in flat for field in values if field not in ("name", "reference"))

@@ -1,4 +1,4 @@
-"""Names given by a person: the nearest known one, and settings changed by dotted name."""
+"""Names typed by a user: suggestions for unknown ones, and settings changed by dotted name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """ "did you mean 'x'?" where something is near, and all known names otherwise."""
+    """ "did you mean 'x'?" if there is a close match, otherwise all known names."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
@@ -25,13 +25,13 @@ def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Setti
     """Settings with fields replaced by dotted name, validated as a whole.
 
     Args:
-        settings: the settings to start from; they stay as they are.
-        changes: dotted field name -> value, made one after another; a part that is None is made anew from its defaults.
-            Of a part whose `kind` is changed, the fields that the new kind has as well stay.
+        settings: the settings to start from; they are not modified.
+        changes: dotted field name -> value, applied in order; a part that is None is first created from its defaults.
+            If a part's `kind` changes, fields that the new kind also has are kept.
         owner: whose settings these are, for the error.
 
     Raises:
-        ValueError: no such field (names the nearest), or a value that does not fit.
+        ValueError: no such field (names the closest match), or an invalid value.
     """
     values = settings.model_dump()
     for name, value in changes.items():
@@ -56,7 +56,7 @@ def changed(settings: Settings, changes: Mapping[str, Any], owner: str) -> Setti
 
 
 def _keep_what_fits(part: dict[str, Any], kind: Any, annotation: Any) -> None:
-    """Drops fields that a part has no more once it is of another kind, where kinds are classes of their own."""
+    """Drops fields that a part no longer has after its kind changed, for kinds that are separate classes."""
     for one in _settings_classes(annotation):
         if one.model_fields["kind"].default == kind:
             for name in part.keys() - one.model_fields.keys():
@@ -64,7 +64,7 @@ def _keep_what_fits(part: dict[str, Any], kind: Any, annotation: Any) -> None:
 
 
 def field_type(kind: type[BaseModel], name: str, owner: str) -> Any:
-    """What a settings class says a field holds.
+    """The type of a field of a settings class.
 
     Args:
         kind: the class.
@@ -75,7 +75,7 @@ def field_type(kind: type[BaseModel], name: str, owner: str) -> Any:
         The field's annotation, such as `int | None`.
 
     Raises:
-        ValueError: no such field; names the nearest.
+        ValueError: no such field; names the closest match.
     """
     annotation: Any = None
     at: list[type[BaseModel]] = [kind]
@@ -95,7 +95,7 @@ def field_type(kind: type[BaseModel], name: str, owner: str) -> Any:
 
 
 def field_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    """The dotted names of all fields of a settings class that hold values, in their order."""
+    """The dotted names of all fields of a settings class that hold values, in order."""
     names = []
     for name, field in kind.model_fields.items():
         parts = _settings_classes(field.annotation)
@@ -105,7 +105,7 @@ def field_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _settings_classes(annotation: Any) -> list[type[BaseModel]]:
-    """The settings classes that a field's annotation names, through `X | None`; all of its registry, if it has one."""
+    """The settings classes in a field's annotation, including `X | None`; all those of its registry, if it has one."""
     candidates = (
         typing.get_args(annotation)
         if typing.get_origin(annotation) in (typing.Union, types.UnionType)

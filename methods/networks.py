@@ -1,4 +1,4 @@
-"""The networks of a run and its rewards, as a loss sees them."""
+"""The networks and rewards of a run, as a loss sees them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Networks:
 
     Attributes:
         policy: the policy, its transformer as it is.
-        wrapped: the same transformer as accelerate wraps it (gradients averaged over processes).
-        trained: its trained part; knows the base model and the copies.
+        wrapped: the same transformer, wrapped by accelerate (gradients averaged over processes).
+        trained: its trained part, with the base model and the copies.
         accelerator: precision of the networks.
         terms: the reward terms.
         rewards: the run's.
@@ -55,7 +55,7 @@ class Networks:
     def velocity(self, of: Network, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """(n, ...) velocity at x (n, ...) and sigma (n,).
 
-        The policy's has a graph to its weights. The base model's has one to x, where x asks for it; a copy's has none.
+        The policy's is differentiable in its weights, the base model's in x if x requires it, a copy's in nothing.
         """
         if of == "policy":
             with self._through_accelerate():
@@ -65,7 +65,7 @@ class Networks:
             return self.policy.velocity(x, sigma, condition)
 
     def reward(self, latents: Tensor, condition: Condition) -> Tensor:
-        """(n,) weighted sum of the outcome rewards of clean latents (n, ...), with its graph."""
+        """(n,) weighted sum of the outcome rewards of clean latents (n, ...), differentiable."""
         values = self.rewards.differentiable(self.iteration + 1).values(latents, condition.prompts)
         weights = dict(zip(self.terms.names, self.terms.weights, strict=True))
         return torch.stack([weights[name] * value for name, value in values.items()]).sum(dim=0)

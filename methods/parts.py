@@ -1,4 +1,4 @@
-"""The parts that a method is made of beside its sampler, each as settings."""
+"""The parts of a method besides its sampler, each as settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
-    """Frozen, without unknown fields or infinite numbers."""
+    """Base class: frozen; no unknown fields or infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -30,7 +30,7 @@ class AdvantageSettings(Settings):
 
 
 class BestOf(Settings):
-    """Trains on the best and the worst of each group only, by the weighted sum of the outcome rewards.
+    """Trains only on the best and worst of each group, by the weighted sum of the outcome rewards.
 
     Advantages are those within the whole group (DanceGRPO on HunyuanVideo: 4 and 4 of 24).
 
@@ -43,7 +43,7 @@ class BestOf(Settings):
 
 
 class WeightAverage(Settings):
-    """An exponential moving average of the trained weights, which is evaluated and saved in place of them.
+    """An exponential moving average of the trained weights, evaluated and saved in their place.
 
     After optimiser step n, counted from 1, the average keeps min(decay, (1 + n) / (10 + n)) of itself.
 
@@ -60,7 +60,7 @@ class ProcessLoss(Settings):
     """The process term of Euphonium's dual reward (arXiv 2602.04928).
 
     Attributes:
-        weight: of this term beside the outcome terms.
+        weight: weight of this term besides the outcome terms.
         credit: state at which step i's process reward is read: `state` x_i (the published code), `next_state`
             x_{i+1}, or their `difference`.
     """
@@ -74,16 +74,16 @@ class Distillation(Settings):
 
     The reference is the anchor's velocity plus the guidance: v_target = v_anchor + (c / b) grad r (docs/theory.md).
     Anchored at the base model, the target stands still, and strength 0 is the KL to the base model of Flow-GRPO.
-    Anchored at the policy that drew the rollouts, it moves away with every update: kept for ablations.
+    Anchored at the policy that drew the rollouts, it moves away with every update; this is kept for ablations.
 
-    Where and how the gradient is taken (window, normalisation, `at`) is what `sampler.guidance` says; without one, the
-    raw gradient at the state, at every step.
+    Where and how the gradient is taken (window, normalisation, `at`) is set by `sampler.guidance`. Without it, the raw
+    gradient at the state is used at every step.
 
     Attributes:
-        weight: of the KL, averaged over elements and over the trained steps.
+        weight: weight of the KL, averaged over elements and trained steps.
         decay: factor on the weight per iteration; 1 keeps it.
-        anchor: the `base` model, or the `policy` that drew the rollouts. At the latter, unguided steps do not count.
-        strength: of the target's guidance, 1 / beta; 0 for none. None guides the target as the rollouts are.
+        anchor: the `base` model, or the `policy` that drew the rollouts. For the latter, unguided steps do not count.
+        strength: strength of the target's guidance, 1 / beta; 0 for no guidance. None uses the rollouts' guidance.
     """
 
     weight: float = Field(gt=0)
@@ -93,14 +93,14 @@ class Distillation(Settings):
 
 
 class OutcomeGuidance(Settings):
-    """Guidance by the outcome rewards that train, through the decoder (rewards/gradients.py).
+    """Guidance by the training outcome rewards, through the decoder (rewards/gradients.py).
 
     SPSA needs no gradient of decoder or rewards. Its estimate's norm grows with the number of latent elements N, as
     sqrt(1 + (N - 1) / directions): tune the guidance's strength for it, or set `sampler.guidance.normalisation`.
 
     Attributes:
         estimator: `spsa` for any reward, or `autograd`, exact, for differentiable ones.
-        directions: random directions of one SPSA estimate; each costs two decodings and reward calls a sample.
+        directions: random directions of one SPSA estimate; each costs two decodings and reward calls per sample.
         radius: how far SPSA moves the latent along each, in latent units.
     """
 
@@ -110,13 +110,13 @@ class OutcomeGuidance(Settings):
 
 
 class ProcessRefresh(Settings):
-    """Trains the process reward on, with the policy's own videos: each iteration, after the policy's update.
+    """Continues training the process reward on the policy's own videos, after each update of the policy.
 
-    The loss is the Bradley-Terry loss that made it, on pairs of a group, preferred by the weighted outcome rewards.
+    The loss is the original Bradley-Terry loss, on pairs within a group, ranked by the weighted outcome rewards.
 
     Attributes:
         steps: optimiser steps per iteration.
-        batch: pairs a step.
+        batch: pairs per step.
         learning_rate: AdamW's.
     """
 

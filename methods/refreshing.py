@@ -1,4 +1,4 @@
-"""Training the process reward on, with videos of the policy that it guides."""
+"""Continued training of the process reward on videos of the policy it guides."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rewards.train_prm import bradley_terry_loss, noised_values
 
 @dataclass
 class Refresher:
-    """A process reward being trained on.
+    """A process reward whose training continues.
 
     Attributes:
         model: the process reward that the method uses; its weights change.
-        settings: of the training.
-        weights: outcome reward -> weight in the score that prefers.
-        shift: of the noise levels, as the rollouts' schedule has it.
+        settings: settings of the training.
+        weights: outcome reward -> weight in the score that ranks videos.
+        shift: shift of the noise levels, as in the rollouts' schedule.
     """
 
     model: nn.Module
@@ -43,13 +43,13 @@ class Refresher:
         Args:
             experience: the rollouts, the members of a group side by side.
             choice: chooses pairs, noise levels and noise.
-            meter: counts the work, as the process reward's.
+            meter: counts the compute, under the process reward.
 
         Returns:
             The loss, averaged over the steps.
 
         Raises:
-            FloatingPointError: the loss is not finite; the model has not stepped on it.
+            FloatingPointError: the loss is not finite; no optimiser step was taken.
         """
         losses = []
         self.model.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""What is known by name: the project's own entries, and those that other installed packages add."""
+"""Registries by name: the project's own entries and those added by other installed packages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Entry = TypeVar("Entry")
 
 
 class PluginError(ValueError):
-    """Another package's entry that cannot be used; names the package."""
+    """Another package's entry cannot be used; names the package."""
 
 
 class Registry(Mapping[str, Entry]):
-    """Name -> entry, those of other packages included.
+    """Name -> entry, including entries of other packages.
 
-    They are loaded when the registry is first read, not when it is made: a package may then import this one to define
-    what it adds.
+    They are loaded when the registry is first read, not when it is created, so that a package can import this one to
+    define its entries.
 
     Args:
         group: entry points of this group (`importlib.metadata`) are added under their names.

@@ -1,7 +1,7 @@
-"""Randomness by name: every draw has its own generator, derived from the run's seed and what it is for.
+"""Randomness by name: every draw has its own generator, derived from the run's seed and the draw's purpose.
 
-A sample's noise then depends neither on the batch that it is drawn in, nor on the process that draws it, nor on
-what was drawn before: splitting a batch, adding processes or resuming a run changes nothing.
+A sample's noise thus does not depend on its batch, on the process that draws it, or on earlier draws. Splitting a
+batch, adding processes or resuming a run changes nothing.
 """
 
 from __future__ import annotations

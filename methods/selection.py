@@ -10,15 +10,16 @@ def best_of_each(scores: Tensor, group_size: int, best: int, worst: int = 0) -> 
     """Positions of the best and the worst of each group.
 
     Args:
-        scores: (B,), the members of a group side by side. Of equal scores the earlier sample is the better.
+        scores: (B,), the members of a group side by side. Ties go to the earlier sample.
         group_size: members of a group.
-        best, worst: how many of each; together at most `group_size`.
+        best: how many of the best to take.
+        worst: how many of the worst; together at most `group_size`.
 
     Returns:
         (S,) positions, ascending.
 
     Raises:
-        ValueError: more are asked for than a group has.
+        ValueError: more samples are requested than a group has.
     """
     if best + worst > group_size:
         raise ValueError(f"{best} best and {worst} worst of {group_size}: give fewer, or a larger group")

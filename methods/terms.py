@@ -1,4 +1,4 @@
-"""Reward terms and their advantages: what reinforces each sample at each step."""
+"""Reward terms and their advantages for each sample and step."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from methods.method import Method
 
 @dataclass(frozen=True)
 class Terms:
-    """What the reward terms are called, and their weights, in the order of `Pairs.advantages`."""
+    """Names and weights of the reward terms, in the order of `Pairs.advantages`."""
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
 
 
 def reward_terms(method: Method, outcome_weights: Mapping[str, float]) -> Terms:
-    """One term for each outcome reward, and one for the process reward where the method has it."""
+    """One term per outcome reward, and one for the process reward if the method uses it."""
     names = list(outcome_weights)
     weights = [method.outcome_weight * weight for weight in outcome_weights.values()]
     if method.process is not None:
@@ -38,7 +38,7 @@ def step_advantages(
 
     Args:
         experience: this process's rollouts.
-        method: whose settings say what is compared with what.
+        method: sets which samples are compared.
         terms: the reward terms.
         accelerator: the processes that share the batch; None for this one alone.
     """
@@ -54,7 +54,7 @@ def step_advantages(
 
 
 def _advantages(rewards: Tensor, method: Method, accelerator: Accelerator | None) -> Tensor:
-    """Advantages (..., B) of this process's samples; a std over the batch is one over all processes' samples."""
+    """Advantages (..., B) of this process's samples; a std over the batch covers the samples of all processes."""
     if accelerator is None or accelerator.num_processes == 1 or method.advantage.std == "group":
         return group_advantages(rewards, method.group_size, method.advantage)
     count = rewards.shape[-1]

@@ -1,4 +1,4 @@
-"""The one update that every method shares: rows, a loss, a KL to a reference, an optimiser step."""
+"""The update shared by all methods: rows, a loss, a KL to a reference, an optimiser step."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Learner:
 
     Attributes:
         policy: the policy, its transformer as it is.
-        network: the same transformer as accelerate wraps it (gradients averaged over processes).
+        network: the same transformer, wrapped by accelerate (gradients averaged over processes).
         weights: its trained part, and copies of it.
         method: the method's settings.
         terms: the reward terms.
-        rewards: what is rewarded, and guides.
+        rewards: the rewards that train and guide.
         optimiser: prepared by accelerate.
         accelerator: devices, precision, processes.
         seed: of the run.
         micro_batch: rows in one forward and backward pass; results do not depend on it.
-        rollout_batch: rollouts drawn at once; None for all.
+        rollout_batch: rollouts drawn at a time; None for all.
     """
 
     policy: PipelinePolicy
@@ -71,7 +71,7 @@ class Learner:
         micro_batch: int = 512,
         rollout_batch: int | None = None,
     ) -> Self:
-        """Makes part of a policy trainable, and all that trains it.
+        """Makes part of a policy trainable and sets up its training.
 
         Args:
             policy: a base model, on its device.
@@ -80,8 +80,9 @@ class Learner:
             accelerator: devices, precision, processes.
             seed: of the run.
             settings: which weights are trained.
-            reference: whether somebody else will ask for the base model's velocity.
-            micro_batch, rollout_batch: see the class.
+            reference: whether the base model's velocity is needed elsewhere.
+            micro_batch: see the class.
+            rollout_batch: see the class.
         """
         needs = method.objective.needs
         weights = TrainedWeights(
@@ -118,7 +119,7 @@ class Learner:
         return Sampler(self.method.sampler_at(iteration)).at_iteration(iteration, window)
 
     def collect(self, draw: Draw, meter: Meter = unmetered) -> Experience:
-        """One batch of rollouts; see `methods.collecting.collect`."""
+        """Collects one batch of rollouts; see `methods.collecting.collect`."""
         sampler = self.sampler(draw.iteration)
         # Within accelerate's precision already: `unwrap_model` keeps the wrapped forward.
         with self.weights.using(self.method.objective.needs.rollouts):
@@ -126,12 +127,12 @@ class Learner:
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Within, the policy is what is judged: the average of its weights, where the method has one."""
+        """In this context the policy is the one evaluated: the average of its weights, if the method has one."""
         with self.weights.using(AVERAGE if self.method.average else "policy"):
             yield
 
     def update(self, experience: Experience, meter: Meter = unmetered) -> dict[str, float]:
-        """Trains on one batch of rollouts, drawn by `collect` from the policy as it is now.
+        """Trains on one batch of rollouts, drawn by `collect` from the current policy.
 
         Args:
             experience: the rollouts.
@@ -142,7 +143,7 @@ class Learner:
             clipping.
 
         Raises:
-            FloatingPointError: loss or gradient is not finite; the optimiser has not stepped on it.
+            FloatingPointError: loss or gradient is not finite; no optimiser step was taken.
         """
         at = self._at(experience, meter)
         pairs = self._batch(experience, at)
@@ -152,7 +153,7 @@ class Learner:
         return figures | _guidance_figures(pairs, self.terms)
 
     def _train(self, pairs: Pairs, experience: Experience, at: Networks) -> dict[str, float]:
-        """All optimiser steps on some rows, each on its own share of the samples."""
+        """All optimiser steps on some rows, each on a separate part of the samples."""
         share = self._shares(experience)
         totals: dict[str, float] = {}
         norms = []
@@ -170,7 +171,7 @@ class Learner:
         return totals | {"gradient_norm": sum(norms) / len(norms)}
 
     def _shares(self, experience: Experience) -> Tensor:
-        """(B,) which update trains each sample, at random; -1 for those that none does."""
+        """(B,) which update trains each sample, at random; -1 for samples that are not trained."""
         updates, trained = self.method.updates_per_rollout, experience.samples
         if updates > len(trained):
             raise ValueError(
@@ -211,14 +212,14 @@ class Learner:
         return norm.item()
 
     def _follow(self, step: int) -> None:
-        """Moves the average of the weights after an optimiser step, counted from 1."""
+        """Updates the average of the weights after an optimiser step, counted from 1."""
         average = self.method.average
         if average is not None and step % average.every == 0:
             kept = min(average.decay, (1 + step) / (10 + step))
             follow(self.weights.copies[AVERAGE], self._trained(), kept)
 
     def _key(self, pairs: Pairs) -> Hashable:
-        """What the operations of an update depend on, beside the model and its trained weights."""
+        """What the operation count of an update depends on, besides the model and its trained weights."""
         method = self.method
         guidance = method.target_guidance(0)
         clean = guidance is not None and guidance.at == "x0_hat" and not method.reuses_gradient
@@ -239,15 +240,15 @@ class Learner:
     def gradient_shares(
         self, experience: Experience, choice: torch.Generator, most: int = 64
     ) -> dict[str, float]:
-        """How much of the gradient comes from each part of the loss, at the policy as it is now.
+        """The share of each part of the loss in the gradient, at the current policy.
 
         Args:
             experience: the rollouts, before the policy was updated on them.
-            choice: chooses the rows that are looked at.
-            most: how many of them.
+            choice: draws the rows to use.
+            most: maximum number of rows.
 
         Returns:
-            Part ("outcome", "process", "kl", "distillation") -> norm of that part's own gradient, over the sum of
+            Part ("outcome", "process", "kl", "distillation") -> norm of that part's gradient, divided by the sum of
             the parts' norms. A KL to the base model has no gradient before the policy leaves it.
         """
         at = self._at(experience)
@@ -266,13 +267,13 @@ class Learner:
         return {name: norm / total if total > 0 else 0.0 for name, norm in norms.items()}
 
     def _target(self, pairs: Pairs, experience: Experience, at: Networks) -> Target | None:
-        """What the rows are drawn to; the directions of an estimated gradient are each row's own."""
+        """The rows' targets; each row has its own directions for an estimated gradient."""
         estimated = self.method.outcome_guidance is not None
         generators = experience.generators("target directions", pairs.sample, pairs.step) if estimated else []
         return Distiller(self.method, at).targets(pairs, generators)
 
     def _loss(self, pairs: Pairs, target: Target | None, at: Networks) -> tuple[Tensor, dict[str, float]]:
-        """The method's loss on some rows, averaged over them, and figures about it."""
+        """The method's loss averaged over some rows, and statistics of it."""
         parts, figures = self._parts(pairs, target, at)
         loss = torch.stack(list(parts.values())).sum()
         figures["loss"] = loss.item()
@@ -283,7 +284,7 @@ class Learner:
     def _parts(
         self, pairs: Pairs, target: Target | None, at: Networks
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The parts that the loss is the sum of, each averaged over the rows and weighted; and figures."""
+        """The weighted parts of the loss, each averaged over the rows, and statistics."""
         objective = self.method.objective
         seen = objective.loss(pairs, at)
         parts = {name: rows.mean() for name, rows in seen.parts.items()}
@@ -305,10 +306,10 @@ class Learner:
 
 
 def _guidance_figures(pairs: Pairs, terms: Terms) -> dict[str, float]:
-    """How the size of the guidance goes with the advantage: negative means that the update undoes the guidance.
+    """Correlation of guidance size and advantage: negative means that the update undoes the guidance.
 
     Low-reward members have the larger reward gradient, so the correlation of a guided step's gradient norm with
-    the outcome advantage is the trap to watch where samples are scored with the unguided mean. Without outcome terms
+    the outcome advantage is worth watching when samples are scored with the unguided mean. Without outcome terms
     there is no such advantage.
     """
     if not isinstance(pairs, Transitions) or pairs.gradient is None:

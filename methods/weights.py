@@ -1,4 +1,4 @@
-"""The trained weights: LoRA through peft, or all of them; and the base model as the reference policy."""
+"""The trained weights (LoRA through peft, or all weights), and the base model as reference policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from samplers.pipeline import PipelinePolicy
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 
-#: The copy that averages the trained weights, where a method has one.
+#: The copy that averages the trained weights, if a method has one.
 AVERAGE = "average"
 
 
@@ -28,8 +28,8 @@ class WeightSettings(BaseModel):
 
     Attributes:
         kind: "lora" adapters or "full".
-        rank: of the adapters.
-        alpha: their scale is alpha / rank.
+        rank: rank of the adapters.
+        alpha: sets the adapters' scale, alpha / rank.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,11 +43,11 @@ class TrainedWeights:
     """The trainable part of a policy's transformer.
 
     Args:
-        policy: its transformer is frozen; this makes the trained part trainable.
-        settings: which part that is.
-        seed: of the adapters' initialisation. They begin as the identity: the policy is the base model.
-        reference: whether the base model's velocity will be asked for (a KL term).
-        copies: names of copies of the trained weights that are kept beside them, equal to them at first.
+        policy: the policy; its transformer is frozen except for the trained part.
+        settings: which part is trained.
+        seed: seed of the adapters' initialisation. They start as the identity: the policy is the base model.
+        reference: whether the base model's velocity is needed (for a KL term).
+        copies: names of copies of the trained weights, initially equal to them.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class TrainedWeights:
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores what `state_dict` gave.
+        """Restores the result of `state_dict`.
 
         Raises:
-            ValueError: the weights are of another kind, rank or model.
+            ValueError: the weights have another kind, rank or model.
         """
         expected = {name: tensor.shape for name, tensor in self.state_dict().items()}
         found = {name: tensor.shape for name, tensor in state.items()}
@@ -123,10 +123,10 @@ class TrainedWeights:
         }
 
     def load_copies_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores what `copies_state_dict` gave.
+        """Restores the result of `copies_state_dict`.
 
         Raises:
-            ValueError: the copies are others, or of other weights.
+            ValueError: the copies have other names, or belong to other weights.
         """
         expected = {name: tensor.shape for name, tensor in self.copies_state_dict().items()}
         if expected != {name: tensor.shape for name, tensor in state.items()}:
@@ -139,7 +139,7 @@ class TrainedWeights:
 
     @contextmanager
     def using(self, network: str) -> Iterator[None]:
-        """Within, the policy's velocity is that of "policy", "base" (see `reference`), or a copy; train none of those.
+        """Within, the policy has the weights of "policy", "base" (see `reference`) or a copy; do not train there.
 
         Raises:
             KeyError: there is no such copy.
@@ -157,13 +157,13 @@ class TrainedWeights:
                 self._swap(network)
 
     def _swap(self, copy: str) -> None:
-        """The trained weights and a copy change places; no number is moved."""
+        """Swaps the trained weights and a copy without copying data."""
         for parameter, tensor in zip(self.parameters, self.copies[copy], strict=True):
             parameter.data, tensor.data = tensor.data, parameter.data
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Within, the policy's velocity is the base model's."""
+        """In this context the policy's velocity is that of the base model."""
         if self.settings.kind == "lora":
             self._transformer.disable_adapters()
             try:

@@ -1,4 +1,4 @@
-"""What a reward is, and how a failed one is reported."""
+"""The interfaces of rewards, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class RewardError(RuntimeError):
-    """A reward that failed or returned what cannot be trained on.
+    """A reward failed, or returned a value that cannot be trained on.
 
-    It stops the run: a failed reward turned into a number would be trained on.
+    It stops the run, so that a failed reward never becomes a number to train on.
     """
 
 
@@ -24,7 +24,7 @@ class OutcomeReward(Protocol):
 
         Args:
             videos: (B, F, 3, H, W) in [0, 1].
-            prompts: the B prompts that they were generated from.
+            prompts: the B prompts they were generated from.
 
         Returns:
             (B,) float32; higher is better.
@@ -47,7 +47,7 @@ class ProcessReward(Protocol):
 
 
 def scored(name: str, reward: OutcomeReward, videos: Tensor, prompts: Sequence[str], step: int) -> Tensor:
-    """Calls an outcome reward and insists on a usable answer.
+    """Calls an outcome reward and checks its answer.
 
     Args:
         name: the reward's name, for the error.
@@ -60,7 +60,7 @@ def scored(name: str, reward: OutcomeReward, videos: Tensor, prompts: Sequence[s
         (B,) float32 on the videos' device.
 
     Raises:
-        RewardError: the reward raised, or its answer has another shape, or is not finite; names reward, prompt
+        RewardError: the reward raised, or its answer has the wrong shape or is not finite; names reward, prompt
             and iteration.
     """
     asked = f"at iteration {step} on {len(prompts)} videos (first prompt {prompts[0]!r})"

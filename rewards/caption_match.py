@@ -1,4 +1,4 @@
-"""A learned video model that scores how well a video matches its caption: the embedded stand-in for a VLM judge."""
+"""A learned video model that scores how well a video matches its caption: the testbed's stand-in for a VLM judge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-#: Words of a caption that say nothing that a video could show.
+#: Words of a caption that describe nothing visible.
 STOP_WORDS = frozenset({"a", "ball", "moving"})
 
 
@@ -59,7 +59,7 @@ class VideoWordModel(nn.Module):
         """Positions in the vocabulary of the words that `prompt` asserts.
 
         Raises:
-            ValueError: a word is neither in the vocabulary nor a stop word, or nothing is asserted.
+            ValueError: a word is neither in the vocabulary nor a stop word, or no word is asserted.
         """
         words = [word for word in prompt.strip().lower().split() if word not in STOP_WORDS]
         unknown = [word for word in words if word not in self.vocabulary]
@@ -87,7 +87,7 @@ class VideoWordModel(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> VideoWordModel:
-        """Reads what `save` wrote, in evaluation mode and frozen."""
+        """Loads a model written by `save`, in evaluation mode and frozen."""
         config = json.loads((folder / "config.json").read_text())
         model = cls(config["vocabulary"], config["side"], config["width"])
         model.load_state_dict(load_file(folder / "model.safetensors"))

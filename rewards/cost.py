@@ -1,4 +1,4 @@
-"""What making a model cost, and the counter that knows every operation that our networks use."""
+"""The cost of making a model, and an operation counter that covers every operation our networks use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 
 class Cost(BaseModel):
-    """Compute that was used once, in the units of a budget.
+    """Compute used once, in the units of a budget.
 
     Attributes:
         tflops: floating-point operations of matrix products, convolutions and attention, in 10^12; a
-            multiplication with its addition counts as two.
+            multiply-add counts as two.
         nfe: forward evaluations of the policy's network for one latent.
         videos: videos generated.
         seconds: wall-clock time.
@@ -40,7 +40,7 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
 
 
-#: Operation -> its count: torch's own, and the CPU's attention kernel, which torch leaves out.
+#: Operation -> its count: torch's own, and the CPU's attention kernel, which torch does not count.
 _COUNTS: dict[Any, Any] = {
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
@@ -49,10 +49,10 @@ _COUNTS: dict[Any, Any] = {
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts the floating-point operations of what runs within it, forward and backward, and changes no bit of it.
+    """Counts the floating-point operations of the enclosed code, forward and backward, without changing any result.
 
-    Its counts are those of torch's FlopCounterMode. That one takes composite operations apart, which rounds gradients
-    differently; here the first iteration of a run is counted, and must be the iteration that it always is.
+    Its counts equal those of torch's FlopCounterMode, which decomposes composite operations and so rounds gradients
+    differently. Here the first iteration of a run is counted, and its result must not depend on that.
 
     Attributes:
         flops: operations so far, of matrix products, convolutions and attention.

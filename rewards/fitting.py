@@ -1,4 +1,4 @@
-"""Plain minimisation, shared by everything that is fitted before the benchmark begins: PRM, outcome model, testbed."""
+"""Plain minimisation, shared by everything fitted before the benchmark: PRM, outcome model, testbed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Gradients of pixel rewards in the latent, through a decoder: exact ones by autograd, and zeroth-order estimates.
+"""Gradients of pixel rewards with respect to the latent, through a decoder: exact (autograd) or zeroth-order estimates.
 
-Autograd of a differentiable process reward needs nothing from here: samplers take the reward itself.
+A differentiable process reward needs nothing from this module: samplers take the reward itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DecodedReward:
 
     Attributes:
         rewards: name -> reward of videos, differentiable in them.
-        weights: name -> weight in the sum; the same names.
+        weights: name -> weight in the sum, for the same names.
         decode: (B, ...) latents to (B, F, 3, H, W) videos in [0, 1], differentiable.
         iteration: training iteration, for errors.
     """
@@ -42,11 +42,11 @@ class DecodedReward:
     iteration: int = 0
 
     def gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> Tensor:
-        """Gradient at clean latents, shaped like x; raises as `value_and_gradient` does."""
+        """Gradient at clean latents, shaped like x; raises like `value_and_gradient`."""
         return self.value_and_gradient(x, sigma, condition)[1]
 
     def values(self, x: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Reward -> values (B,) of clean latents (B, ...), each with its graph.
+        """Reward -> differentiable values (B,) of clean latents (B, ...).
 
         Raises:
             ValueError: a reward has no gradient in the latent.
@@ -80,7 +80,7 @@ class DecodedReward:
         return values, total
 
     def _answer(self, name: str, videos: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """A reward's answer (B,) as it gave it, with its graph; and checked, without."""
+        """A reward's answer (B,), both as returned (differentiable) and checked (detached)."""
         answers: list[Tensor] = []
 
         def asked(videos: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -103,11 +103,11 @@ class ZerothOrderReward:
     For n random sign vectors d, the estimate is the mean of (f(x + c d) - f(x - c d)) / (2c) d, with f(x) the
     weighted sum of the rewards of the decoded latent. Central differences cancel every even term of f: for a
     linear reward the expectation is exact, for a smooth one its bias falls with c^2. The estimate is noisy: its
-    squared norm is that of the gradient times 1 + (N - 1) / n for N latent elements, and a guidance strength that
-    suits an exact gradient is that much too strong. A sample costs 2n decodings and reward calls, and one more
-    where its value is wanted.
+    squared norm is that of the gradient times 1 + (N - 1) / n for N latent elements, so a guidance strength that
+    suits an exact gradient is too strong by that factor. Each sample costs 2n decodings and reward calls, and one
+    more if its value is needed.
 
-    Every sample has directions of its own, so its gradient does not depend on its neighbours.
+    Every sample has its own directions, so its gradient does not depend on its neighbours.
 
     Use it with guidance at `x0_hat`: it knows clean latents only.
 
@@ -115,8 +115,8 @@ class ZerothOrderReward:
         rewards: name -> reward of videos.
         weights: name -> weight in the sum; the same names.
         decode: (B, ...) latents to (B, F, 3, H, W) videos in [0, 1].
-        generators: sources of the directions, one a sample. They move on with every gradient: make them, and
-            this, anew for every rollout.
+        generators: sources of the directions, one per sample. Every gradient advances them, so create new
+            generators, and a new object, for every rollout.
         directions: n.
         radius: c, in latent units.
         iteration: training iteration, for errors.
@@ -145,7 +145,7 @@ class ZerothOrderReward:
         """Values (B,) of clean latents (B, ...), without a gradient.
 
         Raises:
-            ValueError: sigma (B,) is not 0: a noised latent decodes to nothing that these rewards could judge.
+            ValueError: sigma (B,) is not 0: these rewards cannot judge a decoded noisy latent.
             RewardError: a reward failed.
         """
         _check_clean(self.rewards, sigma)
@@ -153,7 +153,7 @@ class ZerothOrderReward:
             return self._value(_wide(x), condition)
 
     def gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> Tensor:
-        """Estimated gradient at clean latents, shaped like x, float32 at least; raises as a call does."""
+        """Estimated gradient at clean latents, shaped like x, at least float32; raises like a call."""
         _check_clean(self.rewards, sigma)
         if len(self.generators) != len(x):
             raise ValueError(
@@ -163,7 +163,7 @@ class ZerothOrderReward:
             return self._estimate(_wide(x), condition)
 
     def value_and_gradient(self, x: Tensor, sigma: Tensor, condition: Prompted) -> tuple[Tensor, Tensor]:
-        """Values (B,) and estimated gradient, shaped like x; raises as a call does."""
+        """Values (B,) and estimated gradient, shaped like x; raises like a call."""
         return self(x, sigma, condition), self.gradient(x, sigma, condition)
 
     def _estimate(self, x: Tensor, condition: Prompted) -> Tensor:
@@ -199,5 +199,5 @@ def _check_clean(names: Iterable[str], sigma: Tensor) -> None:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In float32 at least: a small radius must not drown in the rounding of a latent."""
+    """In at least float32, so that a small radius is not lost in a latent's rounding."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Preference data: finished latents of a base model, their prompts, and how an outcome reward scored them."""
+"""Preference data: finished latents of a base model, their prompts, and their scores by an outcome reward."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class PreferenceData:
 
     Attributes:
         latents: (N, C, F', H', W') clean latents, normalised as the policy sees them.
-        scores: (N,) outcome scores; of two samples of one prompt the higher is preferred.
+        scores: (N,) outcome scores; of two samples for one prompt, the higher-scoring one is preferred.
         prompt: (N,) position of each sample's prompt, non-decreasing.
         embeds: (P, L, D) prompt embeddings.
         prompts: the P texts.
         provenance: the base model that drew the samples.
         description: how they were drawn and scored.
-        cost: what drawing and scoring them used; None where that was not recorded.
+        cost: compute used to draw and score them; None if it was not recorded.
     """
 
     latents: Tensor
@@ -70,10 +70,10 @@ class PreferenceData:
 
     @classmethod
     def load(cls, path: Path) -> PreferenceData:
-        """Reads what `save` wrote.
+        """Loads data written by `save`.
 
         Raises:
-            ValueError: the file is missing or is no preference data.
+            ValueError: the file is missing or is not preference data.
         """
         if not path.is_file():
             raise ValueError(
@@ -83,10 +83,10 @@ class PreferenceData:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if "provenance" not in metadata:
-                    raise ValueError(f"{str(path)!r} is no preference data: it names no base model")
+                    raise ValueError(f"{str(path)!r} is not preference data: it names no base model")
                 tensors = {name: file.get_tensor(name) for name in ("latents", "scores", "prompt", "embeds")}
         except SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is no preference data: {error}") from error
+            raise ValueError(f"{str(path)!r} is not preference data: {error}") from error
         return cls(
             **tensors,
             prompts=tuple(json.loads(metadata["prompts"])),
@@ -125,7 +125,7 @@ class PreferenceData:
         counts = torch.bincount(self.prompt, minlength=len(self.prompts))
         if (counts < 2).any():
             short = self.prompts[int((counts < 2).nonzero()[0])]
-            raise ValueError(f"prompt {short!r} has fewer than two samples: no pair can be formed")
+            raise ValueError(f"prompt {short!r} has fewer than two samples, so no pair can be formed")
         start = counts.cumsum(0) - counts
         first = torch.randint(len(self.latents), (count,), generator=generator)
         group = self.prompt[first]

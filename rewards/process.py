@@ -28,13 +28,13 @@ class LatentProcessReward(nn.Module):
         num_train_timesteps: factor from sigma in [0, 1] to the trunk's timestep.
 
     Attributes:
-        cost: what its training used, making its preference data included; None where that was not recorded.
+        cost: compute used by its training, including its preference data; None if it was not recorded.
     """
 
     def __init__(self, trunk: Any, num_train_timesteps: int = 1000) -> None:
         super().__init__()
         width = trunk.config.num_attention_heads * trunk.config.attention_head_dim
-        # The output layers predict velocity; nothing here reads them.
+        # The output layers predict velocity and are not used here.
         trunk.norm_out, trunk.proj_out = nn.Identity(), nn.Identity()
         trunk.register_parameter("scale_shift_table", None)
         self.trunk: Any = trunk  # diffusers models are typed as plain modules
@@ -92,14 +92,14 @@ class LatentProcessReward(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, expected: Provenance | None = None) -> LatentProcessReward:
-        """Reads what `save` wrote, in evaluation mode and frozen.
+        """Loads a model written by `save`, in evaluation mode and frozen.
 
         Args:
             folder: where it was saved.
-            expected: the base model that it will guide.
+            expected: the base model it will guide.
 
         Raises:
-            ProvenanceError: it was made for another latent space or another base model, or nothing is there.
+            ProvenanceError: it was made for another latent space or base model, or does not exist.
         """
         from diffusers import WanTransformer3DModel
 

@@ -1,4 +1,4 @@
-"""Which base model and latent space something was made for."""
+"""Provenance: the base model and latent space something was made for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Provenance(BaseModel):
         """Fingerprints a loaded diffusers pipeline, before any adapter is added to it.
 
         Raises:
-            ProvenanceError: the pipeline is of a family that has no such parts.
+            ProvenanceError: the pipeline is of a family without these parts.
         """
         vae: Any = getattr(pipeline, "vae", None)
         if not hasattr(pipeline, "transformer") or not hasattr(getattr(vae, "config", None), "latents_mean"):
@@ -50,10 +50,10 @@ class Provenance(BaseModel):
         )
 
     def require(self, made_for: Provenance, what_it_is: str) -> None:
-        """Insists that something was made for this model.
+        """Checks that something was made for this model.
 
         Args:
-            made_for: the model that it was made for.
+            made_for: the model it was made for.
             what_it_is: for the error, e.g. "the process reward at 'weights/prm'".
 
         Raises:
@@ -73,10 +73,10 @@ class Provenance(BaseModel):
 
 
 def fingerprint(module: nn.Module, *extra: torch.Tensor) -> str:
-    """Sixteen hexadecimal digits that tell one set of weights from another.
+    """Sixteen hexadecimal digits that identify a set of weights.
 
     Hashes each tensor's name, shape and up to 256 evenly spaced elements, rounded to bfloat16: quick on models of
-    any size, and the same whether the model was loaded in float32 or bfloat16 (not float16, which rounds otherwise).
+    any size, and the same whether the model was loaded in float32 or bfloat16 (not float16, which rounds differently).
     """
     digest = hashlib.sha256()
     tensors = [

@@ -1,4 +1,4 @@
-"""Suites: which rewards train, with which weights, and which are held out to judge."""
+"""Suites: the training rewards with their weights, and the held-out rewards that judge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rewards.shapes.quality import MotionQuality
 
 
 class SuiteError(ValueError):
-    """A suite that does not exist or cannot be loaded."""
+    """A suite does not exist or cannot be loaded."""
 
 
 class Suite(BaseModel):
@@ -25,9 +25,9 @@ class Suite(BaseModel):
     Attributes:
         name: its name.
         training: outcome reward -> weight in the loss.
-        held_out: rewards that only judge.
+        held_out: rewards used only for evaluation.
         headline: the held-out reward that answers the question.
-        descriptions: reward -> one line for reports.
+        descriptions: reward -> one-line description for reports.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +42,7 @@ class Suite(BaseModel):
     def _check(self) -> Suite:
         overlap = set(self.training) & set(self.held_out)
         if overlap:
-            raise ValueError(f"rewards {sorted(overlap)} both train and are held out")
+            raise ValueError(f"rewards {sorted(overlap)} are both training and held-out rewards")
         if self.headline not in self.held_out:
             raise ValueError(f"headline {self.headline!r} is not among the held-out rewards {self.held_out}")
         unknown = [name for name in (*self.training, *self.held_out) if name not in REWARDS]
@@ -57,7 +57,7 @@ def _caption_match(outcome_model: Path) -> OutcomeReward:
     return CaptionMatch(VideoWordModel.load(outcome_model))
 
 
-#: Reward -> how to make it, given the folder of the learned outcome model. A new reward is a new entry.
+#: Reward -> factory, given the folder of the learned outcome model. Add new rewards here.
 REWARDS: dict[str, Callable[[Path], OutcomeReward]] = {
     "caption_match": _caption_match,
     "motion_quality": lambda _: MotionQuality(),
@@ -68,7 +68,7 @@ REWARDS: dict[str, Callable[[Path], OutcomeReward]] = {
     "diversity": lambda _: Diversity(),
 }
 
-#: Name -> suite. A new suite is a new entry.
+#: Name -> suite. Add new suites here.
 SUITES: dict[str, Suite] = {
     "shapes": Suite(
         name="shapes",
@@ -78,7 +78,7 @@ SUITES: dict[str, Suite] = {
         descriptions={
             "caption_match": "learned video model: mean probability that the video shows the caption's words",
             "motion_quality": "steady object, even motion, still background (programmatic, ignores the caption)",
-            "accuracy": "share of size, colour and motion that measurement finds as the caption says",
+            "accuracy": "share of size, colour and motion measured to be as the caption says",
             "size_accuracy": "best-matching disc has the caption's size",
             "colour_accuracy": "measured hue is the caption's colour",
             "motion_accuracy": "tracked direction is the caption's",
@@ -106,7 +106,7 @@ def suite_named(name: str) -> Suite:
     """The suite of that name.
 
     Raises:
-        SuiteError: no such suite; names the nearest.
+        SuiteError: no such suite; names the closest match.
     """
     if name not in SUITES:
         near = difflib.get_close_matches(name, SUITES, n=1, cutoff=0.4)
@@ -116,14 +116,14 @@ def suite_named(name: str) -> Suite:
 
 
 def load_suite(name: str, outcome_model: Path) -> LoadedSuite:
-    """Makes a suite's rewards.
+    """Loads a suite's rewards.
 
     Args:
         name: a name of `SUITES`.
         outcome_model: folder of the learned outcome model.
 
     Raises:
-        SuiteError: no such suite, or no outcome model at that folder.
+        SuiteError: no such suite, or no outcome model in that folder.
     """
     suite = suite_named(name)
     training = {reward: REWARDS[reward](outcome_model) for reward in suite.training}

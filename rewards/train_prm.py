@@ -31,12 +31,12 @@ class PrmTraining(BaseModel):
     """Settings of the training.
 
     Attributes:
-        loss: "bradley_terry" on pairs of one prompt, or "binary": better than the prompt's median or not.
-        blocks: how many of the transformer's first blocks form the trunk.
-        schedule: optimisation; a batch counts pairs.
+        loss: "bradley_terry" on pairs of one prompt, or "binary": above the prompt's median or not.
+        blocks: number of the transformer's first blocks in the trunk.
+        schedule: optimisation settings; batch size is in pairs.
         shift: noise levels are drawn uniformly and shifted by this factor, as sampling visits them.
-        held_back: share of each prompt's samples kept for measuring, where no other data is given for that.
-        seed: of initialisation, noise and batches.
+        held_back: fraction of each prompt's samples kept for validation, if no validation data are given.
+        seed: seed of initialisation, noise and batches.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,14 +64,14 @@ def _noised(clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
 def noised_values(
     model: nn.Module, clean: Tensor, embeds: Tensor, shift: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Values of n pairs of samples, both members noised to one random level, each with noise of its own.
+    """Values of n pairs of samples. Both members are noised to the same random level, with different noise.
 
     Args:
         model: a process reward.
-        clean: (2n, ...) clean latents, the pairs' first members before their second ones.
+        clean: (2n, ...) clean latents: the first members of all pairs, then the second ones.
         embeds: (2n, L, D) their prompts' embeddings.
-        shift: of the noise levels, drawn uniformly and shifted by this factor.
-        generator: of levels and noise, on the CPU.
+        shift: noise levels are drawn uniformly and shifted by this factor.
+        generator: source of levels and noise, on the CPU.
 
     Returns:
         (n,) values of the first members, (n,) of the second ones.
@@ -88,9 +88,9 @@ def bradley_terry_loss(first: Tensor, second: Tensor, difference: Tensor) -> Ten
     """Mean of -log sigmoid(value of the preferred sample - value of the other).
 
     Args:
-        first, second: (n,) values of the pairs' members.
-        difference: (n,) score of the first less that of the second. A tie prefers neither: its loss is the constant
-            log 2.
+        first: (n,) values of the pairs' first members.
+        second: (n,) values of the second ones.
+        difference: (n,) score of the first minus that of the second. For a tie the loss is the constant log 2.
     """
     return F.softplus(-(first - second) * difference.sign()).mean()
 
@@ -110,7 +110,7 @@ def preference_loss(
 
 
 def _above_median(data: PreferenceData) -> Tensor:
-    """(N,) 1 where a sample scores above the median of its prompt."""
+    """(N,) 1 if a sample scores above the median of its prompt, else 0."""
     labels = torch.zeros_like(data.scores)
     for prompt in range(len(data.prompts)):
         rows = data.prompt == prompt
@@ -122,7 +122,7 @@ def _above_median(data: PreferenceData) -> Tensor:
 def accuracy_by_level(
     model: nn.Module, data: PreferenceData, generator: torch.Generator, pairs: int = 2048
 ) -> dict[str, dict[str, float]]:
-    """For each of `LEVELS`: share of pairs ordered rightly, and correlation with the score within prompts."""
+    """For each of `LEVELS`: share of pairs ordered correctly, and correlation with the score within prompts."""
     first, second = data.pairs(pairs, generator)
     difference = data.scores[first] - data.scores[second]
     decided = difference != 0
@@ -157,14 +157,14 @@ def train_prm(
     Args:
         transformer: the base model's.
         data: samples to train on.
-        settings: of the training.
-        validation: samples to measure with; None holds some of `data` back.
+        settings: settings of the training.
+        validation: samples to validate with; None holds out some of `data`.
 
     Returns:
-        The model, frozen, and its accuracy by noise level on samples that it was not trained on.
+        The frozen model and its accuracy by noise level on samples it was not trained on.
 
     Raises:
-        ValueError: a prompt has too few samples for a pair to train on and one to measure with.
+        ValueError: a prompt has too few samples for one training pair and one validation pair.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     training, measured = (
@@ -196,7 +196,7 @@ def train_prm(
 
 
 def _step_tflops(model: nn.Module, data: PreferenceData, settings: PrmTraining) -> float:
-    """Floating-point operations of one training step, by doing one whose gradient is thrown away."""
+    """Floating-point operations of one training step, measured on a step whose gradient is discarded."""
     with FlopCounter() as counter:
         preference_loss(model, data, settings, torch.Generator().manual_seed(0)).backward()
     model.zero_grad(set_to_none=True)
@@ -226,7 +226,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--validation",
         type=Path,
-        help="preference data to measure with (a tenth of each prompt's samples in --data, which then do not train)",
+        help="validation data (by default a tenth of each prompt's samples in --data, which are then not trained on)",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write the process reward to")
     parser.add_argument(
@@ -239,7 +239,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--steps", type=int, default=default.schedule.steps, help="optimiser steps (%(default)s)"
     )
     parser.add_argument(
-        "--batch", type=int, default=default.schedule.batch, help="pairs a step (%(default)s)"
+        "--batch", type=int, default=default.schedule.batch, help="pairs per step (%(default)s)"
     )
     parser.add_argument(
         "--lr", type=float, default=default.schedule.learning_rate, help="learning rate (%(default)s)"
@@ -263,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
             steps=given.steps,
             batch=given.batch,
             learning_rate=given.lr,
-            # A short training would otherwise end before it has warmed up.
+            # A short training would otherwise end during warm-up.
             warmup=max(1, min(Schedule.model_fields["warmup"].default, given.steps // 10)),
             weight_decay=0.01,
         )

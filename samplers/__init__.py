@@ -1,12 +1,12 @@
 """Samplers for flow-matching models under RL: the guided SDE family, its kernels and closed forms.
 
-One loop, settings as data:
+There is one loop, and settings are data:
 
     sampler = build("euphonium", num_steps=16, shift=5.0)
     trajectory = sampler.rollout(policy, noise, condition, generator=generator, reward=process_reward)
 
-The package stands alone: torch, numpy and pydantic, and diffusers only where one of its schedulers is handed
-over. The mathematics is in docs/theory.md.
+The package stands alone. It needs torch, numpy and pydantic, and diffusers only if you pass one of its schedulers.
+The mathematics is in docs/theory.md.
 """
 
 from samplers.checks import NonFiniteError

@@ -1,4 +1,4 @@
-"""Checks of what users and networks hand over. Each error names the value and the remedy."""
+"""Checks of inputs from users and networks. Each error names the value and the remedy."""
 
 import torch
 
@@ -6,7 +6,7 @@ from samplers.precision import step_dtype
 
 
 class NonFiniteError(FloatingPointError):
-    """A velocity, reward, gradient or state that is NaN or infinite: sampling stops, nothing is replaced."""
+    """A velocity, reward, gradient or state that is NaN or infinite: sampling stops and nothing is replaced."""
 
 
 def check_state(x: torch.Tensor) -> None:
@@ -21,14 +21,14 @@ def check_like(name: str, tensor: torch.Tensor, x: torch.Tensor) -> None:
     """Raise unless ``tensor`` has the shape and device of the state x."""
     if tensor.shape != x.shape:
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}, x has {tuple(x.shape)}: they must be equal"
+            f"{name} has shape {tuple(tensor.shape)}, x has {tuple(x.shape)}: the shapes must be equal"
         )
     if tensor.device != x.device:
         raise ValueError(f"{name} is on {tensor.device}, x on {x.device}: move it with .to(x.device)")
 
 
 def check_finite(name: str, tensor: torch.Tensor, index: int, sigma: float) -> None:
-    """Raise :class:`NonFiniteError` naming step and samples unless all of ``tensor`` is finite."""
+    """Raise `NonFiniteError`, naming step and samples, unless all of ``tensor`` is finite."""
     # A sum is finite only if every term is: one read of the tensor, no mask as large as the tensor.
     if bool(torch.isfinite(tensor.sum(dtype=step_dtype(tensor.dtype)))):
         return

@@ -2,8 +2,8 @@
 
 A reward is a callable ``reward(x, sigma, condition) -> (B,)``, differentiated with autograd, or an object
 with ``value_and_gradient(x, sigma, condition) -> (values (B,), gradient like x)``, for instance a
-zeroth-order estimate of a black-box reward. An object may be both: it is called where only the value is
-wanted. A sample's reward may depend on that sample only, so the gradient of the sum is the batch of gradients.
+zeroth-order estimate of a black-box reward. An object may be both; it is then called when only the value is
+needed. A sample's reward may depend only on that sample, so the gradient of the sum is the batch of gradients.
 """
 
 import math
@@ -24,16 +24,18 @@ NORM_EPS = 1e-8
 class Guidance(BaseModel):
     """How a reward's gradient moves the mean of a step. Give exactly one of ``strength`` and ``scale``.
 
-    strength: relative, lam = 1 / beta. The shift is (std^2 / 2) * lam * gradient: half of what the step's own
-        noise would justify, the coefficient of the guided SDE. Nothing happens at steps without noise.
-    scale: absolute. The shift is scale * D * gradient, D = sigma - sigma_next: it acts on the ODE as well.
-    start, stop, interval: the guided steps start, start + interval, ... below ``stop`` (None: all that
-        follow).
-    normalisation: ``none``; ``sample`` divides each sample's gradient by its own L2 norm; ``batch`` by the
-        norm of the whole batch (as published, and then a sample depends on its neighbours).
-    clip: largest root-mean-square over elements that a sample's gradient may keep, after normalisation.
-    at: ``state`` takes the gradient at (x_t, t). ``x0_hat`` evaluates the reward at the predicted clean
-        sample x - t v and time 0, and pulls its gradient back to x_t through the network.
+    Attributes:
+        strength: relative, lam = 1 / beta. The shift is (std^2 / 2) * lam * gradient, the coefficient of the guided
+            SDE: half of what the step's own noise would justify. It has no effect at steps without noise.
+        scale: absolute. The shift is scale * D * gradient with D = sigma - sigma_next, so it also acts on the ODE.
+        start: first guided step.
+        stop: end of the guided steps, exclusive; None for no end.
+        interval: distance between guided steps: start, start + interval, ... below ``stop``.
+        normalisation: ``none``; ``sample`` divides each sample's gradient by its own L2 norm; ``batch`` divides by
+            the norm of the whole batch, as published, which makes a sample depend on its neighbours.
+        clip: upper limit on the root-mean-square of a sample's gradient over its elements, after normalisation.
+        at: ``state`` takes the gradient at (x_t, t). ``x0_hat`` evaluates the reward at the predicted clean sample
+            x - t v and time 0, and propagates its gradient back to x_t through the network.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,9 +62,7 @@ class Guidance(BaseModel):
                     f"guidance.{name} = {value}: give a finite number >= 0, or negate the reward"
                 )
         if self.clip is not None and not self.clip > 0:
-            raise ValueError(
-                f"guidance.clip = {self.clip}: give a number > 0, or leave it out for no clipping"
-            )
+            raise ValueError(f"guidance.clip = {self.clip}: give a number > 0, or omit it for no clipping")
         check_range("guidance", self.start, self.stop, self.interval)
         return self
 
@@ -77,7 +77,7 @@ class Guidance(BaseModel):
         return tuple(index in members for index in range(num_steps))
 
     def shift(self, std: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-        """How far a unit gradient moves the mean of a step with this std and size D = sigma - sigma_next."""
+        """How far a unit gradient moves the mean of a step of this std and size D = sigma - sigma_next."""
         if self.strength is not None:
             return self.strength * std.square() / 2
         assert self.scale is not None
@@ -86,7 +86,7 @@ class Guidance(BaseModel):
 
 @runtime_checkable
 class GradientReward(Protocol):
-    """A reward that brings its own gradient."""
+    """A reward that computes its own gradient."""
 
     def value_and_gradient(
         self, x: torch.Tensor, sigma: torch.Tensor, condition: Any
@@ -138,7 +138,7 @@ def reward_value_and_gradient(
 def reward_gradient(
     reward: Reward, x: torch.Tensor, sigma: torch.Tensor, condition: Any
 ) -> tuple[None, torch.Tensor]:
-    """As :func:`reward_value_and_gradient`, without values: a reward with a ``gradient`` of its own is spared them."""
+    """Like `reward_value_and_gradient` without the values; a reward with its own ``gradient`` need not compute them."""
     alone = getattr(reward, "gradient", None)
     if alone is None:
         return None, reward_value_and_gradient(reward, x, sigma, condition)[1]
@@ -148,7 +148,7 @@ def reward_gradient(
 
 
 def shape_gradient(gradient: torch.Tensor, guidance: Guidance) -> torch.Tensor:
-    """Normalise, then clip, a raw reward gradient as ``guidance`` says: shape (B, ...), float32 at least."""
+    """Normalise and then clip a raw reward gradient as set in ``guidance``: shape (B, ...), at least float32."""
     gradient = wide(gradient)
     dims = tuple(range(1, gradient.ndim))
     if guidance.normalisation == "sample":

@@ -1,4 +1,4 @@
-"""Transition kernels: every step seen as a Gaussian whose mean is linear in what is known.
+"""Transition kernels: every step is a Gaussian whose mean is linear in state, velocity and gradient.
 
     mean = a x + b v + c gradient        std given
 
@@ -46,10 +46,10 @@ def coefficient_preserving(
     mean = (1 - sigma_next) x0_hat + sqrt(sigma_next^2 - std^2) e_hat
     with x0_hat = x - t v and e_hat = x + (1 - t) v.
 
-    More noise than sigma_next cannot be replaced: std is cut there, and is 0 at the last step.
+    No more noise than sigma_next can be replaced: std is capped there, and is 0 at the last step.
 
     Returns:
-        coefficients of x and v, and the std of the step (cut).
+        coefficients of x and v, and the std of the step (capped).
     """
     std = torch.minimum(std, sigma_next)
     kept = (sigma_next.square() - std.square()).sqrt()
@@ -68,9 +68,9 @@ def step_coefficients(
     """Coefficients of every step.
 
     Args:
-        kernel: a name in :data:`KERNELS`.
+        kernel: a name in `KERNELS`.
         sigmas: float64, shape (N + 1,), strictly decreasing.
-        std: float64, shape (N,): noise that each step asks for; 0 makes a step of the probability-flow ODE.
+        std: float64, shape (N,): noise requested at each step; 0 gives a step of the probability-flow ODE.
         guidance: None for none. Outside its window the coefficient of the gradient is 0.
     """
     sigma, sigma_next = sigmas[:-1], sigmas[1:]

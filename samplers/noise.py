@@ -1,7 +1,7 @@
 """How much noise a step injects: the diffusion coefficient g(t) and the standard deviation of a step.
 
 Every g leaves the marginals of the probability-flow ODE unchanged in continuous time, because the drift
-carries the matching score term (see docs/theory.md). The kinds differ in where along the path they spend
+carries the matching score term (see docs/theory.md). The kinds differ in where along the path they inject
 their noise.
 """
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 NoiseKind = Literal["zero", "constant", "flow_grpo", "linear", "memoryless", "angle"]
 
-# The only level these kinds can have, or the level they have when none is given.
+# The only level of these kinds, or their default.
 _FIXED_LEVEL = {"zero": 0.0, "memoryless": 1.0}
 _DEFAULT_LEVEL = {**_FIXED_LEVEL, "linear": 1.0}
 
@@ -21,15 +21,16 @@ _DEFAULT_LEVEL = {**_FIXED_LEVEL, "linear": 1.0}
 class Noise(BaseModel):
     """The noise schedule of a sampler, as data.
 
-    kind:
-        - ``zero``: g = 0, the probability-flow ODE. Level is 0.
-        - ``constant``: g = level (DanceGRPO, arXiv 2505.07818; Euphonium, arXiv 2602.04928).
-        - ``flow_grpo``: g = level * sqrt(t / (1 - t)) (Flow-GRPO, arXiv 2505.05470).
-        - ``linear``: g = level * sigma_1 * t, level 1 unless given (Flow-GRPO's public Wan script).
-        - ``memoryless``: g = sqrt(2 t / (1 - t)), which makes X_1 and X_0 independent (Adjoint Matching,
-          arXiv 2409.08861). Level is 1: any other multiple is ``flow_grpo`` with level * sqrt(2).
-        - ``angle``: std = sigma_next * sin(level * pi / 2), whatever the step size (Flow-CPS, arXiv
-          2509.05952).
+    The kinds:
+
+    - ``zero``: g = 0, the probability-flow ODE. Level is 0.
+    - ``constant``: g = level (DanceGRPO, arXiv 2505.07818; Euphonium, arXiv 2602.04928).
+    - ``flow_grpo``: g = level * sqrt(t / (1 - t)) (Flow-GRPO, arXiv 2505.05470).
+    - ``linear``: g = level * sigma_1 * t, level 1 by default (Flow-GRPO's public Wan script).
+    - ``memoryless``: g = sqrt(2 t / (1 - t)), which makes X_1 and X_0 independent (Adjoint Matching,
+      arXiv 2409.08861). Level is 1: any other multiple is ``flow_grpo`` with level * sqrt(2).
+    - ``angle``: std = sigma_next * sin(level * pi / 2), whatever the step size (Flow-CPS, arXiv
+      2509.05952).
 
     ``flow_grpo`` and ``memoryless`` diverge at t = 1 and are bounded by 1 - t >= 1 - sigma_1, the published
     value at the first step. The bound replaces the published equality test on floats, which misses a first
@@ -61,7 +62,7 @@ class Noise(BaseModel):
         if fixed is not None and self.level != fixed:
             raise ValueError(
                 f"noise.level = {self.level} for kind {self.kind!r}, whose level is {fixed:g}: leave it out, "
-                "or choose kind 'constant' or 'flow_grpo' to set a level"
+                "or choose kind 'constant' or 'flow_grpo' to set one"
             )
         if self.kind == "angle" and self.level >= 2:
             raise ValueError(

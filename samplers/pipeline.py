@@ -1,4 +1,4 @@
-"""A diffusers video pipeline seen as what a sampler needs: velocity, prompt encoding, initial noise, decoding."""
+"""A diffusers video pipeline as a sampler sees it: velocity, prompt encoding, initial noise, decoding."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diffusers import DiffusionPipeline
 from pydantic import ConfigDict, PositiveInt
 from torch import Tensor
 
-#: Pipeline classes whose velocity this module knows how to evaluate.
+#: Pipeline classes whose velocity this module can evaluate.
 FAMILIES = ("WanPipeline",)
 
 
 class ModelError(ValueError):
-    """A model folder that cannot be used, with the reason and the remedy."""
+    """A model folder cannot be used; gives the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ class Condition:
 class PipelinePolicy:
     """A text-to-video flow-matching pipeline as a `samplers.Policy`.
 
-    `transformer` is an attribute of its own, so that training can wrap it (LoRA, accelerate) while the pipeline
-    keeps encoding and decoding.
+    `transformer` is a separate attribute, so that training can wrap it (LoRA, accelerate) while the pipeline
+    still encodes and decodes.
 
     Attributes:
         pipeline: a loaded diffusers pipeline of one of `FAMILIES`.
         geometry: the videos to generate.
         guidance_scale: classifier-free guidance inside the velocity, v_u + w (v_c - v_u); 1 turns it off.
         negative_prompt: prompt of the unconditional branch.
-        decode_batch: videos decoded at once, bounding the decoder's memory.
+        decode_batch: videos decoded at a time, to bound the decoder's memory.
     """
 
     pipeline: Any
@@ -100,7 +100,7 @@ class PipelinePolicy:
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline's weights lie."""
+        """The device of the pipeline's weights."""
         return self.pipeline.vae.device
 
     @property
@@ -141,7 +141,7 @@ class PipelinePolicy:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """Encodes prompts; each distinct text is encoded once and kept."""
+        """Encodes prompts; each distinct text is encoded once and cached."""
         guided = self.guidance_scale != 1.0
         wanted = [*prompts, self.negative_prompt] if guided else list(prompts)
         missing = [text for text in dict.fromkeys(wanted) if text not in self._cache]
@@ -159,11 +159,11 @@ class PipelinePolicy:
 
     @property
     def _max_sequence_length(self) -> int:
-        # Wan pads to 512 tokens and attends to the padding too; a tokenizer that names less was trained with less.
+        # Wan pads to 512 tokens and attends to the padding too; a tokenizer with a shorter maximum was trained with it.
         return min(self.pipeline.tokenizer.model_max_length, 512)
 
     def initial_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """(B, C, F', H', W') standard normal latents, one generator a sample."""
+        """(B, C, F', H', W') standard normal latents, one generator per sample."""
         shape = self.latent_shape
         return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(
             self.device
@@ -199,7 +199,7 @@ def load_policy(
         raise ModelError(f"model folder {str(folder)!r} does not exist")
     if not index.is_file():
         raise ModelError(
-            f"model folder {str(folder)!r} is no diffusers pipeline: it has no model_index.json; "
+            f"model folder {str(folder)!r} is not a diffusers pipeline: it has no model_index.json; "
             "name the folder that `pipeline.save_pretrained` wrote"
         )
     family = json.loads(index.read_text()).get("_class_name")

@@ -1,4 +1,4 @@
-"""What a sampler asks of a policy, and a policy whose every answer is known in closed form."""
+"""The interface of a policy, and a Gaussian policy for which everything is known in closed form."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ class Policy(Protocol):
         Args:
             x: states (B, ...).
             sigma: float32 (B,), 1 is noise.
-            condition: passed through from the caller untouched.
+            condition: passed through from the caller unchanged.
 
         Returns:
             shape of x, any floating dtype.
@@ -42,7 +42,7 @@ def velocity_function(policy: Policy | VelocityFunction) -> VelocityFunction:
 class GaussianPolicy:
     """The exact velocity of Gaussian data N(mean, std^2), independent over elements.
 
-    With x_t = (1 - t) x0 + t e everything is Gaussian, so marginals, posterior and soft values are closed
+    With x_t = (1 - t) x0 + t e everything is Gaussian, so marginals, posterior and soft values have closed
     forms. The condition is ignored.
 
     Args:

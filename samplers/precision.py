@@ -1,4 +1,4 @@
-"""Precision of the arithmetic: the dtype of a step is float32 at least, whatever states are stored in."""
+"""Precision of the arithmetic: a step is computed in at least float32, whatever dtype states are stored in."""
 
 import torch
 
@@ -12,5 +12,5 @@ def step_dtype(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32 at least."""
+    """The tensor in at least float32."""
     return tensor.to(step_dtype(tensor.dtype))

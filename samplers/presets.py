@@ -1,4 +1,4 @@
-"""Published samplers by name. A preset is a set of settings: nothing else distinguishes them."""
+"""Published samplers by name. A preset is a set of settings and nothing else."""
 
 import difflib
 
@@ -57,12 +57,12 @@ def build(
         name: a key of `PRESETS`, such as flow_grpo, dance_grpo, euphonium, ode, cps or memoryless.
         num_steps: steps; None for the published number.
         shift: time shift; None for the published one.
-        noise_level: level of the sampler's own kind of noise; None for the published one.
-        guidance: a number is a relative strength lam = 1 / beta at every step. None is the published
-            guidance: none, but for euphonium lam = 0.32 on the last quarter of the steps.
+        noise_level: level of the sampler's kind of noise; None for the published one.
+        guidance: a number sets the relative strength lam = 1 / beta at every step. None keeps the published
+            guidance: no guidance, except lam = 0.32 on the last quarter of the steps for euphonium.
 
     Raises:
-        ValueError: for an unknown name, naming the nearest, or settings that contradict each other.
+        ValueError: for an unknown name, naming the closest match, or for settings that contradict each other.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)

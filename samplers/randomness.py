@@ -17,9 +17,8 @@ def draw_noise(
 
     Args:
         shape: (B, ...).
-        generator: one generator for the whole batch, or B of them, one per sample: then a sample's noise does
-            not depend on the batch it is drawn in. A generator on the CPU gives the same noise for every
-            device.
+        generator: one generator for the whole batch, or one per sample, so that a sample's noise does not
+            depend on the batch it is drawn in. A generator on the CPU gives the same noise on every device.
         device: where the noise is needed.
         dtype: dtype of the draw and of the result.
     """

@@ -1,4 +1,4 @@
-"""The rollout: the only sampling loop. ``Sampler.rollout`` is its public face."""
+"""The rollout: the only sampling loop. ``Sampler.rollout`` is its public interface."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Steps(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """What the policy and the reward say about one state."""
+    """The policy's and the reward's outputs at one state."""
 
     velocity: torch.Tensor
     values: torch.Tensor | None
@@ -49,7 +49,7 @@ class Rollout:
     Attributes:
         sampler: the sampler.
         velocity_of: the policy's velocity.
-        condition: handed to policy and rewards untouched.
+        condition: passed to policy and rewards unchanged.
         guide: the reward whose gradient moves the guided steps, or None.
         score: the reward whose values are recorded, or None. It may be the same.
     """
@@ -81,7 +81,7 @@ class Rollout:
         return builder.finish(self.sampler.sigmas, self.sampler.stochastic_steps)
 
     def _evaluate(self, x: torch.Tensor, index: int) -> Reading:
-        """Velocity, the values that are recorded, and the shaped gradient where the step is guided."""
+        """Velocity, the recorded values, and the shaped gradient if the step is guided."""
         guidance = self.sampler.settings.guidance
         clean = guidance is not None and guidance.at == "x0_hat"
         sigma = self._sigma(index, x)
@@ -115,7 +115,7 @@ class Rollout:
         return velocity
 
     def _score(self, transition: Transition, x_next: torch.Tensor, seen: Reading, index: int) -> torch.Tensor:
-        """Log-probability of the stored state, NaN at a deterministic step; all of it checked finite."""
+        """Log-probability of the stored state, NaN at a deterministic step; checks that everything is finite."""
         if self.sampler.stochastic_steps[index]:
             log_prob = transition.log_prob(x_next)
             suspect = log_prob  # not finite if the state is not: no further read of the state is needed
@@ -164,8 +164,8 @@ def reward_at_clean(
         velocity_of: the network.
         x: states (B, ...).
         sigma: t of each sample, (B,).
-        condition: handed to network and reward untouched.
-        reward: asked at x0_hat and time 0.
+        condition: passed to network and reward unchanged.
+        reward: evaluated at x0_hat and time 0.
         read: gives the reward's values (or None) and its gradient; ``reward_gradient`` leaves out the values.
 
     Returns:

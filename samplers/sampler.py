@@ -27,9 +27,9 @@ class Sampler:
     """A sampler of the guided family, for any policy, latent shape, dtype and device.
 
     Args:
-        settings: what to do.
-        window_steps: the stochastic steps, num_steps booleans, instead of those of ``settings.window`` at
-            iteration 0. :meth:`at_iteration` sets them for windows that move.
+        settings: the sampler's settings.
+        window_steps: the stochastic steps as num_steps booleans; by default those of ``settings.window`` at
+            iteration 0. `at_iteration` sets them for windows that move.
 
     Attributes:
         settings: the settings.
@@ -39,15 +39,15 @@ class Sampler:
         stochastic_steps: N booleans, the steps with noise, hence with a density.
         guided_steps: N booleans, the steps that a reward gradient moves.
 
-    A ``random`` window has no steps until :meth:`at_iteration` draws them: until then both are all false, and
-    every method but that one raises ValueError.
+    A ``random`` window has no steps until `at_iteration` draws them. Until then both are all false, and every
+    other method raises ValueError.
     """
 
     def __init__(self, settings: SamplerSettings, window_steps: tuple[bool, ...] | None = None) -> None:
         self.settings = settings
         self.sigmas = settings.sigmas()
         self.num_steps = settings.num_steps
-        # A random window has no steps until at_iteration draws them; until then every use is refused.
+        # A random window has no steps until at_iteration draws them; any use before that is an error.
         self._undrawn = window_steps is None and settings.window.kind == "random"
         self._given_steps = window_steps
         if self._undrawn:
@@ -98,14 +98,14 @@ class Sampler:
     ) -> Transition:
         """The distribution of the state after step ``index``: mean a x + b v + c gradient, and std.
 
-        Arithmetic is float32 at least, whatever the dtypes of the arguments.
+        Arithmetic is at least float32, whatever the dtypes of the arguments.
 
         Args:
             x: states (B, ...).
             velocity: (B, ...); the means are differentiable in it.
             index: step 0..N-1, or a LongTensor (B,) with one step per sample.
-            reward_gradient: (B, ...), normalised and clipped already (``shape_gradient``), or None. Samples
-                at unguided steps ignore theirs.
+            reward_gradient: (B, ...), already normalised and clipped (``shape_gradient``), or None. It is
+                ignored for samples at unguided steps.
         """
         check_state(x)
         check_like("velocity", velocity, x)
@@ -117,7 +117,7 @@ class Sampler:
             check_like("reward_gradient", reward_gradient, x)
             if self.settings.guidance is None:
                 raise ValueError(
-                    "a reward_gradient for a sampler without guidance: set settings.guidance first"
+                    "got a reward_gradient, but the sampler has no guidance: set settings.guidance first"
                 )
             guided = torch.addcmul(unguided, reward_gradient, c)
         elif self.settings.score_mean == "guided" and bool(torch.as_tensor(self.guided(index)).any()):
@@ -154,20 +154,20 @@ class Sampler:
         Args:
             policy: ``policy(x, sigma, condition) -> velocity`` or an object with ``velocity``; sigma is
                 float32 (B,).
-            x: initial noise (B, ...); its dtype is the storage dtype unless one is given.
-            condition: handed to policy and rewards untouched.
+            x: initial noise (B, ...); its dtype is the storage dtype by default.
+            condition: passed to policy and rewards unchanged.
             generator: a torch.Generator, or one per sample, for the noise of stochastic steps. With one per
-                sample a batch gives exactly what its samples give one by one, if the policy does.
-            reward: guides and scores, where ``guide`` and ``score`` name no other:
+                sample, a batch gives exactly the samples drawn one by one, if the policy does.
+            reward: guides and scores, unless ``guide`` or ``score`` is given:
                 ``reward(x, sigma, condition) -> (B,)``, or an object with ``value_and_gradient``.
             guide: its gradient moves the guided steps.
-            score: its value at every state is recorded (at x0_hat of that state if guidance says so).
-            keep: which states to store, see :func:`samplers.trajectory.states_to_keep`. Dropped states can be
-                recomputed: roll out again from generators seeded alike.
-            storage_dtype: dtype of the states. Each is rounded to it first, then scored and stepped from.
+            score: its value at every state is recorded (at x0_hat of that state if guidance is set so).
+            keep: which states to store, see `samplers.trajectory.states_to_keep`. Dropped states can be
+                recomputed by rolling out again from generators with the same seeds.
+            storage_dtype: dtype of the states. Each state is rounded to it before it is scored and stepped from.
 
         Raises:
-            ValueError: if guided steps have no reward to guide them, or stochastic steps no generator.
+            ValueError: if guided steps have no reward, or stochastic steps no generator.
             NonFiniteError: naming the step, if a velocity, reward, gradient or state is NaN or infinite.
         """
         check_state(x)
@@ -213,7 +213,7 @@ class Sampler:
         weight = self._kl_weights(weighting)[steps]
         if not bool(torch.isfinite(weight).all()):
             raise ValueError(
-                f"the KL of step {index} is infinite, its std is 0: ask at stochastic steps only"
+                f"the KL of step {index} is infinite because its std is 0: ask only at stochastic steps"
             )
         dims = tuple(range(1, velocity.ndim))
         square = torch.linalg.vector_norm(wide(velocity) - wide(reference_velocity), dim=dims).square()
@@ -227,11 +227,11 @@ class Sampler:
         """The velocity whose unguided transition is the guided one of ``velocity``: v + (c / b) gradient.
 
         For Euler-Maruyama and relative guidance v - (g^2/2) lam gradient / (1 + g^2 (1-t) / (2t)). Regress on
-        it with :meth:`kl_divergence` to distil the guidance into the network.
+        it with `kl_divergence` to distil the guidance into the network.
 
         Args:
             velocity: (B, ...).
-            reward_gradient: (B, ...), normalised and clipped already.
+            reward_gradient: (B, ...), already normalised and clipped.
             index: step, or steps (B,).
         """
         check_state(velocity)
@@ -253,7 +253,9 @@ class Sampler:
 
     def _check_window(self) -> None:
         if self._undrawn:
-            raise ValueError("the window is random and was not drawn: use sampler.at_iteration(i, generator)")
+            raise ValueError(
+                "the window is random and has not been drawn: use sampler.at_iteration(i, generator)"
+            )
 
     def _steps(self, index: Index) -> torch.Tensor:
         """Steps as a LongTensor on the CPU, shape () or (B,), checked."""

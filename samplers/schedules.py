@@ -13,7 +13,7 @@ def sigma_schedule(num_steps: int, shift: float = 1.0) -> torch.Tensor:
 
     The shift of SD3 (arXiv 2403.03206, section 5.3.2). A larger shift spends more steps at high noise. The
     grid is not the default of diffusers' flow schedulers, whose last step is far smaller: see
-    :func:`scheduler_sigmas`.
+    `scheduler_sigmas`.
 
     Args:
         num_steps: number of steps N >= 1.
@@ -31,7 +31,7 @@ def sigma_schedule(num_steps: int, shift: float = 1.0) -> torch.Tensor:
 
 
 def explicit_sigmas(values: Sequence[float] | torch.Tensor) -> torch.Tensor:
-    """A given grid as float64, checked: at least two values in [0, 1], finite and strictly decreasing.
+    """A given grid as float64, checked to have at least two finite, strictly decreasing values in [0, 1].
 
     Raises:
         ValueError: naming the first offending entry.
@@ -53,7 +53,7 @@ def explicit_sigmas(values: Sequence[float] | torch.Tensor) -> torch.Tensor:
 def scheduler_sigmas(scheduler: Any, num_steps: int, **options: Any) -> torch.Tensor:
     """The grid that a diffusers flow-matching scheduler itself would use, as float64.
 
-    The scheduler is copied, so its state is left alone.
+    The scheduler is copied, so its state does not change.
 
     Args:
         scheduler: a diffusers scheduler with ``set_timesteps`` and ``sigmas`` whose sigmas are flow times in
@@ -68,5 +68,5 @@ def scheduler_sigmas(scheduler: Any, num_steps: int, **options: Any) -> torch.Te
     own.set_timesteps(num_steps, **options)
     if not hasattr(own, "sigmas"):
         name = type(scheduler).__name__
-        raise TypeError(f"{name} has no sigmas: give a flow-matching scheduler, or a schedule of your own")
+        raise TypeError(f"{name} has no sigmas: give a flow-matching scheduler, or your own schedule")
     return explicit_sigmas(own.sigmas)

@@ -1,4 +1,4 @@
-"""Settings of a sampler: one frozen, comparable record, checked when it is made."""
+"""Settings of a sampler: one frozen, comparable record, validated on creation."""
 
 import math
 from typing import Any, Literal
@@ -17,18 +17,19 @@ __all__ = ["Guidance", "Noise", "SamplerSettings", "Window"]
 class SamplerSettings(BaseModel):
     """Everything that defines a sampler.
 
-    num_steps: steps N of a rollout.
-    shift: time shift of the linear schedule (1: none). Only without an explicit ``schedule``.
-    schedule: None for the shifted linear grid, or N + 1 strictly decreasing sigmas in [0, 1], the last 0.
-    noise: how much noise a stochastic step injects.
-    kernel: ``euler_maruyama`` of the SDE, or ``coefficient_preserving`` (Flow-CPS).
-    window: which steps are stochastic; the rest are ODE steps.
-    guidance: reward guidance, or None.
-    score_mean: mean that a guided sample's log-probability is taken under. ``unguided``, as published: the
-        policy's own mean, so that training pulls the guidance into the network. ``guided``: on-policy.
-    log_prob_reduction: ``mean`` over the elements of a sample (all public code), or their ``sum``.
-    density: what a log-probability is: ``gaussian``, the step's own density; or ``squared_error``, minus the squared
-        distance to the mean, which leaves out constants and the variance (Flow-CPS as published).
+    Attributes:
+        num_steps: steps N of a rollout.
+        shift: time shift of the linear schedule (1: none). Only without an explicit ``schedule``.
+        schedule: None for the shifted linear grid, or N + 1 strictly decreasing sigmas in [0, 1], the last 0.
+        noise: how much noise a stochastic step injects.
+        kernel: ``euler_maruyama`` for the SDE, or ``coefficient_preserving`` (Flow-CPS).
+        window: which steps are stochastic; the others are ODE steps.
+        guidance: reward guidance, or None.
+        score_mean: the mean under which a guided sample's log-probability is computed. ``unguided``, as published,
+            is the policy's own mean, so that training pulls the guidance into the network; ``guided`` is on-policy.
+        log_prob_reduction: ``mean`` over the elements of a sample (all public code), or their ``sum``.
+        density: definition of the log-probability: ``gaussian``, the density of the step; or ``squared_error``,
+            minus the squared distance to the mean, without constants and variance (Flow-CPS as published).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +67,7 @@ class SamplerSettings(BaseModel):
             self.guidance.check(self.num_steps)
             if self.guidance.strength and self.noise.level == 0:
                 raise ValueError(
-                    f"guidance.strength = {self.guidance.strength} without noise shifts nothing, its shift "
+                    f"guidance.strength = {self.guidance.strength} without noise has no effect, its shift "
                     "is proportional to std^2: give guidance.scale (absolute) instead, or noise"
                 )
         return self
@@ -94,5 +95,5 @@ class SamplerSettings(BaseModel):
         return explicit_sigmas(self.schedule)
 
     def replace(self, **changes: Any) -> "SamplerSettings":
-        """These settings with some fields changed, checked anew."""
+        """These settings with some fields changed, validated again."""
         return SamplerSettings(**{**dict(self), **changes})

@@ -1,4 +1,4 @@
-"""What a rollout leaves behind."""
+"""The result of a rollout."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ class Trajectory:
     Attributes:
         states: kept states, shape (K, B, ...), in the storage dtype; K = N + 1 when all are kept.
         kept: which state each row of ``states`` is, K indices in 0..N, ascending.
-        log_probs: shape (N, B), under the mean that the settings score with; NaN at deterministic steps,
+        log_probs: shape (N, B), under the mean chosen by ``score_mean``; NaN at deterministic steps,
             which have no density. ``stochastic`` is the mask.
         stochastic: bool, shape (N,), on the CPU: the steps with noise.
         sigmas: float64, shape (N + 1,), on the CPU.
-        process_rewards: shape (N + 1, B), the reward at every state, the last one included (at x0_hat of that
-            state if guidance says so), or None if states were not scored.
+        process_rewards: shape (N + 1, B), the reward at every state including the last (at x0_hat of that state
+            if guidance is set so), or None if states were not scored.
         reward_gradients: guided step -> gradient (B, ...) as it was used, normalised and clipped:
             ``sampler.transition(x, v, step, reward_gradients[step])`` is the step that was taken.
     """
@@ -80,10 +80,10 @@ class Trajectory:
 
 
 def states_to_keep(keep: Keep, stochastic: Sequence[bool]) -> tuple[int, ...]:
-    """Indices of the states to store: the last one, and those that ``keep`` asks for, ascending.
+    """Indices of the states to store: the last one and those requested by ``keep``, ascending.
 
     Args:
-        keep: ``all``; ``stochastic``, both ends of every step with noise, all that re-scoring needs;
+        keep: ``all``; ``stochastic``, both ends of every step with noise, which is all that re-scoring needs;
             ``final``; or explicit state indices in 0..N.
         stochastic: which of the N steps have noise.
     """
@@ -107,7 +107,7 @@ def joined(parts: Sequence[Trajectory]) -> Trajectory:
     """Rollouts of one sampler, drawn in parts, as one batch.
 
     Args:
-        parts: of which all kept the same states, with or without process rewards alike.
+        parts: all with the same kept states, and either all or none with process rewards.
     """
     first = parts[0]
     if len(parts) == 1:
@@ -126,7 +126,7 @@ def joined(parts: Sequence[Trajectory]) -> Trajectory:
 
 
 class TrajectoryBuilder:
-    """Collects a rollout step by step and drops what nobody asked for as it goes."""
+    """Collects a rollout step by step and keeps only what was requested."""
 
     def __init__(self, kept: tuple[int, ...]) -> None:
         self._kept = kept
@@ -136,18 +136,18 @@ class TrajectoryBuilder:
         self._gradients: dict[int, torch.Tensor] = {}
 
     def state(self, index: int, x: torch.Tensor) -> None:
-        """Note state x_index."""
+        """Record state x_index."""
         if index in self._kept:
             self._states[index] = x
 
     def step(self, index: int, log_prob: torch.Tensor, gradient: torch.Tensor | None) -> None:
-        """Note what step ``index`` did."""
+        """Record the result of step ``index``."""
         self._log_probs.append(log_prob)
         if gradient is not None:
             self._gradients[index] = gradient
 
     def reward(self, values: torch.Tensor) -> None:
-        """Note the rewards of the next state, in order."""
+        """Record the rewards of the next state, in order."""
         self._rewards.append(values)
 
     def finish(self, sigmas: torch.Tensor, stochastic: Sequence[bool]) -> Trajectory:

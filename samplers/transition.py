@@ -15,14 +15,14 @@ class Transition:
     """Distribution of the next state, N(mean, std^2) for each element.
 
     Attributes:
-        unguided_mean: the policy's own mean, shape (B, ...), float32 at least; differentiable in the
+        unguided_mean: the policy's own mean, shape (B, ...), at least float32; differentiable in the
             velocity.
-        guided_mean: the mean that guidance has moved, or None without a gradient.
+        guided_mean: the mean shifted by guidance, or None without a gradient.
         std: shape (B, 1, ...), of the next state itself (sqrt(D) included); 0 at deterministic steps.
         stochastic: whether each sample's std is above 0, shape (B,), on the CPU.
-        score_mean: which of the means :meth:`log_prob` uses.
-        reduction: whether :meth:`log_prob` averages or sums over the elements of a sample.
-        density: whether :meth:`log_prob` is the Gaussian's, or minus the squared distance to the mean.
+        score_mean: which of the means `log_prob` uses.
+        reduction: whether `log_prob` averages or sums over the elements of a sample.
+        density: whether `log_prob` is the Gaussian's, or minus the squared distance to the mean.
     """
 
     unguided_mean: torch.Tensor
@@ -35,7 +35,7 @@ class Transition:
 
     @property
     def mean(self) -> torch.Tensor:
-        """Mean of the next state as it is drawn: guided where a gradient was given. Shape (B, ...)."""
+        """Mean from which the next state is drawn: guided if a gradient was given. Shape (B, ...)."""
         return self.unguided_mean if self.guided_mean is None else self.guided_mean
 
     def sample(self, generator: Generators | None = None) -> torch.Tensor:
@@ -60,7 +60,7 @@ class Transition:
         return torch.addcmul(self.mean, noise, self.std)
 
     def log_prob(self, x_next: torch.Tensor) -> torch.Tensor:
-        """Log-density of a next state, as ``density`` says, reduced over the elements of each sample: (B,).
+        """Log-density of a next state, as set by ``density``, reduced over the elements of each sample: (B,).
 
         Score what was stored: round a state to its storage dtype first, then pass the rounded state here.
 
@@ -74,7 +74,7 @@ class Transition:
         if not bool(self.stochastic.all()):
             samples = torch.nonzero(~self.stochastic).flatten().tolist()
             raise ValueError(
-                f"std is 0 for samples {samples}, which have no density: ask only at stochastic steps "
+                f"std is 0 for samples {samples}, so there is no density: ask only at stochastic steps "
                 "(sampler.stochastic(index))"
             )
         scored = self.mean if self.score_mean == "guided" else self.unguided_mean

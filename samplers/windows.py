@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 WindowKind = Literal["all", "first", "range", "sliding", "random"]
 
-# The fields that mean something for each kind. Setting any other is an error: no option may change nothing.
+# The fields used by each kind. Setting any other is an error, so that no option is silently ignored.
 _FIELDS: dict[str, frozenset[str]] = {
     "all": frozenset(),
     "first": frozenset({"count"}),
@@ -21,15 +21,16 @@ _FIELDS: dict[str, frozenset[str]] = {
 class Window(BaseModel):
     """A choice of steps, as data. ``steps`` resolves it for one training iteration.
 
-    kind:
-        - ``all``: every step.
-        - ``first``: the first ``count`` steps.
-        - ``range``: steps start, start + interval, ... below ``stop`` (None: the number of steps).
-        - ``sliding``: ``count`` consecutive steps; every ``period`` training iterations the window moves by
-          ``stride``, from ``start`` on, and begins again when it would pass ``stop`` (MixGRPO, arXiv
-          2507.21802: count 4, stride 1, period 25).
-        - ``random``: ``count`` steps drawn anew at each iteration from [start, stop), consecutive unless
-          ``contiguous`` is false (Flow-GRPO-Fast draws a consecutive window).
+    The kinds:
+
+    - ``all``: every step.
+    - ``first``: the first ``count`` steps.
+    - ``range``: steps start, start + interval, ... below ``stop`` (None: the number of steps).
+    - ``sliding``: ``count`` consecutive steps; every ``period`` training iterations the window moves by
+      ``stride``, beginning at ``start``, and starts over when it would pass ``stop`` (MixGRPO, arXiv
+      2507.21802: count 4, stride 1, period 25).
+    - ``random``: ``count`` steps drawn at each iteration from [start, stop), consecutive unless
+      ``contiguous`` is false (Flow-GRPO-Fast draws a consecutive window).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +51,7 @@ class Window(BaseModel):
             name for name in idle if getattr(self, name) != type(self).model_fields[name].default
         )
         if changed:
-            raise ValueError(f"window.{changed[0]} means nothing for kind {self.kind!r}: leave it out")
+            raise ValueError(f"window.{changed[0]} is not used by kind {self.kind!r}: leave it out")
         if "count" in _FIELDS[self.kind] and self.count < 1:
             raise ValueError(f"window.count = {self.count} for kind {self.kind!r}: give at least 1 step")
         check_range("window", self.start, self.stop, self.interval)

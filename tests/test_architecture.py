@@ -29,7 +29,9 @@ WITHOUT: dict[str, set[str]] = {
 #: The modules of `benchmarks` that turn records into reports, tables and figures; any may read `analysis.schema`.
 READS_ANALYSIS = {
     "benchmarks/run.py",
+    "benchmarks/looks.py",
     "benchmarks/ablate.py",
+    "benchmarks/ablating/effects.py",
     "benchmarks/ablating/table.py",
     "benchmarks/sweeping/plots.py",
 }

@@ -1,43 +1,41 @@
 """How well each method ends, on every reward and prompt split.
 
-Three summaries of one thing, because each can mislead alone: the mean over videos with Student's interval over
-seeds; the interquartile mean over prompts and seeds, which a few prompts cannot carry; and the share of prompts
-on which a method is ahead. Pairs of methods are compared on the same, with the number of comparisons allowed for.
+Summaries of one thing, because each can mislead alone: the mean over videos with Student's interval over seeds; the
+interquartile mean over prompts and seeds, which a few prompts cannot carry; the mean where prompts, too, are taken
+for a sample; and the share of prompts on which a method is ahead. Pairs of methods are compared by Games and
+Howell's intervals, which hold together for all pairs of a reward.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from analysis.curves import run_status
 from analysis.records import Records
 from analysis.schema import BASE
 from analysis.statistics import (
     Difference,
-    Estimate,
     Interval,
-    bootstrap,
-    bootstrap_prompts,
-    holm,
     interquartile_mean,
     mean_interval,
-    p_value,
+    over_prompts,
     pairwise_differences,
     probability_of_improvement,
-    welch_difference,
 )
 
 Floats = NDArray[np.float64]
 
-RESAMPLES = 1000
-"""Of the bootstraps here: their bounds then move by less than a tenth of an interval's width between draws."""
+_KEYS = ["method", "seed", "iteration"]
+
+FEWEST_FOR_BOOTSTRAP = 10
+"""With fewer seeds a bootstrap interval is too narrow (docs/statistics.md) and none is given."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ class Ending:
     base: float
     final: float
     mean: Interval
-    robust: Estimate
-    any_prompts: Estimate
+    robust: Interval
+    any_prompts: Interval
     prompts_won: Interval
 
 
@@ -65,30 +63,22 @@ class Ending:
 class Pair:
     """Two methods compared on one reward and split.
 
-    On the headline reward `difference` is Welch's interval widened for all pairs (Bonferroni), and `adjusted` its
-    p-value times their number: both decide alike. On the others `difference` stands for itself, and
-    `adjusted` is Holm's p-value over all their pairs on the split. `improvement` is the chance that a seed of the
-    first ends above one of the second, `prompts_won` the share of prompts on which the first is ahead, over the
-    seeds that both have; on the headline `any_prompts` is the difference where prompts are taken for a sample.
+    `difference` holds together with those of all pairs of the reward. `improvement` is the share of pairs of seeds in
+    which the first ends above the second, `prompts_won` the share of prompts on which the first is ahead, over the
+    seeds that both have; `any_prompts` is the difference where prompts are taken for a sample, by itself.
     """
 
     split: str
     reward: str
     difference: Difference
-    adjusted: float
-    improvement: Estimate
+    improvement: float
     prompts_won: Interval
-    any_prompts: Estimate | None
-
-    @property
-    def distinct(self) -> bool:
-        """Whether the two are told apart, with the number of comparisons allowed for."""
-        return self.adjusted < 0.05
+    any_prompts: Interval
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Endings and pairs of a run; pairs are named best first on the headline reward."""
+    """Endings and pairs of a run; pairs are named best first on each reward."""
 
     endings: tuple[Ending, ...]
     pairs: tuple[Pair, ...]
@@ -99,37 +89,31 @@ def prompt_means(run: Records) -> pd.DataFrame:
 
     Of the base model and of every seed that counts. A mean with a NaN among its videos is NaN.
     """
-    status = run_status(run)
-    counted = status.loc[status["counted"].astype(bool), ["method", "seed", "evaluated"]]
-    ends = {(str(m), int(s)): int(at) for m, s, at in counted.itertuples(index=False)} | {(BASE, 0): 0}
-    records = run.evaluations[run.evaluations["iteration"].isin(set(ends.values()))]
-    wanted = pd.DataFrame([(*key, at) for key, at in ends.items()], columns=["method", "seed", "iteration"])
+    ends = run_status(run).query("counted")[["method", "seed", "evaluated"]].set_axis(_KEYS, axis=1)
+    ends = pd.concat([ends, pd.DataFrame([(BASE, 0, 0)], columns=_KEYS)]).astype(
+        {"seed": int, "iteration": int}
+    )
+    records = run.evaluations[run.evaluations["iteration"].isin(set(ends["iteration"]))]
     names = pd.CategoricalDtype(records["method"].cat.categories) if len(records) else "str"
-    last = records.merge(wanted.astype({"method": names}), on=["method", "seed", "iteration"], how="inner")
+    last = records.merge(ends.astype({"method": names}), on=_KEYS, how="inner")
     keys = ["method", "seed", "split", "reward", "prompt"]
     grouped = last.groupby(keys, observed=True)["value"].agg(["mean", "count", "size"])
     means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
-    return means.astype({"method": str, "split": str, "reward": str, "prompt": str})
+    return means.astype(dict.fromkeys(("method", "split", "reward", "prompt"), str))
 
 
 def alignment(run: Records) -> Alignment:
     """All endings and pairs of a run; equal records give equal bootstraps."""
     means = prompt_means(run)
-    rng = np.random.default_rng(0)
     endings: list[Ending] = []
     pairs: list[Pair] = []
     for split in run.splits:
-        others: list[Pair] = []
         for reward in run.rewards:
-            part = means[(means["split"] == split) & (means["reward"] == reward)]
-            tables = _tables(run, part)
+            tables = _tables(run, means[(means["split"] == split) & (means["reward"] == reward)])
             base = tables.pop(BASE, None)
             if base is not None:
-                endings += [_ending(split, m, reward, tables[m], base, rng) for m in tables]
-            headline = reward == run.suite.headline
-            found = _pairs(split, reward, tables, rng, headline)
-            (pairs if headline else others).extend(found)
-        pairs += _adjusted(others)
+                endings += [_ending(split, m, reward, tables[m], base) for m in tables]
+            pairs += _pairs(split, reward, tables)
     return Alignment(tuple(endings), tuple(pairs))
 
 
@@ -142,27 +126,35 @@ def _tables(run: Records, part: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: wide.loc[[name]].droplevel("method") for name in present}
 
 
-def _ending(
-    split: str, method: str, reward: str, table: pd.DataFrame, base: pd.DataFrame, rng: np.random.Generator
-) -> Ending:
-    values = table.to_numpy(dtype=np.float64)
-    start = np.broadcast_to(base.to_numpy(dtype=np.float64)[:1], values.shape)
+def _ending(split: str, method: str, reward: str, table: pd.DataFrame, base: pd.DataFrame) -> Ending:
+    values, start = table.to_numpy(dtype=np.float64), base.to_numpy(dtype=np.float64)[:1]
+    gains = values - start
     return Ending(
         split,
         method,
         reward,
         float(start.mean()),
         float(values.mean()),
-        mean_interval((values - start).mean(axis=1)),
-        bootstrap(_interquartile, values - start, rng=rng, resamples=RESAMPLES),
-        bootstrap_prompts(values, start, rng=rng, paired=True, resamples=RESAMPLES),
-        share_interval(wins(values, start)),
+        mean_interval(gains.mean(axis=1), size=float(np.abs(values).max())),
+        _robust(gains),
+        over_prompts(values, start),
+        share_interval(wins(values, np.broadcast_to(start, values.shape))),
     )
 
 
-def _interquartile(values: Floats, axis: int = 0) -> Floats:
-    """Of seeds (`axis`) and prompts (the last axis) together."""
-    return interquartile_mean(np.moveaxis(values, axis, -2).reshape(*values.shape[:-2], -1), axis=-1)
+def _robust(gains: Floats) -> Interval:
+    """Interquartile mean over seeds and prompts, (seeds, prompts), with a bootstrap over seeds if there are enough."""
+    seeds, value = len(gains), float(interquartile_mean(gains.ravel()))
+    if seeds < FEWEST_FOR_BOOTSTRAP:
+        return Interval(value, np.nan, np.nan, seeds)
+    found = stats.bootstrap(
+        (np.arange(seeds),),
+        lambda chosen, axis: interquartile_mean(gains[chosen], axis=(axis - 1, -1)),
+        n_resamples=1000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Interval(value, float(found.low), float(found.high), seeds)
 
 
 def wins(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -179,36 +171,19 @@ def share_interval(shares: ArrayLike) -> Interval:
     return Interval(found.mean, max(found.low, 0.0), min(found.high, 1.0), found.n, found.confidence)
 
 
-def _pairs(
-    split: str, reward: str, tables: Mapping[str, pd.DataFrame], rng: np.random.Generator, headline: bool
-) -> list[Pair]:
-    """Pairs of one reward, best first. Their p-values are not adjusted yet, except on the headline reward."""
+def _pairs(split: str, reward: str, tables: Mapping[str, pd.DataFrame]) -> list[Pair]:
+    """Pairs of one reward, best first."""
     arrays = {name: table.to_numpy(dtype=np.float64) for name, table in tables.items()}
     seeds = {name: array.mean(axis=1) for name, array in arrays.items()}
     order = sorted(arrays, key=lambda name: -float(arrays[name].mean()))
     differences = pairwise_differences({name: seeds[name] for name in order})
     pairs = []
     for difference, (first, second) in zip(differences, combinations(order, 2), strict=True):
-        raw = p_value(seeds[first], seeds[second])
-        improvement = bootstrap(
-            probability_of_improvement, seeds[first], seeds[second], rng=rng, resamples=RESAMPLES
-        )
         shared = tables[first].index.intersection(tables[second].index)
         won = wins(tables[first].loc[shared], tables[second].loc[shared])
-        pair = Pair(split, reward, difference, raw, improvement, share_interval(won), None)
-        if headline:
-            any_prompts = bootstrap_prompts(arrays[first], arrays[second], rng=rng, resamples=RESAMPLES)
-            adjusted = raw if math.isnan(raw) else min(1.0, len(differences) * raw)
-            pairs.append(replace(pair, adjusted=adjusted, any_prompts=any_prompts))
-        else:
-            alone = replace(difference, interval=welch_difference(seeds[first], seeds[second]))
-            pairs.append(replace(pair, difference=alone))
+        chance = probability_of_improvement(seeds[first], seeds[second])
+        prompts = over_prompts(arrays[first], arrays[second])
+        if min(difference.seeds) < 2:  # one seed is a sample of seeds, too, and shows no spread
+            prompts = Interval(prompts.mean, np.nan, np.nan, 1)
+        pairs.append(Pair(split, reward, difference, chance, share_interval(won), prompts))
     return pairs
-
-
-def _adjusted(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs of all rewards but the headline, with Holm's p-values over all of them."""
-    if not pairs:
-        return []
-    values = holm([pair.adjusted for pair in pairs])
-    return [replace(pair, adjusted=float(value)) for pair, value in zip(pairs, values, strict=True)]

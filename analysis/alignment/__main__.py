@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import style
 from analysis.alignment import alignment
-from analysis.commandline import command_line
+from analysis.commandline import command
 from analysis.plots.rewards import final_comparison
 from analysis.records import Records
 from analysis.tables.alignment import write_alignment
 from analysis.tables.final import final_table, format_table
 from analysis.tables.text_table import to_text
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: tables and a figure into the run's folder, the tables to standard output."""
-    return command_line(
-        "analysis.alignment",
-        "Final rewards per dimension and prompt split, and methods against each other, with intervals over seeds.",
-        _report,
-        arguments,
-        baseline=False,
-    )
 
 
 def _report(run: Records, output: Path, _: str | None) -> str:
@@ -34,6 +22,14 @@ def _report(run: Records, output: Path, _: str | None) -> str:
     if (finals["seeds"] > 0).any():
         style.save(final_comparison(run), output / "figures", "gains")
     return "\n".join(to_text(table) for table in tables)
+
+
+main = command(
+    "analysis.alignment",
+    "Final rewards per dimension and prompt split, and methods against each other, with intervals over seeds.",
+    _report,
+    baseline=False,
+)
 
 
 if __name__ == "__main__":

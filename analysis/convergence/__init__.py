@@ -1,9 +1,8 @@
-"""Who reaches the baseline's reward sooner, in every unit of compute.
+"""Who learns faster than the baseline, in every unit of compute.
 
-The targets are shares of what the baseline itself gains: the headline reward on held-out prompts, from the base
-model to the baseline's mean at its end. A speed-up is the baseline's cost to a target over a method's, on curves
-averaged over seeds; above 1 the method is faster. Areas under the curves are compared beside it, because they
-use whole curves and exist also where a target is not reached.
+A speed-up is the baseline's cost over a method's, to the same held-out headline reward: the geometric mean over a
+range of rewards that the baseline itself reaches, as shares of its own gain. The whole curve (25 to 85 % of the
+gain), in the unit of the budget, answers the run's question; narrower ranges and other units are secondary.
 
 Euphonium's paper (arXiv 2602.04928) claims 1.66 times faster convergence than Flow-GRPO (2505.05470) and
 DanceGRPO (2505.07818), counted in training steps: the unit `iterations` here.
@@ -12,7 +11,7 @@ DanceGRPO (2505.07818), counted in training steps: the unit `iterations` here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,35 +20,22 @@ from numpy.typing import NDArray
 
 from analysis import text
 from analysis.commandline import closest
-from analysis.costs import MATCHED, cumulative_costs, known_units, with_costs
+from analysis.costs import cumulative_costs, known_units, with_costs
 from analysis.curves import counted_curves, same_iterations
 from analysis.records import RecordError, Records
-from analysis.statistics import (
-    Estimate,
-    Interval,
-    area_under_curve,
-    cost_to_target,
-    mean_cost_to_target,
-    mean_interval,
-    speed_up,
-    welch_difference,
-)
+from analysis.schema import default_baseline
+from analysis.statistics import Estimate, Interval, Span, mean_cost, paired_gain, span_targets, speed_up
 
 Floats = NDArray[np.float64]
 
-SHARES = (0.5, 0.75, 1.0)
-"""Targets, as shares of the baseline's own gain."""
+WHOLE = "whole curve"
+SPANS = {WHOLE: Span(0.25, 0.85), "around 50 %": Span(0.4, 0.6), "around 75 %": Span(0.65, 0.85)}
+"""Ranges of targets, as shares of the baseline's gain; the first is the primary one."""
 
-BASELINES = ("dance_grpo", "flow_grpo")
-"""The baseline where none is named: the first of these that was trained, else the run's first method."""
-
-UNDECIDED = "not told apart"
+UNDECIDED = "not shown"
 
 LOST = 0.2
-"""A baseline that ends with more than this share of its best gain lost sets a target that says little."""
-
-_JUST_BELOW = 1e-9
-"""A target of 100 % is lowered by this share of the gain, so that rounding cannot put it above the mean's end."""
+"""A baseline that ends with more than this share of its best gain lost sets targets that say little."""
 
 
 @dataclass(frozen=True)
@@ -63,50 +49,34 @@ class Curves:
 
 @dataclass(frozen=True)
 class Speed:
-    """How much sooner `method` reaches `share` of the baseline's gain (`target`) in one unit.
+    """How much less than the baseline `method` spends over one span of targets, in one unit.
 
-    `cost` and `baseline_cost` are those of the mean curves, infinite where not reached; of the method's
-    `seeds`, `reached` reach it by themselves. `behind` is set where the method, having spent as much as the
-    baseline, is below the baseline's end for certain: the ratio then has no upper limit, because the baseline
-    only just reaches its own end, and yet is below 1.
+    `cost` and `baseline_cost` are geometric means over the targets, infinite where the mean curve does not get
+    through them.
     """
 
     method: str
     baseline: str
     unit: str
-    share: float
-    target: float
+    span: str
     cost: float
     baseline_cost: float
-    reached: int
-    seeds: int
     ratio: Estimate
-    behind: bool = False
 
     @property
     def verdict(self) -> str:
         """`faster`, `slower`, or `UNDECIDED`."""
-        if self.ratio.excludes(1.0):
-            return "faster" if self.ratio.low > 1 else "slower"
-        return "slower" if self.behind else UNDECIDED
-
-
-@dataclass(frozen=True)
-class Area:
-    """Mean height of a method's curves up to a cost that all methods reached, and its excess over the baseline's."""
-
-    method: str
-    unit: str
-    upto: float
-    height: Interval
-    excess: Interval | None
+        if not self.ratio.excludes(1.0):
+            return UNDECIDED
+        return "faster" if self.ratio.low > 1 else "slower"
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """Speed-ups and areas of all methods against one baseline; `why_not` says why there are none.
+    """Speed-ups of all methods over one baseline; `why_not` says why there are none.
 
-    `start`, `peak` and `end` are of the baseline's mean curve.
+    `gain` is the baseline's, over its seeds; `start`, `peak` and `end` are of its mean curve. `unit` is the budget's
+    where it was recorded, else iterations.
     """
 
     baseline: str
@@ -114,10 +84,11 @@ class Convergence:
     split: str
     start: float
     end: float
+    peak: float
+    gain: Interval
     units: tuple[str, ...]
+    unit: str
     speeds: tuple[Speed, ...]
-    areas: tuple[Area, ...]
-    peak: float = math.nan
     why_not: str = ""
 
     @property
@@ -125,28 +96,28 @@ class Convergence:
         """Whether the baseline lost much of its best gain again, so that its end is a low target."""
         return self.end - self.start < (1 - LOST) * (self.peak - self.start)
 
-    def speed(self, method: str, unit: str, share: float = 1.0) -> Speed | None:
+    def speed(self, method: str, unit: str, span: str = WHOLE) -> Speed | None:
         """One entry, or None."""
-        for entry in self.speeds:
-            if (entry.method, entry.unit, entry.share) == (method, unit, share):
-                return entry
-        return None
+        keys = (method, unit, span)
+        return next((entry for entry in self.speeds if (entry.method, entry.unit, entry.span) == keys), None)
 
-
-def default_baseline(methods: Sequence[str]) -> str:
-    """DanceGRPO, Euphonium's nearest relative, if it was trained; else Flow-GRPO; else the first method."""
-    return next((name for name in BASELINES if name in methods), methods[0] if methods else "")
+    def reward_at(self, share: float) -> float:
+        """The reward at a share of the baseline's gain."""
+        return self.start + share * (self.end - self.start)
 
 
 def check_baseline(run: Records, baseline: str | None) -> str:
-    """The baseline to compare with. Raises `RecordError` for a name that the run does not hold."""
-    if baseline is None:
+    """The baseline to compare with: the one given, else the one that the run named, else the default.
+
+    Raises:
+        RecordError: the run does not hold it.
+    """
+    name = baseline or run.question.baseline
+    if name is None:
         return default_baseline(run.methods)
-    if baseline not in run.methods:
-        raise RecordError(
-            f"baseline is {baseline!r}, which was not trained; {closest(baseline, run.methods)}"
-        )
-    return baseline
+    if name not in run.methods:
+        raise RecordError(f"baseline is {name!r}, which was not trained; {closest(name, run.methods)}")
+    return name
 
 
 def curve_arrays(frame: pd.DataFrame, unit: str) -> Curves | None:
@@ -180,119 +151,72 @@ def curve_arrays(frame: pd.DataFrame, unit: str) -> Curves | None:
 def convergence(run: Records, baseline: str | None = None) -> Convergence:
     """Compare every method with the baseline on the headline reward, in every unit that was recorded."""
     name = check_baseline(run, baseline)
-    split = run.splits[0] if run.splits else "held_out"
-    means = counted_curves(run)
-    chosen = means[(means["split"] == split) & (means["reward"] == run.suite.headline)]
-    units = known_units(cumulative_costs(run))
-    joined = with_costs(run, chosen)
-    arrays = {
-        unit: {m: found for m in run.methods if (found := curve_arrays(joined[joined["method"] == m], unit))}
-        for unit in units
-    }
-    start, end, peak = _ends(joined, name)
-    why_not = _why_not(run, name, start, end, arrays)
-    speeds: list[Speed] = []
-    areas: list[Area] = []
-    for unit in units:
-        areas += _areas(arrays[unit], name, unit)
-        if not why_not:
-            speeds += _speeds(arrays[unit], name, unit, start, end)
+    split, units, arrays = headline_curves(run)
+    own = next((entries[name] for entries in arrays.values() if name in entries), None)
+    heights = own.values if own else np.full((1, 2), math.nan)
+    mean, gain = heights.mean(axis=0), paired_gain(heights[:, -1], heights[:, 0])
+    why_not = _why_not(run, name, own, gain)
     return Convergence(
         baseline=name,
         reward=run.suite.headline,
         split=split,
-        start=start,
-        end=end,
+        start=float(mean[0]),
+        end=float(mean[-1]),
+        peak=float(mean.max()),
+        gain=gain,
         units=units,
-        speeds=tuple(speeds),
-        areas=tuple(areas),
-        peak=peak,
+        unit=run.budget_unit if run.budget_unit in units else "iterations",
+        speeds=() if why_not else tuple(entry for u in units for entry in _speeds(run, arrays[u], name, u)),
         why_not=why_not,
     )
 
 
-def _ends(joined: pd.DataFrame, baseline: str) -> tuple[float, float, float]:
-    """The baseline's mean at the start and at the end of its seeds, and the highest on the way."""
-    own = joined[joined["method"] == baseline].dropna(subset=["value"]).sort_values("iteration")
-    seeds = own.groupby("seed")["value"]
-    ends = float(seeds.first().mean()), float(seeds.last().mean())
-    whole = own.groupby("iteration")["value"].agg(["mean", "size"])
-    peak = float(whole.loc[whole["size"] == own["seed"].nunique(), "mean"].max())
-    return *ends, max(peak, *ends)
+def headline_curves(run: Records) -> tuple[str, tuple[str, ...], dict[str, dict[str, Curves]]]:
+    """The split that answers the question, the units known, and unit -> method -> its headline curves."""
+    means = counted_curves(run)
+    chosen = means[(means["split"] == run.split) & (means["reward"] == run.suite.headline)]
+    joined = dict(iter(with_costs(run, chosen).groupby("method")))
+    units = known_units(cumulative_costs(run))
+    arrays: dict[str, dict[str, Curves]] = {unit: {} for unit in units}
+    for unit, name in ((unit, name) for unit in units for name in run.methods if name in joined):
+        found = curve_arrays(joined[name], unit)
+        if found:
+            arrays[unit][name] = found
+    return run.split, units, arrays
 
 
-def _why_not(
-    run: Records, baseline: str, start: float, end: float, arrays: Mapping[str, Mapping[str, Curves]]
-) -> str:
-    reward = text.reward_name(run.suite.headline)
+def _why_not(run: Records, baseline: str, own: Curves | None, gain: Interval) -> str:
     if len(run.methods) < 2:
         return "a speed-up needs a second method"
-    if not any(baseline in entries for entries in arrays.values()):
+    if own is None:
         return f"no seed of the baseline {baseline} has finished with an evaluation"
-    if not end > start:
+    if gain.n < 2:
         return (
-            f"the baseline {baseline} gained nothing ({reward} went from {text.number(start)} to "
-            f"{text.number(end)}), so it sets no target"
+            f"the baseline {baseline} has one finished seed, so its gain is not shown to be more than chance"
         )
-    return ""
+    if gain.mean > 0 and (gain.excludes_zero or gain.alike):
+        return ""
+    return (
+        f"the baseline {baseline} is not shown to gain in {text.reward_name(run.suite.headline)} "
+        f"({text.signed(gain.mean)}, 95 % interval {text.interval(gain)}), so it sets no target"
+    )
 
 
-def _speeds(arrays: Mapping[str, Curves], baseline: str, unit: str, start: float, end: float) -> list[Speed]:
+def _speeds(run: Records, arrays: Mapping[str, Curves], baseline: str, unit: str) -> list[Speed]:
     own = arrays[baseline]
     others = [name for name in arrays if name != baseline]
-    rng = np.random.default_rng(0)  # the interval used here draws nothing
+    mean = own.values.mean(axis=0)
     entries = []
-    for share in SHARES:
-        target = start + (share - _JUST_BELOW) * (end - start)
-        baseline_cost = mean_cost_to_target(own.cost, own.values, target)
+    for span, shares in SPANS.items():
+        targets = span_targets(shares, float(mean[0]), float(mean[-1]))
+        spent = mean_cost(own.cost, own.values, targets)
+        # The looks of a run that grows widen its primary interval, and no other.
+        primary = span == WHOLE
+        confidence = run.confidence if primary else 0.95
+        comparisons = len(others) * (1 if primary else len(SPANS) - 1)
         for name in others:
-            curves = arrays[name]
-            if curves.values[:, 0].mean() >= target:
-                continue
-            ratio = speed_up(
-                curves.cost, curves.values, own.cost, own.values, target, rng, comparisons=len(others)
-            )
-            reached = int(np.isfinite(cost_to_target(curves.cost, curves.values, target)).sum())
-            cost = mean_cost_to_target(curves.cost, curves.values, target)
-            behind = share == 1.0 and _behind(curves, own, len(others))
-            seeds = len(curves.seeds)
-            entries.append(
-                Speed(name, baseline, unit, share, target, cost, baseline_cost, reached, seeds, ratio, behind)
-            )
+            curves = (arrays[name].cost, arrays[name].values, own.cost, own.values)
+            ratio = speed_up(*curves, span=shares, confidence=confidence, comparisons=comparisons)
+            cost = mean_cost(arrays[name].cost, arrays[name].values, targets)
+            entries.append(Speed(name, baseline, unit, span, cost, spent, ratio))
     return entries
-
-
-def _behind(curves: Curves, baseline: Curves, comparisons: int) -> bool:
-    """Whether a method that spent as much as the baseline is below it at the end, by Welch's widened interval."""
-    last = float(baseline.cost[:, -1].min())
-    upto = min(float(curves.cost[:, -1].min()), last)
-    if upto < (1 - MATCHED) * last:
-        return False
-    ends = [
-        [float(np.interp(upto, cost, value)) for cost, value in zip(own.cost, own.values, strict=True)]
-        for own in (curves, baseline)
-    ]
-    gap = welch_difference(ends[0], ends[1], 1 - 0.05 / comparisons)
-    return gap.excludes_zero and gap.mean < 0
-
-
-def _areas(arrays: Mapping[str, Curves], baseline: str, unit: str) -> list[Area]:
-    if not arrays:
-        return []
-    upto = min(float(curves.cost[:, -1].min()) for curves in arrays.values())
-    if not upto > 0 or len(arrays) < 2:
-        return []
-    heights = {name: area_under_curve(curves.cost, curves.values, upto) for name, curves in arrays.items()}
-    level = 1 - 0.05 / max(len(heights) - 1, 1)  # for all differences to the baseline to hold with 95 %
-    return [
-        Area(
-            name,
-            unit,
-            upto,
-            mean_interval(height),
-            welch_difference(height, heights[baseline], level)
-            if baseline in heights and name != baseline
-            else None,
-        )
-        for name, height in heights.items()
-    ]

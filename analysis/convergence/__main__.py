@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.commandline import command_line
+from analysis.commandline import command
 from analysis.convergence import convergence
 from analysis.plots.convergence import write_curves
 from analysis.records import Records
 from analysis.tables.convergence import write_convergence
 from analysis.tables.text_table import to_text
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: tables and figures into the run's folder, the tables to standard output."""
-    return command_line(
-        "analysis.convergence",
-        "Speed-ups over a baseline in every unit of compute, with intervals over seeds.",
-        _report,
-        arguments,
-        baseline=True,
-    )
 
 
 def _report(run: Records, output: Path, baseline: str | None) -> str:
@@ -31,6 +19,13 @@ def _report(run: Records, output: Path, baseline: str | None) -> str:
     write_curves(run, found, output / "figures")
     parts = [to_text(table) for table in tables]
     return "\n".join([*parts, f"No speed-up: {found.why_not}.\n"] if found.why_not else parts)
+
+
+main = command(
+    "analysis.convergence",
+    "Speed-ups over a baseline in every unit of compute, with intervals over seeds.",
+    _report,
+)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from analysis import style, text
-from analysis.convergence import SHARES, Convergence, Speed
-from analysis.costs import cumulative_costs, with_costs
+from analysis.convergence import SPANS, Convergence, Speed
+from analysis.costs import cumulative_costs
 from analysis.curves import seed_means
-from analysis.plots.panels import band_note, base_handle, cut, footer, grid, handles, means, panel, unfinished
-from analysis.plots.rewards import base_line, curve_bands, reward_curves
+from analysis.plots.panels import MANY_METHODS, band_note, cut, finish, grid, handles, panel
+from analysis.plots.rewards import reward_curves, reward_panel
 from analysis.records import Records
 
 PUBLISHED = 1.66
@@ -42,16 +42,11 @@ def write_curves(run: Records, found: Convergence, folder: Path) -> dict[str, Pa
     if (seed_means(run)["iteration"] > 0).any():
         drawn["convergence"] = convergence_figure(run, found)
         for unit in telling_units(run, found.units):
-            name = f"rewards_{found.split}" + ("" if unit == shown_unit(run, found.units) else f"_{unit}")
+            name = f"rewards_{found.split}" + ("" if unit == found.unit else f"_{unit}")
             drawn[name] = reward_curves(run, found.split, unit)
     if found.speeds:
         drawn["speed_up"] = speed_figure(run, found)
     return {name: style.save(figure, folder, name)[0] for name, figure in drawn.items()}
-
-
-def shown_unit(run: Records, units: Sequence[str]) -> str:
-    """The unit of the main figures: the budget's where it was recorded."""
-    return run.budget_unit if run.budget_unit in units else "iterations"
 
 
 def telling_units(run: Records, units: Sequence[str]) -> list[str]:
@@ -70,58 +65,45 @@ def convergence_figure(run: Records, found: Convergence) -> Figure:
     """The headline reward, on the prompts that answer the question, against compute in each unit."""
     curves = seed_means(run)
     here = curves[(curves["split"] == found.split) & (curves["reward"] == found.reward)]
-    joined = with_costs(run, here)
-    drawn, axes, columns = grid(len(found.units), 2.5, len(run.methods) + 1, columns=3)
+    drawn, axes = grid(len(found.units), 2.5, len(run.methods) + 1, columns=3)
     ends = not math.isnan(found.end) and len(run.methods) > 1
-    for place, (each, unit) in enumerate(zip(axes, found.units, strict=True)):
-        base_line(each, here)
+    name = text.reward_name(found.reward)
+    for each, unit in zip(axes, found.units, strict=True):
         if ends:
             each.axhline(found.end, color=style.FAINT, lw=1, ls=(0, (6, 3)), zorder=1)
-        unfinished(each, run, joined, unit)
-        means(each, run, curve_bands(run, joined, unit), unit)
-        left = text.reward_name(found.reward) if place % columns == 0 else ""
+        reward_panel(each, run, here, unit)
         kind = "the budget's unit" if unit == run.budget_unit else ""
-        panel(each, text.UNIT_TITLES[unit], kind, text.UNIT_AXES[unit], left, whole=unit == "iterations")
+        panel(each, text.UNIT_TITLES[unit], kind, text.UNIT_AXES[unit], name, whole=unit == "iterations")
         each.set_xlim(left=0)
-        cut(each, here["value"])
+        # One seed among many methods should not flatten all the others: their bands are not drawn.
+        many = len(run.methods) > MANY_METHODS
+        cut(each, here.groupby(["method", "iteration"])["value"].mean() if many else here["value"])
     end = f"Dashed grey line: where {found.baseline} ends." if ends else ""
-    heading = f"{_reward(found)} on {text.SPLIT_NAMES[found.split]} against compute, counted in each way"
-    style.surround(drawn, heading, footer(run, band_note(run), end), [*handles(run), base_handle()])
-    return drawn
-
-
-def _reward(found: Convergence) -> str:
-    name = text.reward_name(found.reward)
-    return name[:1].upper() + name[1:]
+    heading = f"{name[:1].upper()}{name[1:]} on {text.SPLIT_NAMES[found.split]} against compute, counted in each way"
+    return finish(run, drawn, heading, handles(run, base=True), band_note(run), end)
 
 
 def speed_figure(run: Records, found: Convergence) -> Figure:
-    """Speed-ups over the baseline on a logarithmic axis: a panel a target, a row a unit (or, for many, a method)."""
+    """Speed-ups over the baseline on a logarithmic axis: a panel a range, a row a unit (or, for many, a method)."""
     methods = list(dict.fromkeys(entry.method for entry in found.speeds))
     by_unit = len(methods) <= FEW_RATIOS
     units = list(found.units) if by_unit else [run.budget_unit]
     rows = units if by_unit else methods
     height = 0.75 + 0.2 * max(len(rows) * (len(methods) if by_unit else 1.5), 4)
-    drawn, axes, _ = grid(len(SHARES), height, len(methods), columns=3, share_y=True)
+    drawn, axes = grid(len(SPANS), height, len(methods), columns=3, share_y=True)
     look = style.looks(run.methods)
-    scale = _scale([entry for entry in found.speeds if entry.unit in units])
-    for each, share in zip(axes, SHARES, strict=True):
+    shown = [entry for entry in found.speeds if entry.unit in units]
+    scale = _scale(shown)
+    for each, span in zip(axes, SPANS, strict=True):
         each.axvline(1, color=style.BASE_LOOK.colour, lw=1.2, ls=":", zorder=1)
-        for entry in found.speeds:
-            if entry.share != share or entry.unit not in units:
-                continue
-            row = rows.index(entry.unit if by_unit else entry.method)
-            shift = (
-                (methods.index(entry.method) - (len(methods) - 1) / 2) * 0.7 / len(methods) if by_unit else 0
-            )
-            _ratio(each, entry, row + shift, look[entry.method], scale)
-        target = found.start + share * (found.end - found.start)
-        panel(
-            each,
-            f"to {text.number(target)}",
-            f"{text.percent(share)} of {found.baseline}'s gain",
-            f"cost of {found.baseline} / cost of the method",
-        )
+        for entry in (entry for entry in shown if entry.span == span):
+            row = float(rows.index(entry.unit if by_unit else entry.method))
+            if by_unit:
+                row += (methods.index(entry.method) - (len(methods) - 1) / 2) * 0.7 / len(methods)
+            _ratio(each, entry, row, look[entry.method], scale)
+        low, high = SPANS[span]
+        kind = f"{100 * low:.0f} to {text.percent(high)} of {found.baseline}'s gain"
+        panel(each, span, kind, f"cost of {found.baseline} / cost of the method")
         names = [text.UNIT_TITLES[unit] for unit in units] if by_unit else methods
         each.set_yticks(range(len(rows)), names, fontsize=9)
         each.grid(visible=False, axis="y")
@@ -129,13 +111,9 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
         if by_unit and PUBLISHED_FOR in methods:
             each.plot(PUBLISHED, rows.index("iterations") - 0.44, marker="v", ms=5, color=style.INK, zorder=5)
     axes[0].set_ylim(len(rows) - 0.45, -0.55)
-    heading = (
-        f"Speed-up over {found.baseline}: {text.reward_name(found.reward)} on {text.SPLIT_NAMES[found.split]}"
-    )
-    style.surround(
-        drawn, heading, footer(run, _ratio_note(run, found, units, methods)), handles(run, methods)
-    )
-    return drawn
+    on = f"{text.reward_name(found.reward)} on {text.SPLIT_NAMES[found.split]}"
+    note = _ratio_note(run, found, units, methods)
+    return finish(run, drawn, f"Speed-up over {found.baseline}: {on}", handles(run, methods), note)
 
 
 def _ratio_note(run: Records, found: Convergence, units: Sequence[str], methods: Sequence[str]) -> str:
@@ -143,7 +121,7 @@ def _ratio_note(run: Records, found: Convergence, units: Sequence[str], methods:
     note = (
         f"{counted}Above 1× a method needs less than {found.baseline}. Lines: 95 % intervals over seeds, widened for "
         "the number of methods; an arrow goes on beyond the scale, a dotted line has no bound on either side. "
-        "No mark: the target was not reached."
+        "No mark: the mean curve does not get through the range."
     )
     if len(units) > 1 and PUBLISHED_FOR in methods:
         note += f" Triangle: the published {PUBLISHED}× in training steps."

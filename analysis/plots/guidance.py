@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from analysis import style, text
 from analysis.curves import bands
 from analysis.guidance import accuracy_frame, gap_frame, share_frame
-from analysis.plots.panels import band, band_note, footer, grid, handles, means, panel
+from analysis.plots.panels import band, band_note, finish, grid, handles, level, means, over_iterations, panel
 from analysis.records import Records
 
 _TERM_LINES = {"outcome": "-", "process": "--", "distillation": ":", "kl": "-."}
+_LINE_WORDS = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dash-dotted"}
 
 
 def guidance_figure(run: Records) -> Figure | None:
@@ -24,49 +25,29 @@ def guidance_figure(run: Records) -> Figure | None:
     shares of the loss's terms in its gradient.
     """
     gaps, accuracy, shares = gap_frame(run), accuracy_frame(run), share_frame(run)
-    rewards = list(dict.fromkeys(gaps["reward"]))
+    rewards = {str(reward): part for reward, part in gaps.groupby("reward", sort=False)}
     count = 2 * len(rewards) + bool(len(accuracy)) + bool(len(shares))
     if not count:
         return None
-    drawn, axes, _ = grid(count, 2.35, len(run.methods) + 4, columns=len(rewards) if len(rewards) > 2 else 3)
-    free = iter(axes)
-    for reward in rewards:
-        own = gaps[gaps["reward"] == reward]
-        each = next(free)
+    drawn, axes = grid(count, 2.35, len(run.methods) + 4, columns=len(rewards) if len(rewards) > 2 else 3)
+    for each, (reward, own) in zip(axes, rewards.items(), strict=False):
         for name in ("unguided", "guided"):
-            means(each, run, _bands(own, name), "iteration", dashed=name == "guided")
+            means(each, run, over_iterations(own, name), "iteration", dashed=name == "guided")
         panel(each, text.reward_name(reward), "of rollouts", "iteration", "mean over videos", whole=True)
-    for reward in rewards:
-        each = next(free)
-        each.axhline(0, color=style.BASE_LOOK.colour, lw=1.2, ls=":")
-        means(each, run, _bands(gaps[gaps["reward"] == reward], "gap"), "iteration")
+    for each, (reward, own) in zip(axes[len(rewards) :], rewards.items(), strict=False):
+        level(each)
+        means(each, run, over_iterations(own, "gap"), "iteration")
         panel(each, f"gap in {text.reward_name(reward)}", "", "iteration", "guided − unguided", whole=True)
-    if len(accuracy):
-        _accuracy(next(free), run, accuracy)
     if len(shares):
-        _shares(next(free), run, shares)
-    involved = set(gaps["method"]) | set(accuracy["method"]) | set(shares["method"])
-    methods = [name for name in run.methods if name in involved]
-    legend = [*handles(run, methods), *_line_handles()]
-    style.surround(
-        drawn, "What guidance does", footer(run, band_note(run, False), _note(accuracy, shares)), legend
-    )
-    return drawn
-
-
-def _bands(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    values = frame[["method", "seed", "iteration", name]].rename(columns={name: "value"})
-    return bands(values, ["method", "iteration"])
-
-
-def _line_handles() -> list[Line2D]:
-    return [
-        Line2D([], [], color=style.INK, lw=1.6, ls="--", label="guided, or on the base policy"),
-        Line2D([], [], color=style.INK, lw=1.6, label="unguided, or at the end"),
+        _shares(axes[-1], run, shares)
+    if len(accuracy):
+        _accuracy(axes[2 * len(rewards)], run, accuracy)
+    involved = {*gaps["method"], *accuracy["method"], *shares["method"]}
+    labels = {"--": "guided, or on the base policy", "-": "unguided, or at the end"}
+    legend = handles(run, [name for name in run.methods if name in involved])
+    legend += [
+        Line2D([], [], color=style.INK, lw=1.6, ls=line, label=label) for line, label in labels.items()
     ]
-
-
-def _note(accuracy: pd.DataFrame, shares: pd.DataFrame) -> str:
     notes = ["Guided rollouts at full strength, from the same noise as unguided ones."]
     if len(accuracy):
         notes.append(
@@ -74,26 +55,21 @@ def _note(accuracy: pd.DataFrame, shares: pd.DataFrame) -> str:
         )
     if len(shares):
         terms = [name for name in _TERM_LINES if name in set(shares["term"])]
-        marks = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dash-dotted"}
-        listed = ", ".join(f"{text.TERMS[name]} {marks[_TERM_LINES[name]]}" for name in terms)
+        listed = ", ".join(f"{text.TERMS[name]} {_LINE_WORDS[_TERM_LINES[name]]}" for name in terms)
         notes.append(f"Gradient shares: {listed}.")
-    return " ".join(notes)
+    return finish(run, drawn, "What guidance does", legend, band_note(run, False), *notes)
 
 
 def _accuracy(axes: Axes, run: Records, accuracy: pd.DataFrame) -> None:
     look = style.looks(run.methods)
-    axes.axhline(0.5, color=style.BASE_LOOK.colour, lw=1.2, ls=":")
-    for method in dict.fromkeys(accuracy["method"]):
-        own = accuracy[accuracy["method"] == method]
-        bounds = own.groupby("seed")["iteration"].agg(["min", "max"])
-        for edge, line in (("min", "--"), ("max", "-")):
-            at = own["iteration"].to_numpy() == own["seed"].map(bounds[edge]).to_numpy()
-            curve = bands(own[at], ["method", "sigma"]).sort_values("sigma")
-            x = curve["sigma"].to_numpy()
-            colour = look[str(method)].colour
-            axes.plot(
-                x, curve["mean"], color=colour, ls=line, lw=2, marker="." if line == "-" else None, zorder=4
-            )
+    level(axes, 0.5)
+    seeds = accuracy.groupby(["method", "seed"])["iteration"]
+    ends = (seeds.transform("min"), "--", None), (seeds.transform("max"), "-", ".")
+    for edge, line, marker in ends:
+        at_edge = accuracy[accuracy["iteration"] == edge]
+        for method, curve in bands(at_edge, ["method", "sigma"]).groupby("method", sort=False):
+            x, colour = curve["sigma"].to_numpy(), look[str(method)].colour
+            axes.plot(x, curve["mean"], color=colour, ls=line, lw=2, marker=marker, zorder=4)
             if line == "-":
                 band(axes, x, curve, colour)
     axes.set_xlim(1.02, -0.02)
@@ -103,10 +79,10 @@ def _accuracy(axes: Axes, run: Records, accuracy: pd.DataFrame) -> None:
 def _shares(axes: Axes, run: Records, shares: pd.DataFrame) -> None:
     look = style.looks(run.methods)
     for (method, term), own in shares.groupby(["method", "term"], sort=False):
-        curve = bands(own, ["method", "iteration"])
-        x = curve["iteration"].to_numpy()
+        curve = over_iterations(own)
         line = _TERM_LINES.get(str(term), (0, (1, 3)))
-        axes.plot(x, curve["mean"], color=look[str(method)].colour, ls=line, lw=1.8, zorder=4)
+        colour = look[str(method)].colour
+        axes.plot(curve["iteration"], curve["mean"], color=colour, ls=line, lw=1.8, zorder=4)
     axes.set_ylim(0, 1)
-    axes.set_yticks(np.linspace(0, 1, 5))
     panel(axes, "share of the gradient", "by loss term", "iteration", "share", whole=True)
+    axes.set_yticks(np.linspace(0, 1, 5))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import style, text
-from analysis.curves import run_status
+from analysis.curves import bands, run_status
 from analysis.records import Records
 
 WIDTH = 10.0
@@ -28,9 +29,10 @@ that they hide each other, and the range of the seeds says what there is to see.
 def footer(run: Records, *sentences: str) -> str:
     """Suite, budget and seeds of a figure, then what else is to be said of it."""
     status = run_status(run)
-    counted = int(status["counted"].astype(bool).sum()) if len(status) else 0
-    head = f"Suite {run.suite.name}, budget {run.budget} a run, {seeds_asked(run)} a method"
-    return " ".join([f"{head} ({counted} of {len(status)} runs finished).", *filter(None, sentences)])
+    seeds = text.counts((len(run.seeds(method)) for method in run.methods), "seed")
+    head = f"Suite {run.suite.name}, budget {run.budget} a run, {seeds} a method"
+    finished = f"{status['counted'].sum()} of {text.count(len(status), 'run')} finished"
+    return " ".join([f"{head} ({finished}).", *filter(None, sentences)])
 
 
 def judges_note(run: Records) -> str:
@@ -38,40 +40,62 @@ def judges_note(run: Records) -> str:
     return "Rewards not marked as trained on only judge." if run.suite.held_out else ""
 
 
-def seeds_asked(run: Records) -> str:
-    """`3 seeds`, or `3 to 5 seeds` where methods differ."""
-    counts = sorted({len(run.seeds(method)) for method in run.methods} or {0})
-    return text.count(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+def band_note(run: Records, unfinished: bool = True, always: bool = False) -> str:
+    """What lines and bands are, for a caption; `always` where bands are drawn for any number of methods."""
+    status = run_status(run)
+    counts = status[status["counted"]].groupby("method").size()
+    note, kinds = "Lines: mean over finished seeds", []
+    if always or len(run.methods) <= MANY_METHODS:
+        if ((counts > 1) & (counts < INTERVAL_SEEDS)).any():
+            kinds.append("from the lowest to the highest seed")
+        if (counts >= INTERVAL_SEEDS).any():
+            kinds.append(f"its 95 % interval (Student's t, {INTERVAL_SEEDS} seeds or more)")
+    note += f"; bands: {' or '.join(kinds)}" if kinds else ""
+    if unfinished and not status["counted"].all():
+        note += ". Dashed lines that end in a cross: unfinished seeds"
+    return f"{note}."
 
 
 def grid(
     panels: int, height: float, labels: int, columns: int = 4, share_y: bool = False
-) -> tuple[Figure, list[Axes], int]:
-    """A figure with so many panels of `height` inches below a legend of `labels`; its axes, and its columns."""
+) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels of `height` inches below a legend of `labels`, and its axes."""
     columns = min(panels, 3 if panels in (3, 5, 6, 9) else columns)
     rows = math.ceil(panels / columns)
     legend = math.ceil(labels / style.LABELS_A_ROW) * style.LEGEND_ROW
     drawn = style.figure(WIDTH, height * rows + style.HEADING + legend + 0.6)
     axes = drawn.subplots(rows, columns, squeeze=False, sharey=share_y).flatten().tolist()
     for unused in axes[panels:]:
-        unused.set_axis_off()
-    return drawn, axes[:panels], columns
+        unused.remove()
+    return drawn, axes[:panels]
 
 
-def handles(run: Records, methods: Iterable[str] | None = None) -> list[Line2D]:
-    """Legend entries of methods."""
+def finish(
+    run: Records, drawn: Figure, heading: str, legend: Sequence[Line2D], *notes: str, labels_a_row: int = 5
+) -> Figure:
+    """Heading, legend and footer around the panels, which do not repeat an axis label of the next one out."""
+    places = {(at.rowspan.start, at.colspan.start): a for a in drawn.axes if (at := a.get_subplotspec())}
+    labels = {place: (axes.get_xlabel(), axes.get_ylabel()) for place, axes in places.items()}
+    for (row, column), axes in places.items():
+        if labels.get((row + 1, column), ("", ""))[0] == axes.get_xlabel():
+            axes.set_xlabel("")
+        if labels.get((row, column - 1), ("", ""))[1] == axes.get_ylabel():
+            axes.set_ylabel("")
+    style.surround(drawn, heading, footer(run, *notes), legend, labels_a_row)
+    return drawn
+
+
+def handles(run: Records, methods: Iterable[str] | None = None, base: bool = False) -> list[Line2D]:
+    """Legend entries of methods, and of the base model's line."""
     look = style.looks(run.methods)
-    return [
-        Line2D(
-            [], [], color=look[name].colour, marker=look[name].marker, ls=look[name].line, label=name, ms=5
-        )
-        for name in (run.methods if methods is None else methods)
+    names = [(name, look[name]) for name in (run.methods if methods is None else methods)]
+    entries = [
+        Line2D([], [], color=of.colour, marker=of.marker, ls=of.line, label=name, ms=5) for name, of in names
     ]
-
-
-def base_handle() -> Line2D:
-    """Legend entry of the base model's line."""
-    return Line2D([], [], color=style.BASE_LOOK.colour, ls=":", label="base model")
+    return [
+        *entries,
+        *([Line2D([], [], color=style.BASE_LOOK.colour, ls=":", label="base model")] if base else []),
+    ]
 
 
 def panel(
@@ -80,31 +104,23 @@ def panel(
     """Title at the left, `kind` at the right, axis labels, and few round ticks; `whole` numbers on the x axis."""
     style.tidy(axes)
     axes.set_title(name, loc="left", fontsize=10, fontweight="bold", color=style.INK)
-    if kind:
-        axes.set_title(kind, loc="right", fontsize=8, color="#555555")
-    if below:
-        axes.set_xlabel(below, fontsize=9, color=style.INK)
-    if left:
-        axes.set_ylabel(left, fontsize=9, color=style.INK)
+    axes.set_title(kind, loc="right", fontsize=8, color="#555555")
+    axes.set_xlabel(below, fontsize=9, color=style.INK)
+    axes.set_ylabel(left, fontsize=9, color=style.INK)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def band_note(run: Records, unfinished: bool = True, always: bool = False) -> str:
-    """What lines and bands are, for a caption; `always` where bands are drawn for any number of methods."""
-    status = run_status(run)
-    counts = status[status["counted"].astype(bool)].groupby("method").size()
-    note = "Lines: mean over finished seeds"
-    if always or len(run.methods) <= MANY_METHODS:
-        kinds = []
-        if ((counts > 1) & (counts < INTERVAL_SEEDS)).any():
-            kinds.append("from the lowest to the highest seed")
-        if (counts >= INTERVAL_SEEDS).any():
-            kinds.append(f"its 95 % interval (Student's t, {INTERVAL_SEEDS} seeds or more)")
-        note += f"; bands: {' or '.join(kinds)}" if kinds else ""
-    if unfinished and len(status) and not status["counted"].all():
-        note += ". Dashed lines that end in a cross: unfinished seeds"
-    return f"{note}."
+def level(axes: Axes, height: float = 0.0) -> None:
+    """A dotted line at the base model's value, or at what means nothing; none where that is unknown."""
+    if not math.isnan(height):
+        axes.axhline(height, color=style.BASE_LOOK.colour, ls=":", lw=1.2)
+
+
+def over_iterations(frame: pd.DataFrame, name: str = "value") -> pd.DataFrame:
+    """`curves.bands` of a column over iterations, by method."""
+    values = frame[["method", "seed", "iteration"]].assign(value=frame[name])
+    return bands(values.dropna(), ["method", "iteration"])
 
 
 def means(
@@ -118,19 +134,13 @@ def means(
             continue
         x = curve[by].to_numpy()
         marker = look.marker if len(x) < 3 or (markers and len(x) <= 20) else None
-        line = "--" if dashed else look.line
-        width = 1.3 if many else 2.0
-        axes.plot(
-            x,
-            curve["mean"],
-            color=look.colour,
-            lw=width,
-            ls=line,
-            marker=marker,
-            ms=4,
-            zorder=4,
-            label=method,
-        )
+        kind: dict[str, Any] = {
+            "ls": "--" if dashed else look.line,
+            "lw": 1.3 if many else 2.0,
+            "marker": marker,
+            "ms": 4,
+        }
+        axes.plot(x, curve["mean"], color=look.colour, zorder=4, label=method, **kind)
         if not many:
             band(axes, x, curve, look.colour)
 
@@ -140,31 +150,25 @@ def band(axes: Axes, x: np.ndarray, curve: pd.DataFrame, colour: str) -> None:
     least = curve["n"].min()
     if least < 2:
         return
-    edges = ("low", "high") if least >= INTERVAL_SEEDS else ("least", "most")
-    low, high = (curve[name].to_numpy() for name in edges)
-    axes.fill_between(x, low, high, color=colour, alpha=0.10, lw=0, zorder=1)
-    for edge in (low, high):
-        axes.plot(x, edge, color=colour, lw=0.5, alpha=0.55, zorder=2)
+    edges = ["low", "high"] if least >= INTERVAL_SEEDS else ["least", "most"]
+    axes.fill_between(x, *curve[edges].to_numpy().T, color=colour, alpha=0.10, lw=0, zorder=1)
+    axes.plot(x, curve[edges], color=colour, lw=0.5, alpha=0.55, zorder=2)
 
 
 def cut(axes: Axes, values: pd.Series) -> None:
     """Limits from values, with a margin; a wider band may be cut off."""
     low, high = float(values.min()), float(values.max())
-    if not math.isfinite(low) or not math.isfinite(high):
-        return
-    spread = max(high - low, 1e-3 * max(abs(high), 1e-3))
-    axes.set_ylim(low - 0.12 * spread, high + 0.12 * spread)
+    if math.isfinite(low) and math.isfinite(high):
+        spread = max(high - low, 1e-3 * max(abs(high), 1e-3))
+        axes.set_ylim(low - 0.12 * spread, high + 0.12 * spread)
 
 
 def unfinished(axes: Axes, run: Records, frame: pd.DataFrame, by: str) -> None:
     """Curves (method, seed, `by`, value) of seeds that do not count: dashed, with a cross where they end."""
-    status = run_status(run)
-    look = style.looks(run.methods)
-    left_out = status[~status["counted"].astype(bool)]
-    for method, seed in left_out[["method", "seed"]].itertuples(index=False):
-        curve = frame[(frame["method"] == method) & (frame["seed"] == seed)].dropna(subset=[by])
-        curve = curve.sort_values(by)
+    status, look = run_status(run), style.looks(run.methods)
+    left_out = frame.merge(status.loc[~status["counted"], ["method", "seed"]], on=["method", "seed"])
+    for (method, _), curve in left_out.dropna(subset=[by]).sort_values(by).groupby(["method", "seed"]):
         if len(curve) > 1:
-            colour = look[method].colour
-            axes.plot(curve[by], curve["value"], color=colour, lw=0.9, ls="--")
-            axes.plot(curve[by].iloc[-1:], curve["value"].iloc[-1:], color=colour, marker="x", ms=5)
+            x, y, colour = curve[by], curve["value"], look[str(method)].colour
+            axes.plot(x, y, color=colour, lw=0.9, ls="--")
+            axes.plot(x.iloc[-1:], y.iloc[-1:], color=colour, marker="x", ms=5)

@@ -8,16 +8,10 @@ from matplotlib.figure import Figure
 
 from analysis import style, text
 from analysis.curves import bands, counted
-from analysis.plots.panels import band_note, footer, grid, handles, means, panel, unfinished
+from analysis.plots.panels import band_note, finish, grid, handles, means, panel, unfinished
 from analysis.records import Records
 
-_POSITIVE = (
-    "ratio_deviation",
-    "gradient_norm",
-    "guidance_size",
-    "kl_to_guided",
-    "kl_to_base",
-)
+_POSITIVE = {"ratio_deviation", "gradient_norm", "guidance_size", "kl_to_guided", "kl_to_base"}
 
 
 def training_curves(run: Records) -> Figure | None:
@@ -29,13 +23,12 @@ def training_curves(run: Records) -> Figure | None:
     window = max(1, int(records["iteration"].max()) // 10)
     records = _smooth(records.astype({"method": str, "metric": str}), window)
     average = bands(counted(run, records), ["method", "metric", "iteration"])
-    drawn, axes, columns = grid(len(metrics), 2.15, len(run.methods), columns=3)
-    for place, (each, metric) in enumerate(zip(axes, metrics, strict=True)):
+    drawn, axes = grid(len(metrics), 2.15, len(run.methods), columns=3)
+    for each, metric in zip(axes, metrics, strict=True):
         mean = average[average["metric"] == metric]
         means(each, run, mean, "iteration", markers=False)
         unfinished(each, run, records[records["metric"] == metric], "iteration")
-        below = "iteration" if place >= len(axes) - columns else ""
-        panel(each, text.metric_name(metric), below=below, whole=True)
+        panel(each, text.metric_name(metric), below="iteration", whole=True)
         if metric == "guidance_advantage_correlation":
             each.axhline(0, color=style.FAINT, lw=1, zorder=0)
         if metric in _POSITIVE:
@@ -43,8 +36,7 @@ def training_curves(run: Records) -> Figure | None:
     still = ", ".join(text.metric_name(name) for name in constant_metrics(run))
     zero = f"0 throughout: {still}." if still else ""
     smoothing = f"Each seed: moving average of {window} iterations." if window > 1 else ""
-    style.surround(drawn, "Rollouts and updates", footer(run, smoothing, band_note(run), zero), handles(run))
-    return drawn
+    return finish(run, drawn, "Rollouts and updates", handles(run), smoothing, band_note(run), zero)
 
 
 def training_metrics(run: Records) -> list[str]:
@@ -52,22 +44,22 @@ def training_metrics(run: Records) -> list[str]:
 
     A metric that never leaves zero says in a table what a panel would: `constant_metrics` names it.
     """
-    recorded = _ranges(run)
-    rewards = sorted(name for name in recorded.index if name.startswith("reward/"))
-    return [*rewards, *(name for name in text.METRICS if name in recorded.index and recorded[name] > 0)]
+    largest = _largest(run)
+    rewards = sorted(name for name in largest if name.startswith("reward/"))
+    return [*rewards, *(name for name in text.METRICS if largest.get(name, 0) > 0)]
 
 
 def constant_metrics(run: Records) -> list[str]:
     """Metrics of `text.METRICS` that were recorded and were 0 throughout."""
-    recorded = _ranges(run)
-    return [name for name in text.METRICS if name in recorded.index and recorded[name] == 0]
+    largest = _largest(run)
+    return [name for name in text.METRICS if largest.get(name) == 0]
 
 
-def _ranges(run: Records) -> pd.Series:
+def _largest(run: Records) -> dict[str, float]:
     """Largest absolute value of each recorded metric."""
     sizes = run.iterations["value"].astype("float64").abs()
     largest = sizes.groupby(run.iterations["metric"], observed=True).max()
-    return largest.set_axis([str(name) for name in largest.index])
+    return {str(name): float(value) for name, value in largest.items()}
 
 
 def _smooth(records: pd.DataFrame, window: int) -> pd.DataFrame:

@@ -12,48 +12,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.convergence import Curves, check_baseline, curve_arrays
-from analysis.costs import spending, with_costs
-from analysis.curves import counted_curves, final_values
+from analysis.convergence import SPANS, WHOLE, Curves, check_baseline, headline_curves
+from analysis.costs import spending
+from analysis.curves import final_values
 from analysis.guidance import accuracies
 from analysis.records import RecordError, Records
 from analysis.schema import PRM_TRAINING
-from analysis.statistics import Estimate, Interval, mean_cost_to_target, paired_gain, speed_up
+from analysis.statistics import Estimate, Interval, mean_cost, paired_gain, span_targets, speed_up
 
 UNIT = "tflops"
-SHARES = (0.5, 0.75)
-"""Targets, as shares of the baseline's gain."""
+RANGES = (WHOLE, "around 75 %")
+"""Ranges of targets, as shares of the baseline's gain."""
 SHARED = (1, 10, None)
 """Runs that share the making of a process reward; None charges nothing."""
 
 
 @dataclass(frozen=True)
 class Paying:
-    """What a method's process reward costs at one target.
+    """What a method's process reward costs over one of `RANGES`.
 
-    Attributes:
-        share: of the baseline's gain.
-        target: the reward there.
-        speed: runs that share the making -> speed-up over the baseline, in operations.
-        runs: after so many runs the making is paid for: estimate, low, high. Infinite: never.
+    `speed` is the speed-up over the baseline in operations, by the runs that share the making. After `runs`
+    (estimate, low, high) the making is paid for; infinite: never.
     """
 
-    share: float
-    target: float
+    span: str
     speed: dict[int | None, Estimate]
     runs: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Price:
-    """One method and its process reward.
+    """One method and its process reward, made with `making` TFLOP.
 
-    Attributes:
-        method: its name.
-        making: TFLOP that made the process reward.
-        gain: of the headline reward over the base model, on held-out prompts, at the end.
-        accuracy: noise level -> share of pairs of the base model's videos that the process reward orders rightly.
-        paying: one entry for each of `SHARES`.
+    `gain` is that of `final_gain`; `accuracy` the share of pairs of the base model's videos that the process reward
+    orders correctly, by noise level; `paying` has one entry for each of `RANGES`.
     """
 
     method: str
@@ -71,79 +63,48 @@ def process_costs(run: Records, baseline: str | None = None) -> list[Price]:
     """
     name = check_baseline(run, baseline)
     parts = spending(run).parts
-    making = parts[(parts["component"] == PRM_TRAINING) & (parts["quantity"] == UNIT)].set_index("method")[
-        "value"
-    ]
+    parts = parts[(parts["component"] == PRM_TRAINING) & (parts["quantity"] == UNIT)]
+    making = parts.set_index("method")["value"]
     if not len(making):
-        raise RecordError(
-            f"no method of {', '.join(run.methods)} uses a process reward whose making was recorded"
-        )
-    curves = _curves(run)
-    start, end = curves[name].values[:, 0].mean(), curves[name].values[:, -1].mean()
-    if not end > start:
-        raise RecordError(
-            f"the baseline {name} gained nothing ({start:.3f} to {end:.3f}), so it sets no target"
-        )
-    first = {(entry.method, entry.sigma): entry.first.mean for entry in accuracies(run)}
-    prices = []
-    for method, cost in making.items():
-        paying = tuple(
-            _paying(
-                curves[str(method)],
-                curves[name],
-                float(cost),
-                share,
-                start + share * (end - start),
-                len(making),
-            )
-            for share in SHARES
-        )
-        own = {sigma: value for (owner, sigma), value in first.items() if owner == method}
-        prices.append(Price(str(method), float(cost), final_gain(run, str(method)), own, paying))
-    return sorted(prices, key=lambda price: price.making)
-
-
-def _curves(run: Records) -> dict[str, Curves]:
-    """Each method's headline curves on held-out prompts over operations, without the making of process rewards."""
+        listed = ", ".join(run.methods)
+        raise RecordError(f"no method of {listed} uses a process reward whose making was recorded")
     if run.charges_prm:
         raise RecordError("these records charge the process reward already; give a run without --charge-prm")
-    means = counted_curves(run)
-    chosen = means[(means["split"] == "held_out") & (means["reward"] == run.suite.headline)]
-    joined = with_costs(run, chosen)
-    arrays = {method: curve_arrays(joined[joined["method"] == method], UNIT) for method in run.methods}
-    return {method: found for method, found in arrays.items() if found is not None}
+    _, units, arrays = headline_curves(run)
+    if UNIT not in units:
+        raise RecordError(f"{run.path} recorded no operations, so nothing can be charged in them")
+    curves = arrays[UNIT]
+    gain = paired_gain(curves[name].values[:, -1], curves[name].values[:, 0])
+    if not gain.mean > 0:
+        raise RecordError(f"the baseline {name} gained nothing ({gain.mean:+.3f}), so it sets no target")
+    known = accuracies(run)
+    prices = []
+    for method, cost in zip(map(str, making.index), map(float, making), strict=True):
+        paying = tuple(_paying(curves[method], curves[name], cost, span, len(making)) for span in RANGES)
+        own = {entry.sigma: entry.first.mean for entry in known if entry.method == method}
+        prices.append(Price(method, cost, final_gain(run, method), own, paying))
+    return sorted(prices, key=lambda price: price.making)
 
 
 def final_gain(run: Records, method: str) -> Interval:
     """Gain of the headline reward over the base model, on held-out prompts, at the end."""
     values = final_values(run)
-    own = values[
-        (values["method"] == method)
-        & (values["reward"] == run.suite.headline)
-        & (values["split"] == "held_out")
-    ]
+    own = values[(values["method"] == method) & (values["reward"] == run.suite.headline)]
+    own = own[own["split"] == "held_out"]
     return paired_gain(own["final"].to_numpy(), own["base"].to_numpy())
 
 
-def _paying(
-    own: Curves, baseline: Curves, making: float, share: float, target: float, comparisons: int
-) -> Paying:
-    rng = np.random.default_rng(0)  # the interval used here draws nothing
-    speed = {
-        runs: speed_up(
-            *_charged(own, 0.0 if runs is None else making / runs),
-            baseline.cost,
-            baseline.values,
-            target,
-            rng,
-            comparisons=comparisons,
-        )
-        for runs in SHARED
-    }
-    free = speed[None]
-    spent = mean_cost_to_target(baseline.cost, baseline.values, target)
-    runs = tuple(_runs(making, spent, ratio) for ratio in (free.value, free.high, free.low))
-    return Paying(share, target, speed, (runs[0], runs[1], runs[2]))
+def _paying(own: Curves, baseline: Curves, making: float, span: str, comparisons: int) -> Paying:
+    speed = {}
+    for runs in SHARED:
+        charged = _charged(own, 0.0 if runs is None else making / runs)
+        reference = baseline.cost, baseline.values
+        speed[runs] = speed_up(*charged, *reference, span=SPANS[span], comparisons=comparisons)
+    mean = baseline.values.mean(axis=0)
+    targets = span_targets(SPANS[span], float(mean[0]), float(mean[-1]))
+    spent, free = mean_cost(baseline.cost, baseline.values, targets), speed[None]
+    value, low, high = (_runs(making, spent, ratio) for ratio in (free.value, free.high, free.low))
+    return Paying(span, speed, (value, low, high))
 
 
 def _charged(curves: Curves, cost: float) -> tuple[np.ndarray, np.ndarray]:

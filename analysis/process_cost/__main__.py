@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.commandline import command_line
+from analysis.commandline import command
 from analysis.convergence import check_baseline
 from analysis.plots.process_cost import write_process_cost
 from analysis.process_cost import process_costs
@@ -15,23 +14,18 @@ from analysis.tables.process_cost import process_cost_tables
 from analysis.tables.text_table import to_text, write_table
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: table and figure into the run's folder, the table to standard output."""
-    return command_line(
-        "analysis.process_cost",
-        "What the process reward costs, and after how many runs it has paid for itself.",
-        _report,
-        arguments,
-        baseline=True,
-    )
-
-
 def _report(run: Records, output: Path, baseline: str | None) -> str:
     prices, name = process_costs(run, baseline), check_baseline(run, baseline)
     frame, tables = process_cost_tables(prices, name, run)
-    write_table(output / "tables", "process_cost", frame, tables)
     write_process_cost(prices, name, run, output / "figures")
-    return "\n".join(to_text(table) for table in tables)
+    return "\n".join(map(to_text, write_table(output / "tables", "process_cost", frame, tables)))
+
+
+main = command(
+    "analysis.process_cost",
+    "What the process reward costs, and after how many runs it has paid for itself.",
+    _report,
+)
 
 
 if __name__ == "__main__":

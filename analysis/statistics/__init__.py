@@ -1,62 +1,50 @@
 """Metrics of learning curves and estimates over seeds: functions of arrays that know no run, file or figure.
 
-- `metrics`: one number per seed of a curve: final value, area under the curve, cost to a target
-- `intervals`: Student's and Welch's intervals of means and differences, with their p-values and corrections
-- `estimates`: what an estimate is, and bootstrap intervals over seeds and over prompts
-- `speed`: how many times cheaper one method reaches a target than another
-- `planning`: power, and the number of seeds that a speed-up needs to show
-- `rivals`: other intervals of a speed-up, kept to be compared with
-- `simulation`: learning curves with a known answer; `python -m analysis.statistics.simulation` measures coverage
+- `metrics`: numbers of a curve or of two groups of seeds
+- `intervals`: Student's, Welch's, and Games and Howell's intervals of means and differences
+- `speed`: how many times cheaper one method learns than another
+- `sequential`: how confident each of several planned looks at growing data has to be
+- `planning`: how many seeds a speed-up needs to show
+- `pooling`: one estimate from several runs that cannot be averaged
 
 `docs/statistics.md` says in words what each number is and how far it was found to hold.
 """
 
-from analysis.statistics.estimates import Estimate, bootstrap, bootstrap_prompts
 from analysis.statistics.intervals import (
     Difference,
     Interval,
     half_width,
-    holm,
     mean_interval,
-    p_value,
-    paired_difference,
+    over_prompts,
     paired_gain,
     pairwise_differences,
     welch_difference,
 )
-from analysis.statistics.metrics import (
-    area_under_curve,
-    cost_to_target,
-    final_value,
-    interquartile_mean,
-    probability_of_improvement,
-)
-from analysis.statistics.planning import SeedPlan, power_of, seeds_needed
-from analysis.statistics.speed import log_cost_spread, mean_cost_to_target, speed_up
+from analysis.statistics.metrics import cost_to_target, interquartile_mean, probability_of_improvement
+from analysis.statistics.planning import seeds_needed
+from analysis.statistics.pooling import Pooled, pooled
+from analysis.statistics.sequential import look_confidences
+from analysis.statistics.speed import Estimate, Span, mean_cost, span_targets, speed_up
 
 __all__ = [
     "Difference",
     "Estimate",
     "Interval",
-    "SeedPlan",
-    "area_under_curve",
-    "bootstrap",
-    "bootstrap_prompts",
+    "Pooled",
+    "Span",
     "cost_to_target",
-    "final_value",
     "half_width",
-    "holm",
     "interquartile_mean",
-    "log_cost_spread",
-    "mean_cost_to_target",
+    "look_confidences",
+    "mean_cost",
     "mean_interval",
-    "p_value",
-    "paired_difference",
+    "over_prompts",
     "paired_gain",
     "pairwise_differences",
-    "power_of",
+    "pooled",
     "probability_of_improvement",
     "seeds_needed",
+    "span_targets",
     "speed_up",
     "welch_difference",
 ]

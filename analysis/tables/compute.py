@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
+import pandas as pd
 
 from analysis import text
 from analysis.costs import Spending
@@ -18,32 +18,26 @@ def budget_tables(run: Records, found: Spending) -> list[TextTable]:
     units = [unit for unit in UNITS if len(found.totals) and found.totals[unit].notna().any()]
     if not units:
         return []
-    rows = [
-        (str(method), *(text.cost(float(row[unit]), unit) for unit in units), *_memory(found, str(method)))
-        for method, row in found.totals.iterrows()
-    ]
-    memory = ("peak memory",) if len(found.parts) else ()
+    totals = found.totals[units]
+    rows = [(str(method), *map(text.cost, row, units)) for method, row in totals.iterrows()]
     if len(rows) > 1:
-        ratios = (found.totals[unit].max() / found.totals[unit].min() for unit in units)
-        rows.append(("most / least", *(f"{ratio:.2f}" for ratio in ratios), *("" for _ in memory)))
-    names = (text.UNIT_TITLES[unit] + ("*" if unit == found.unit else "") for unit in units)
-    table = TextTable(
-        "Compute of one seed", ("method", *names, *memory), tuple(rows), _budget_note(run, found)
-    )
-    return [table, *(entry for entry in (_components(found, q) for q in ("tflops", "seconds")) if entry)]
+        rows.append(("most / least", *(f"{ratio:.2f}" for ratio in totals.max() / totals.min())))
+    columns = ["method", *(text.UNIT_TITLES[unit] + ("*" if unit == found.unit else "") for unit in units)]
+    if len(found.parts):
+        columns.append("peak memory")
+        peaks = _wide(found, PEAK_MEMORY).reindex(columns=[WHOLE], index=[row[0] for row in rows])[WHOLE]
+        shown = (text.NONE if math.isnan(peak) else f"{peak:,.0f} MB" for peak in peaks)
+        rows = [
+            (*row, "" if row[0] == "most / least" else peak) for row, peak in zip(rows, shown, strict=True)
+        ]
+    table = TextTable("Compute of one seed", tuple(columns), tuple(rows), _budget_note(run, found))
+    return [table, *(entry for entry in map(_components, [found] * 2, ("tflops", "seconds")) if entry.rows)]
 
 
-def _memory(found: Spending, method: str) -> tuple[str, ...]:
-    if not len(found.parts):
-        return ()
-    memory = _part(found, method, WHOLE, PEAK_MEMORY)
-    return (text.NONE if math.isnan(memory) else f"{memory:,.0f} MB",)
-
-
-def _part(found: Spending, method: str, component: str, quantity: str) -> float:
-    parts = found.parts
-    chosen = (parts["method"] == method) & (parts["component"] == component) & (parts["quantity"] == quantity)
-    return float(parts.loc[chosen, "value"].sum()) if chosen.any() else math.nan
+def _wide(found: Spending, quantity: str) -> pd.DataFrame:
+    """One quantity of the ledger: index method, columns components."""
+    parts = found.parts[found.parts["quantity"] == quantity]
+    return parts.pivot(index="method", columns="component", values="value")
 
 
 def _budget_note(run: Records, found: Spending) -> str:
@@ -63,32 +57,19 @@ def _budget_note(run: Records, found: Spending) -> str:
     return f"{note}."
 
 
-def _components(found: Spending, quantity: str) -> TextTable | None:
-    present = set(found.parts.loc[found.parts["quantity"] == quantity, "component"])
-    names = [name for name in CHARGED if name in present]
-    if not names:
-        return None
+def _components(found: Spending, quantity: str) -> TextTable:
+    wide = _wide(found, quantity).reindex(index=found.totals.index)
+    names = [name for name in CHARGED if name in wide]
     rows = []
-    for method in found.totals.index:
-        values = {
-            name: _part(found, str(method), name, quantity) for name in (*names, EVALUATION, PRM_TRAINING)
-        }
-        whole = float(np.nansum([values[name] for name in names]))
-        cells = [_share(values[name], whole, quantity) for name in names]
-        rest = [text.cost(values[name], quantity) for name in (EVALUATION, PRM_TRAINING)]
-        rows.append((str(method), *cells, text.cost(whole, quantity), *rest))
+    wide = wide.reindex(columns=[*names, EVALUATION, PRM_TRAINING])
+    for method, values in zip(wide.index, wide.to_numpy(), strict=True):
+        used = dict(zip(wide.columns, map(float, values), strict=True))
+        total = sum(used[name] for name in names if not math.isnan(used[name]))
+        shares = {name: f" ({text.percent(used[name] / total)})" for name in names if used[name] > 0}
+        cells = [text.cost(used[name], quantity) + shares.get(name, "") for name in used]
+        rows.append((str(method), *cells[: len(names)], text.cost(total, quantity), *cells[len(names) :]))
     parts = (name.replace("_", " ") for name in names)
     columns = ("method", *parts, "sum", "evaluation", "training the process reward")
     title = "TFLOP by component" if quantity == "tflops" else "Seconds by component"
     note = "Of one seed, means over finished seeds; shares of the sum in brackets. The last two columns are beside it."
-    return TextTable(title, columns, tuple(rows), note)
-
-
-def _share(value: float, whole: float, quantity: str) -> str:
-    if math.isnan(value):
-        return text.NONE
-    return (
-        f"{text.cost(value, quantity)} ({text.percent(value / whole)})"
-        if whole > 0
-        else text.cost(value, quantity)
-    )
+    return TextTable(title, columns, tuple(rows) if names else (), note)

@@ -11,20 +11,8 @@ from analysis.schema import BASE, SPLITS
 from analysis.statistics import Interval, paired_gain
 from analysis.tables.text_table import TextTable
 
-COLUMNS = (
-    "split",
-    "method",
-    "reward",
-    "role",
-    "base",
-    "final",
-    "gain",
-    "low",
-    "high",
-    "seeds",
-    "iterations",
-    "seconds",
-)
+_NUMBERS = ["base", "final", "gain", "low", "high", "seeds", "iterations", "seconds"]
+COLUMNS = ["split", "method", "reward", "role", *_NUMBERS]
 
 
 def final_table(run: Records) -> pd.DataFrame:
@@ -34,44 +22,35 @@ def final_table(run: Records) -> pd.DataFrame:
     the 95 % interval of the gain over seeds (NaN with fewer than two), `seconds` the mean training time of
     a seed. A method without a finished seed has a row with `seeds` 0 and no numbers.
     """
-    means, values = seed_means(run), final_values(run)
+    means, status = seed_means(run), run_status(run)
     base = means[means["method"] == BASE].set_index(["split", "reward"])["value"]
-    status = run_status(run)
-    counted = status[status["counted"].astype(bool)]
-    seconds = counted.groupby("method")["train_seconds"].mean()
-    groups = dict(iter(values.groupby(["split", "method", "reward"], observed=True)))
+    seconds = status[status["counted"]].groupby("method")["train_seconds"].mean()
+    groups = dict(iter(final_values(run).groupby(["split", "method", "reward"])))
     rows: list[dict[str, object]] = []
     for split in run.splits:
         for method in (BASE, *run.methods):
             for reward in run.rewards:
-                start = float(base.get((split, reward), float("nan")))
-                row = {"split": split, "method": method, "reward": reward, "role": run.suite.role(reward)}
-                group = groups.get((split, method, reward))
-                rows.append({**row, "base": start, "seconds": seconds.get(method), **_summary(group)})
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    numbers = ["base", "final", "gain", "low", "high", "iterations", "seconds"]
-    return table.astype({**dict.fromkeys(numbers, "float64"), "seeds": "int64"})
+                row: dict[str, object] = {
+                    "split": split,
+                    "method": method,
+                    "reward": reward,
+                    "role": run.suite.role(reward),
+                }
+                row |= {"base": base.get((split, reward)), "seconds": seconds.get(method), "seeds": 0}
+                rows.append(row | _summary(groups.get((split, method, reward))))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.astype({**dict.fromkeys(_NUMBERS, "float64"), "seeds": "int64"})
 
 
-def _summary(group: pd.DataFrame | None) -> dict[str, float]:
+def _summary(group: pd.DataFrame | None) -> dict[str, object]:
     if group is None:
-        return {"seeds": 0}
+        return {}
     gain = paired_gain(group["final"].to_numpy(), group["base"].to_numpy())
-    return {
-        "final": float(group["final"].mean()),
-        "gain": gain.mean,
-        "low": gain.low,
-        "high": gain.high,
-        "seeds": gain.n,
-        "iterations": float(group["iteration"].mean()),
-    }
+    numbers = {"gain": gain.mean, "low": gain.low, "high": gain.high, "seeds": gain.n}
+    return {"final": group["final"].to_numpy().mean(), "iterations": group["iteration"].mean(), **numbers}
 
 
-def format_table(
-    table: pd.DataFrame,
-    split: str = "held_out",
-    width: int | None = None,
-) -> TextTable:
+def format_table(table: pd.DataFrame, split: str = "held_out", width: int | None = None) -> TextTable:
     """The final table of one prompt split as strings.
 
     A row is a method and a column a reward, `base → final` above `gain ± half the 95 % interval`. If that
@@ -80,19 +59,34 @@ def format_table(
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     part = table[table["split"] == split]
-    names = list(dict.fromkeys(part["reward"]))
-    wide = _wide(part, names, split)
-    return wide if width is None or wide.width <= width else _long(part, names, split)
+    cells = {(row["method"], row["reward"]): (_change(row), _gain(row)) for _, row in part.iterrows()}
+    tails = {row["method"]: _tail(row) for _, row in part.iterrows()}
+    names = {row["reward"]: text.starred(row["reward"], row["role"]) for _, row in part.iterrows()}
+    title, note = f"Final rewards on {text.SPLIT_NAMES[split]}", _note(part)
+    rows: list[tuple[str, ...]] = [
+        (method, *("\n".join(filter(None, cells[method, reward])) for reward in names), *tail)
+        for method, tail in tails.items()
+    ]
+    wide = TextTable(title, ("method", *names.values(), "seeds", "time"), tuple(rows), note)
+    if width is None or wide.width <= width:
+        return wide
+    trained = [method for method in tails if method != BASE]
+    rows = []
+    for reward, name in names.items():
+        rows.append((name, *cells[BASE, reward]))
+        rows += [(f"  {method}", *cells[method, reward]) for method in trained]
+    rows.append(("training", "seeds", "time of one"))
+    rows += [(f"  {method}", *tails[method]) for method in trained]
+    return TextTable(title, ("reward / method", "base → final", "gain"), tuple(rows), note)
 
 
 def _note(part: pd.DataFrame) -> str:
-    lacking = part[(part["method"] != BASE) & (part["seeds"] < 2)]
     note = (
         "Gains are over the base model; ± is half the 95 % interval over seeds (Student's t). "
         "Time is the training of one seed."
     )
-    none = list(dict.fromkeys(lacking.loc[lacking["seeds"] == 0, "method"]))
-    single = list(dict.fromkeys(lacking.loc[lacking["seeds"] == 1, "method"]))
+    trained = part[part["method"] != BASE]
+    none, single = (trained.loc[trained["seeds"] == count, "method"].unique().tolist() for count in (0, 1))
     if (part["role"] == "training").any():
         note += " * trained on."
     if none:
@@ -102,72 +96,33 @@ def _note(part: pd.DataFrame) -> str:
     return note
 
 
-def _gain(row: pd.Series) -> str:
-    gain = Interval(row["gain"], row["low"], row["high"], int(row["seeds"]))
-    if not gain.known:
-        return text.signed(gain.mean)
-    if not gain.half_width > 1e-9:
-        return f"{text.signed(gain.mean)} (seeds alike)"
-    return f"{text.signed(gain.mean)} ± {text.number(gain.half_width)}"
-
-
 def _change(row: pd.Series) -> str:
     if row["method"] == BASE:
         return text.number(row["base"])
-    return text.NONE if pd.isna(row["final"]) else f"{text.number(row['base'])} → {text.number(row['final'])}"
+    return text.NONE if pd.isna(row["final"]) else text.change(row["base"], row["final"])
+
+
+def _gain(row: pd.Series) -> str:
+    gain = Interval(row["gain"], row["low"], row["high"], int(row["seeds"]))
+    if pd.isna(gain.mean):
+        return ""
+    doubt = f" ± {text.number(gain.half_width)}" if gain.known else " (seeds alike)" if gain.alike else ""
+    return text.signed(gain.mean) + doubt
 
 
 def _tail(row: pd.Series) -> tuple[str, str]:
-    if row["method"] == BASE:
-        return text.NONE, text.NONE
-    return str(row["seeds"]), text.seconds(row["seconds"])
-
-
-def _starred(part: pd.DataFrame, reward: str) -> str:
-    trained = (part.loc[part["reward"] == reward, "role"] == "training").any()
-    return text.reward_name(reward) + ("*" if trained else "")
-
-
-def _title(split: str) -> str:
-    return f"Final rewards on {text.SPLIT_NAMES[split]}"
-
-
-def _wide(part: pd.DataFrame, names: list[str], split: str) -> TextTable:
-    rows = []
-    for method, group in part.groupby("method", sort=False):
-        entries = {row["reward"]: row for _, row in group.iterrows()}
-        cells = [_change(entries[name]) for name in names]
-        if method != BASE:
-            gains = [_gain(entries[name]) for name in names]
-            pairs = zip(cells, gains, strict=True)
-            cells = [cell if gain == text.NONE else f"{cell}\n{gain}" for cell, gain in pairs]
-        rows.append((str(method), *cells, *_tail(entries[names[0]])))
-    columns = ("method", *(_starred(part, name) for name in names), "seeds", "time")
-    return TextTable(_title(split), columns, tuple(rows), _note(part))
-
-
-def _long(part: pd.DataFrame, names: list[str], split: str) -> TextTable:
-    rows: list[tuple[str, ...]] = []
-    for name in names:
-        for _, row in part[part["reward"] == name].iterrows():
-            if row["method"] == BASE:
-                rows.append((_starred(part, name), _change(row), ""))
-            else:
-                rows.append((f"  {row['method']}", _change(row), _gain(row)))
-    rows.append(("training", "seeds", "time of one"))
-    once = part[(part["reward"] == names[0]) & (part["method"] != BASE)]
-    rows += [(f"  {row['method']}", *_tail(row)) for _, row in once.iterrows()]
-    return TextTable(_title(split), ("reward / method", "base → final", "gain"), tuple(rows), _note(part))
+    return (
+        (text.NONE, text.NONE) if row["method"] == BASE else (str(row["seeds"]), text.seconds(row["seconds"]))
+    )
 
 
 def status_table(run: Records) -> TextTable:
     """Seeds that did not finish, with the error that stopped them."""
     status = run_status(run)
     rows = []
-    for _, row in status[~status["counted"].astype(bool)].iterrows():
+    for _, row in status[~status["counted"]].iterrows():
         iterations = text.NONE if pd.isna(row["iterations"]) else f"{row['iterations']:.0f}"
-        why = str(row["error"]) if row["error"] else text.NONE
+        why = str(row["error"]) or text.NONE
         rows.append((str(row["method"]), str(row["seed"]), str(row["status"]), iterations, why))
-    return TextTable(
-        "Seeds that did not finish", ("method", "seed", "status", "iterations", "error"), tuple(rows)
-    )
+    columns = ("method", "seed", "status", "iterations", "error")
+    return TextTable("Seeds that did not finish", columns, tuple(rows))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
+from statistics import median
 
 import pandas as pd
 
 from analysis import text
 from analysis.hacking import Course
 from analysis.records import Records
-from analysis.statistics import Interval
-from analysis.tables.text_table import TextTable
+from analysis.tables.text_table import TextTable, tidy
 
 LEAST_NATS = 10.0
 """Nearer to the base model than this, a gain for each nat is noise over nearly nothing."""
@@ -19,20 +18,16 @@ LEAST_NATS = 10.0
 
 def hacking_frame(found: Sequence[Course]) -> pd.DataFrame:
     """One row a method, tidy."""
-    rows = []
-    for entry in found:
-        row: dict[str, object] = {
+    return tidy(
+        {
             "method": entry.method,
-            "median_peak_iteration": statistics.median(entry.peaks),
+            "median_peak_iteration": median(entry.peaks),
             "seeds_that_peaked_before_the_end": _early(entry),
-            "peak": entry.peak,
-            "end": entry.end,
+            **{name: getattr(entry, name) for name in ("peak", "end", "lost", "gap", "kl", "gain")},
+            "seeds": len(entry.peaks),
         }
-        for name in ("lost", "gap", "kl", "gain"):
-            value = {"lost": entry.lost, "gap": entry.gap, "kl": entry.kl, "gain": entry.gain}[name]
-            row |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
-        rows.append({**row, "seeds": len(entry.peaks)})
-    return pd.DataFrame(rows)
+        for entry in found
+    )
 
 
 def _early(entry: Course) -> int:
@@ -40,51 +35,36 @@ def _early(entry: Course) -> int:
 
 
 def hacking_table(run: Records, found: Sequence[Course]) -> TextTable:
-    """When the headline peaks, what is lost after, the proxy gap at the end, and how far each method walked."""
+    """When the headline peaks, what is lost after it, the proxy gap at the end, and how far each method moved."""
     far = any(entry.kl.n for entry in found)
     rows = []
     for entry in found:
-        peaks = f"{statistics.median(entry.peaks):g}\n{min(entry.peaks)} to {max(entry.peaks)}"
-        cells = [
-            peaks if len(entry.peaks) > 1 else str(entry.peaks[0]),
-            f"{_early(entry)} of {len(entry.peaks)}",
-            f"{text.number(entry.peak)} → {text.number(entry.end)}",
-            _with_interval(entry.lost, plus=False),
-            _with_interval(entry.gap),
-        ]
-        if far:
-            cells += [_with_interval(entry.kl, plus=False), _per_nats(entry)]
-        rows.append((entry.method, *cells))
+        peaks = f"{median(entry.peaks):g}\n{min(entry.peaks)} to {max(entry.peaks)}"
+        near = not entry.kl.mean >= LEAST_NATS
+        distance = (
+            text.cell(entry.kl, text.number),
+            text.NONE if near else text.signed(100 * entry.gain.mean / entry.kl.mean),
+        )
+        rows.append(
+            (
+                entry.method,
+                peaks if len(entry.peaks) > 1 else str(entry.peaks[0]),
+                f"{_early(entry)} of {len(entry.peaks)}",
+                text.change(entry.peak, entry.end),
+                text.cell(entry.lost, text.number),
+                text.cell(entry.gap),
+                *(distance if far else ()),
+            )
+        )
+    columns = ("method", "iteration of the peak", "seeds past it", "peak → end", "lost after it")
+    columns += ("proxy gap at the end", *(("KL to base at the end", "gain per 100 nats") if far else ()))
     reward = text.reward_name(run.suite.headline)
-    columns = [
-        "method",
-        "iteration of the peak",
-        "seeds past it",
-        "peak → end",
-        "lost after it",
-        "proxy gap at the end",
-    ]
-    columns += ["KL to base at the end", "gain per 100 nats"] if far else []
-    split = text.SPLIT_NAMES[run.splits[0]] if run.splits else ""
     note = (
-        f"Peak of {reward} on {split}: median and range over seeds. The best of several noisy evaluations lies above "
-        "the truth, so some loss after it is expected of every method. Proxy gap: gain on the rewards trained on "
-        f"(training prompts) less gain on {reward} (held-out prompts), each in standard deviations of the base model's "
-        "videos. Intervals: Student's 95 %, over seeds."
+        f"Peak of {reward} on {text.SPLIT_NAMES[run.split]}: median and range over seeds. The best of several noisy "
+        "evaluations lies above the truth, so some loss after it is expected of every method. Proxy gap: gain on the "
+        f"rewards trained on (training prompts) less gain on {reward} (held-out prompts), each in standard deviations "
+        "of the base model's videos. Intervals: Student's 95 %, over seeds."
     )
     if far:
         note += " KL: nats per video, over the whole path, under the memoryless SDE."
-    return TextTable("Peaks, proxy gaps and distances", tuple(columns), tuple(rows), note)
-
-
-def _with_interval(value: Interval, plus: bool = True) -> str:
-    show = text.signed if plus else text.number
-    if not value.n or pd.isna(value.mean):
-        return text.NONE
-    return f"{show(value.mean)}\n{show(value.low)} to {show(value.high)}" if value.known else show(value.mean)
-
-
-def _per_nats(entry: Course) -> str:
-    if not entry.kl.n or not entry.kl.mean >= LEAST_NATS:
-        return text.NONE
-    return text.signed(100 * entry.gain.mean / entry.kl.mean)
+    return TextTable("Peaks, proxy gaps and distances", columns, tuple(rows), note)

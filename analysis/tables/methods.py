@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.records import Records
-from analysis.settings import method_differences
+from analysis.settings import differing
 from analysis.tables.text_table import TextTable
 
 
 def methods_table(run: Records) -> tuple[pd.DataFrame, TextTable]:
     """One row a field, one column a method; empty where settings were not recorded or there is one method."""
-    frame = method_differences(run.settings)
+    entries = run.settings.get("method_settings") or {}
+    frame = differing({str(name): entry for name, entry in entries.items()})
     rows = tuple(
         (str(field), *(_shown(value) for value in values)) for field, *values in frame.itertuples(name=None)
     )

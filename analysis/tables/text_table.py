@@ -1,13 +1,23 @@
-"""A table as strings, and the three ways in which one is written: Markdown, CSV and plain text."""
+"""A table as strings, and the ways in which one is written: Markdown, CSV, LaTeX and plain text."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from tabulate import tabulate
+
+from analysis.statistics import Estimate, Interval
+
+_SYMBOLS = {"×": "times", "−": "-", "→": "to", "±": "pm", "≤": "le", "σ": "sigma", "ρ": "rho"}
+_LATEX = str.maketrans(
+    {sign: f"${name if name == '-' else chr(92) + name}$" for sign, name in _SYMBOLS.items()}
+    | {sign: chr(92) + sign for sign in "%_&#${}"}
+    | {"–": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
 
 
 @dataclass(frozen=True)
@@ -28,45 +38,56 @@ class TextTable:
 
 def to_markdown(table: TextTable) -> str:
     """A table as Markdown, its note below it."""
-    lines = [
-        f"### {table.title}",
-        "",
-        _markdown_row(table.columns),
-        _markdown_row(["---"] * len(table.columns)),
+    escaped = [
+        [cell.replace("|", "\\|").replace("\n", "<br>") for cell in row]
+        for row in (table.columns, *table.rows)
     ]
-    lines += [_markdown_row(row) for row in table.rows]
-    return "\n".join([*lines, *(["", table.note] if table.note else []), ""])
+    lines = [f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(escaped[0]), *escaped[1:])]
+    return "\n".join([f"### {table.title}", "", *lines, *(["", table.note] if table.note else []), ""])
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+def to_latex(table: TextTable) -> str:
+    """A table as a LaTeX `table` environment (booktabs), its note in the caption."""
+    columns, *rows = ([_latex(cell) for cell in row] for row in (table.columns, *table.rows))
+    caption = f"{table.title}. {table.note}".strip().translate(_LATEX)
+    style = pd.DataFrame(rows, columns=columns).style.hide(axis="index")
+    return str(style.to_latex(hrules=True, caption=caption, column_format="l" * len(columns)))
+
+
+def _latex(cell: str) -> str:
+    lines = cell.translate(_LATEX).split("\n")
+    return lines[0] if len(lines) == 1 else "\\shortstack[l]{" + r" \\ ".join(lines) + "}"
 
 
 def to_text(table: TextTable) -> str:
     """A table in plain text with aligned columns, its title above and its note below."""
-    rows = [table.columns, *table.rows]
-    widths = [
-        max(len(line) for row in rows for line in row[place].split("\n")) for place in range(len(rows[0]))
-    ]
-    lines = [table.title, ""]
-    for number, row in enumerate(rows):
-        parts = [cell.split("\n") for cell in row]
-        for line in range(max(map(len, parts))):
-            cells = [part[line] if line < len(part) else "" for part in parts]
-            lines.append(
-                "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-            )
-        if number == 0:
-            lines.append("  ".join("-" * width for width in widths))
-    lines += ["", *textwrap.wrap(table.note, 100)] if table.note else []
-    return "\n".join([*lines, ""])
+    grid = tabulate(table.rows, headers=table.columns, tablefmt="simple", disable_numparse=True)
+    note = ["", *textwrap.wrap(table.note, 100)] if table.note else []
+    return "\n".join([table.title, "", *(line.rstrip() for line in grid.split("\n")), *note, ""])
 
 
-def write_table(folder: Path, name: str, frame: pd.DataFrame, texts: Sequence[TextTable]) -> list[Path]:
-    """Write `frame` (numbers, tidy) as `name.csv` and `texts` (as they are read) as `name.md`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    csv, markdown = folder / f"{name}.csv", folder / f"{name}.md"
-    frame.to_csv(csv, index=frame.index.name is not None, float_format="%.6g")
-    markdown.write_text("\n".join(to_markdown(entry) for entry in texts if entry.rows), encoding="utf-8")
-    return [csv, markdown]
+def tidy(rows: Iterable[Mapping[str, object]]) -> pd.DataFrame:
+    """A frame of rows in which an interval or estimate `x` becomes the columns `x`, `x_low` and `x_high`."""
+    flat: list[dict[str, object]] = []
+    for row in rows:
+        flat.append({})
+        for name, value in row.items():
+            middle = value.mean if isinstance(value, Interval) else getattr(value, "value", value)
+            flat[-1][name] = middle
+            if isinstance(value, Interval | Estimate):
+                flat[-1] |= {f"{name}_low": value.low, f"{name}_high": value.high}
+    return pd.DataFrame(flat)
+
+
+def write_table(folder: Path, name: str, frame: pd.DataFrame, tables: Sequence[TextTable]) -> list[TextTable]:
+    """Write `frame` (numbers, tidy) as `name.csv` and `tables` (as they are read) as `name.md` and `name.tex`.
+
+    Returns the tables that have rows; where the frame has none nothing is written.
+    """
+    shown = [table for table in tables if table.rows]
+    if len(frame):
+        folder.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(folder / f"{name}.csv", index=frame.index.name is not None, float_format="%.6g")
+        (folder / f"{name}.md").write_text("\n".join(map(to_markdown, shown)), encoding="utf-8")
+        (folder / f"{name}.tex").write_text("\n".join(map(to_latex, shown)), encoding="utf-8")
+    return shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from benchmarks.ablating.variants import Arm, described
 from methods.method import Method
 
 CONFIDENCE = 0.95
+#: Whether an interval excludes zero, or there is none.
+BEYOND, NOT_SHOWN, UNKNOWN = "beyond chance", "not shown", "cannot be said"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether it is told from what it is compared with."""
+        """Whether it differs from what it is compared with beyond chance."""
         if self.difference is None:
             return ""
         if not self.difference.known:
-            return "cannot be told"
-        return "told apart" if self.difference.excludes_zero else "not told apart"
+            return UNKNOWN
+        return BEYOND if self.difference.excludes_zero else NOT_SHOWN
 
 
 def compare(folder: Path, base: Method, arms: Sequence[Arm]) -> tuple[Records, list[Row]]:
@@ -76,13 +78,8 @@ def compare(folder: Path, base: Method, arms: Sequence[Arm]) -> tuple[Records, l
         RecordError: the folder cannot be analysed.
     """
     run = load_run(folder)
-    values = final_values(run)
-    split = run.splits[0]
-    headline = values[(values["reward"] == run.suite.headline) & (values["split"] == split)]
-    finals = {
-        name: headline.loc[headline["method"] == name, "final"].to_numpy(dtype=np.float64)
-        for name in (base.name, *(arm.name for arm in arms))
-    }
+    headline = _headline(run)
+    finals = headline_ends(run, (base.name, *(arm.name for arm in arms)))
     level = 1 - (1 - CONFIDENCE) / max(len(arms), 1)
     names = {base.name: "base", **{arm.name: f"{arm.factor}-{arm.variant}" for arm in arms}}
     found = _Diagnostics.of(run, headline)
@@ -102,6 +99,20 @@ def compare(folder: Path, base: Method, arms: Sequence[Arm]) -> tuple[Records, l
             )
         )
     return run, rows
+
+
+def _headline(run: Records) -> pd.DataFrame:
+    """`final_values` of the headline reward on held-out prompts."""
+    values = final_values(run)
+    return values[(values["reward"] == run.suite.headline) & (values["split"] == run.splits[0])]
+
+
+def headline_ends(run: Records, methods: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+    """The headline reward on held-out prompts at the end: method -> one a seed that finished."""
+    headline = _headline(run)
+    return {
+        name: headline.loc[headline["method"] == name, "final"].to_numpy(dtype=np.float64) for name in methods
+    }
 
 
 @dataclass(frozen=True)
@@ -203,29 +214,31 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _verdict(row: Row) -> str:
-    return row.verdict if row.against in ("", "base") else f"{row.verdict} from {row.against}"
+    return row.verdict if row.against in ("", "base") else f"{row.verdict} (to {row.against})"
 
 
 def _change(values: tuple[float, float]) -> str:
     return text.NONE if math.isnan(values[0]) else f"{text.number(values[0])} → {text.number(values[1])}"
 
 
+def seeds_text(counts: Iterable[int]) -> str:
+    """ "3 seeds", or "2 to 3 seeds" where they differ."""
+    seeds = sorted(set(counts))
+    several = f"{seeds[0]} to " if len(seeds) > 1 else ""
+    return several + text.count(seeds[-1], "seed")
+
+
 def note(run: Records, rows: Sequence[Row]) -> str:
     """What the numbers are."""
     count = len(rows) - 1
-    seeds = sorted({len(row.finals) for row in rows})
     each = 1 - (1 - CONFIDENCE) / max(count, 1)
-    told = (
-        ("1 seed" if seeds[0] == 1 else f"{seeds[0]} seeds")
-        if len(seeds) == 1
-        else f"{seeds[0]} to {seeds[-1]} seeds"
-    )
+    told = seeds_text(len(row.finals) for row in rows)
     return (
         f"Final: {text.reward_name(run.suite.headline)} on held-out prompts, mean of {told} at {run.budget}. "
         f"Difference: to the base where no other is named; Welch's intervals, each at {100 * each:.4g} % so that all "
-        f"{count} hold together with 95 % confidence. Rollouts: the same reward of the method's own stochastic "
-        "rollouts with full guidance and with none, before training and at the end: what the policy kept of the "
-        "guidance is what it gains without it. KL in nats a video."
+        f"{count} hold together with 95 % confidence; {BEYOND}: zero lies outside. Rollouts: the same reward of the "
+        "method's own stochastic rollouts with full guidance and with none, before training and at the end: what the "
+        "policy kept of the guidance is what it gains without it. KL in nats a video."
     )
 
 
@@ -234,7 +247,7 @@ def to_markdown(run: Records, rows: Sequence[Row]) -> str:
     lines = [
         f"## Ablation of {rows[0].variant}",
         "",
-        f"| {' | '.join(COLUMNS)} |",
+        markdown_row(COLUMNS),
         f"|{'---|' * len(COLUMNS)}",
     ]
     asked = ""
@@ -242,8 +255,13 @@ def to_markdown(run: Records, rows: Sequence[Row]) -> str:
         if row.about and row.about != asked:
             lines.append(f"| *{_escaped(row.about)}* |{' |' * (len(COLUMNS) - 1)}")
             asked = row.about
-        lines.append(f"| {' | '.join(map(_escaped, strings))} |")
+        lines.append(markdown_row(strings))
     return "\n".join([*lines, "", note(run, rows), ""])
+
+
+def markdown_row(strings: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(_escaped, strings))} |"
 
 
 def _escaped(cell: str) -> str:
@@ -280,11 +298,12 @@ def _figure(run: Records, rows: Sequence[Row], folder: Path) -> list[Path]:
     axes.set_ylim(len(compared) - 0.4, -0.6)
     axes.set_xlabel(f"difference of {text.reward_name(run.suite.headline)}, held-out prompts")
     handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, label="told apart"),
-        Line2D([], [], color=FAINT, marker=style.marker, label="not told apart"),
+        Line2D([], [], color=style.colour, marker=style.marker, label=BEYOND),
+        Line2D([], [], color=FAINT, marker=style.marker, label=NOT_SHOWN),
         Line2D([], [], color=INK, linestyle="", label=f"base {_mean(rows[0].finals):.3f}"),
     ]
     confidence = f"{100 * compared[0].difference.confidence:.4g} %" if compared[0].difference else ""
-    footer = f"{len(rows[0].finals)} seed(s), {run.budget} each. Intervals at {confidence}: all hold together at 95 %."
+    seeds = seeds_text(len(row.finals) for row in rows)
+    footer = f"{seeds}, {run.budget} each. Intervals at {confidence}: all hold together at 95 %."
     surround(drawn, f"What each change does to {rows[0].variant}", footer, handles)
     return save(drawn, folder, "ablation")

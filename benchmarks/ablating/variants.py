@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from benchmarks.ablating.crossing import Cell, Crossed, Design, cell_name, crossed_cells, shared_field
+from benchmarks.ablating.labels import label, shown
 from benchmarks.resolve import nested, read_fields
 from benchmarks.settings import SettingsError, variant
 from methods.catalog import difference
@@ -21,6 +22,7 @@ from methods.naming import closest, explain
 #: What `against` calls the method that nothing is changed in.
 UNCHANGED = "base"
 GRID = "grid"
+CROSS = "cross"
 
 
 class _Settings(BaseModel):
@@ -86,19 +88,44 @@ class Ablation(_Settings):
         settings: fields of a run, such as budget and seeds; the command line's win.
         factors: name -> what is changed, one thing at a time.
         grid: field -> values: every combination of them.
+        cross: name -> a factor of a crossed design: every combination of the factors' levels, reported as main effects
+            and interactions. A list of values is short for those of the field that the factor is called by.
     """
 
     base: str | None = None
     settings: dict[str, Any] = {}
     factors: dict[str, Factor] = {}
     grid: dict[str, tuple[Any, ...]] = {}
+    cross: dict[str, Crossed] = {}
+
+    @field_validator("cross", mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            name: {"field": name, "values": entry} if isinstance(entry, list) else entry
+            for name, entry in data.items()
+        }
 
     @model_validator(mode="after")
     def _something(self) -> Ablation:
-        if not self.factors and not self.grid:
-            raise ValueError("it names neither factors nor grid: there is nothing to compare")
-        if GRID in self.factors:
-            raise ValueError(f"a factor cannot be called {GRID!r}; choose another name")
+        if not self.factors and not self.grid and not self.cross:
+            raise ValueError("it names neither factors nor grid nor cross: there is nothing to compare")
+        for name in (GRID, CROSS):
+            if name in self.factors:
+                raise ValueError(f"a factor cannot be called {name!r}; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def _crossed(self) -> Ablation:
+        if len(self.cross) == 1:
+            raise ValueError(
+                f"cross has {next(iter(self.cross))} alone: give two factors or more, or write it under factors"
+            )
+        if shared := shared_field(self.cross):
+            one, other, field = shared
+            raise ValueError(f"cross: {one} and {other} both change {field}; let one factor change it")
         return self
 
 
@@ -135,7 +162,7 @@ def read_ablation(path: Path) -> Ablation:
     Raises:
         SettingsError: it is missing, or says nothing that could be run.
     """
-    content = read_fields(path, "ablation file", Ablation, "with factors or grid")
+    content = read_fields(path, "ablation file", Ablation, "with factors, grid or cross")
     try:
         return Ablation.model_validate(content)
     except ValidationError as error:
@@ -156,24 +183,24 @@ def make_arms(ablation: Ablation, base: Method, only: Sequence[str] = ()) -> tup
     Raises:
         SettingsError: a change that cannot be, or a name that does not exist.
     """
-    known = [*ablation.factors, *([GRID] if ablation.grid else [])]
+    known = [*ablation.factors, *([GRID] if ablation.grid else []), *([CROSS] if ablation.cross else [])]
     for name in only:
         if name not in known:
             raise SettingsError(f"--factors names {name!r}; {closest(name, known)}")
     asked = [entry for entry in _asked(ablation, base) if not only or entry[0] in only]
-    names = [f"{factor}-{label}" for factor, label, *_ in asked]
+    names = [f"{factor}-{own}" for factor, own, *_ in asked]
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"the ablation asks for {name} twice; give each variant a name of its own")
     arms, same = [], []
-    for (factor, label, about, one), name in zip(asked, names, strict=True):
+    for (factor, own, about, one), name in zip(asked, names, strict=True):
         if one.against not in (UNCHANGED, *names):
             raise SettingsError(
                 f"{name}: against is {one.against!r}; {closest(one.against, [UNCHANGED, *names])}"
             )
         method = _varied(base, one.change, name)
         if difference(base, method):
-            arms.append(Arm(factor, label, about, one.against, method))
+            arms.append(Arm(factor, own, about, one.against, method))
         else:
             same.append(name)
     # What is the base already is not run twice: who is compared with it is compared with the base.
@@ -190,19 +217,35 @@ def _asked(ablation: Ablation, base: Method) -> Iterable[tuple[str, str, str, Va
         for value in factor.values:
             assert factor.field is not None  # Factor has both or none
             if flat.get(factor.field) != value:
-                yield name, _label(value), factor.about, Variant(change={factor.field: value})
-        for label, one in factor.variants.items():
-            yield name, label, factor.about, one
+                yield name, label(value), factor.about, Variant(change={factor.field: value})
+        for own, one in factor.variants.items():
+            yield name, own, factor.about, one
     if ablation.grid:
         for values in itertools.product(*ablation.grid.values()):
             change = dict(zip(ablation.grid, values, strict=True))
-            label = "+".join(f"{field.rpartition('.')[2]}-{_label(value)}" for field, value in change.items())
-            yield GRID, label, "", Variant(change=change)
+            name = "+".join(f"{field.rpartition('.')[2]}-{label(value)}" for field, value in change.items())
+            yield GRID, name, "", Variant(change=change)
+    for cell, change in crossed_cells(ablation.cross).items() if ablation.cross else ():
+        yield CROSS, cell_name(ablation.cross, cell), "", Variant(change=change)
 
 
-def _label(value: Any) -> str:
-    """A value as part of a name, which also names a folder."""
-    return re.sub(r"[^\w.+-]+", "_", shown(value).lower())
+def make_design(ablation: Ablation, base: Method, only: Sequence[str] = ()) -> Design | None:
+    """The crossed design of an ablation, its cells the methods that `make_arms` makes; None where it has none.
+
+    Raises:
+        SettingsError: two cells are one and the same method.
+    """
+    if not ablation.cross or (only and CROSS not in only):
+        return None
+    methods: dict[Cell, Method] = {}
+    for cell, change in crossed_cells(ablation.cross).items():
+        method = _varied(base, change, f"{CROSS}-{cell_name(ablation.cross, cell)}")
+        for other, before in methods.items():
+            if not difference(before, method):
+                pair = " and ".join(cell_name(ablation.cross, one) for one in (other, cell))
+                raise SettingsError(f"cross: {pair} are the same; give levels that differ")
+        methods[cell] = method if difference(base, method) else base
+    return Design.of(ablation.cross, {cell: method.name for cell, method in methods.items()})
 
 
 def _varied(base: Method, change: Mapping[str, Any], name: str) -> Method:
@@ -264,22 +307,15 @@ def _parts(field: str) -> Iterable[str]:
     return (".".join(names[:count]) for count in range(1, len(names)))
 
 
-def shown(value: Any) -> str:
-    """A setting as a reader sees it."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def described(base: Method, other: Method) -> str:
     """ "process.credit: next_state → state; distillation: set → none"."""
     pairs = shown_difference(base, other).items()
     return "; ".join(f"{field}: {shown(before)} → {shown(after)}" for field, (before, after) in pairs)
 
 
-def write_arms(path: Path, base: Method, arms: Sequence[Arm]) -> None:
+def write_arms(path: Path, base: Method, arms: Sequence[Arm], design: Design | None = None) -> None:
     """Writes what is compared with what beside the run; the methods themselves are in its settings."""
-    content = {
+    content: dict[str, Any] = {
         "base": base.name,
         "arms": [
             {
@@ -290,11 +326,13 @@ def write_arms(path: Path, base: Method, arms: Sequence[Arm]) -> None:
             for arm in arms
         ],
     }
+    if design is not None:
+        content[CROSS] = design.dump()
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), encoding="utf-8")
 
 
-def read_arms(path: Path, methods: Mapping[str, Method]) -> tuple[Method, list[Arm]]:
-    """The base and the variants of a run's folder.
+def read_arms(path: Path, methods: Mapping[str, Method]) -> tuple[Method, list[Arm], Design | None]:
+    """The base, the variants and the crossed design, if there is one, of a run's folder.
 
     Args:
         path: what `write_arms` wrote.
@@ -312,4 +350,4 @@ def read_arms(path: Path, methods: Mapping[str, Method]) -> tuple[Method, list[A
         Arm(**{field: arm[field] for field in _WRITTEN}, method=methods[arm["name"]])
         for arm in content["arms"]
     ]
-    return methods[content["base"]], arms
+    return methods[content["base"]], arms, Design.load(content[CROSS]) if CROSS in content else None

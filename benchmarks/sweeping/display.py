@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs."""
+"""Progress display of a sweep."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def shown_values(values: Mapping[str, Any]) -> str:
 
 
 class SweepDisplay:
-    """One bar for the sweep, with the best reward so far, and one for each trial under way.
+    """One bar for the sweep, with the best reward so far, and one per running trial.
 
-    Where the output is no terminal, a line for each trial that ends instead.
+    If the output is not a terminal, prints a line per finished trial instead.
 
     Args:
         console: where to draw.
         total: trials of all methods.
-        done: of them, those that have ended before.
+        done: trials that had ended before.
         best: method -> (reward, trial) of the best one so far.
     """
 
@@ -79,7 +79,7 @@ class SweepDisplay:
         result = "" if sheet.reward is None else f" {sheet.reward:.3f}"
         state = "" if sheet.state == "complete" else f" {sheet.state}"
         why = f" ({sheet.error})" if sheet.error else ""
-        again = f", in place of {sheet.repeats[-1]}" if sheet.repeats else ""
+        again = f", replacing {sheet.repeats[-1]}" if sheet.repeats else ""
         self.say(
             f"{sheet.method} trial {sheet.number}{again}:{result}{state}{why}; {shown_values(sheet.values)}; "
             f"{sheet.seconds:.0f} s{self._best_of(sheet.method)}"

@@ -1,4 +1,4 @@
-"""The final: each method's best trials again, on seeds that the search did not see; these alone choose the winner.
+"""The final: reruns each method's best trials on seeds unseen in the search; only these decide the winner.
 
 The finalists are the methods of one benchmark in the folder `finals`, whose records `analysis` reads.
 """
@@ -25,14 +25,14 @@ from benchmarks.workers import ERROR_FILE, Failure
 from rewards.suites import suite_named
 
 FINALS_FOLDER = "finals"
-#: Iterations between evaluations that no budget reaches: only the last iteration is evaluated.
+#: An evaluation interval beyond any budget, so that only the last iteration is evaluated.
 AT_THE_END = 1_000_000_000
-#: Errors of a training that diverged: it would diverge again, and its trial is out of the final.
+#: Errors of diverged training: it would diverge again, so its trial is out of the final.
 _DIVERGED = ("FloatingPointError", "NonFiniteError")
 
 
 def final_settings(plan: Plan, finalists: Sequence[Finalist]) -> RunSettings:
-    """The final as one run: what the trials had, on other seeds, with the finalists for methods."""
+    """The final as one run: the trials' settings on other seeds, with the finalists as methods."""
     methods = [
         plan.method(entry.method, entry.trial.params).model_copy(update={"name": entry.name})
         for entry in finalists
@@ -50,9 +50,9 @@ class Run:
 
     Attributes:
         seed: which.
-        state: "waiting", "running", "finished", "diverged", or "failed" by an error that may be mended.
-        reward: headline reward on the judged prompts at the end; None of one that has not finished.
-        cost: unit -> what training used.
+        state: "waiting", "running", "finished", "diverged", or "failed" with an error that can be fixed.
+        reward: final headline reward on the judging prompts; None if it has not finished.
+        cost: unit -> amount used in training.
     """
 
     seed: int
@@ -63,16 +63,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Entry:
-    """A finalist and its runs, one a seed of the final."""
+    """A finalist and its runs, one per seed of the final."""
 
     finalist: Finalist
     runs: tuple[Run, ...]
 
     @property
     def mean(self) -> float | None:
-        """Mean reward over the final's seeds alone; None unless all of them finished.
+        """Mean reward over the final's seeds only; None unless all have finished.
 
-        The score of the search is left out: it is why a trial is a finalist, and so it is flattered.
+        The score of the search is left out: it selected the finalists and is therefore biased upwards.
         """
         rewards = [run.reward for run in self.runs if run.reward is not None]
         return float(np.mean(rewards)) if len(rewards) == len(self.runs) else None
@@ -80,22 +80,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the final says of one method.
+    """The final's result for one method.
 
     Attributes:
-        entries: the finalists, in the order that the search had them in.
+        entries: the finalists, in the order of the search.
     """
 
     entries: tuple[Entry, ...]
 
     @property
     def missing(self) -> int:
-        """Runs that are still to do; there is no winner before."""
+        """Runs still to be done; there is no winner before."""
         return sum(run.state not in ("finished", "diverged") for entry in self.entries for run in entry.runs)
 
     @property
     def ranking(self) -> list[tuple[Finalist, float]]:
-        """Finalists with their means, the highest first; at equal means the search decides."""
+        """Finalists with their means, highest first; the search breaks ties."""
         means = [(entry.finalist, entry.mean) for entry in self.entries]
         return sorted(
             ((finalist, mean) for finalist, mean in means if mean is not None), key=lambda pair: -pair[1]
@@ -103,22 +103,22 @@ class Verdict:
 
     @property
     def winner(self) -> Finalist | None:
-        """The finalist with the highest mean; None as long as runs are missing, and where none has finished."""
+        """The finalist with the highest mean; None while runs are missing, or if none has finished."""
         return self.ranking[0][0] if self.ranking and not self.missing else None
 
     def line(self, method: str, seeds: str) -> str:
-        """The verdict for people.
+        """The result as text.
 
         Args:
-            method: whose it is.
-            seeds: of the final, as "seeds 101, 102".
+            method: the method's name.
+            seeds: the final's seeds, as "seeds 101, 102".
         """
         if not self.entries:
-            return f"{method}: no trial is complete, and there is no final"
+            return f"{method}: no trial is complete, so there is no final"
         if self.missing:
-            return f"{method}: the final is not over, {self.missing} of its runs are missing"
+            return f"{method}: the final is not finished; {self.missing} of its runs are missing"
         if not self.ranking:
-            return f"{method}: the final has no winner, for the training of every finalist diverged"
+            return f"{method}: the final has no winner, because the training of every finalist diverged"
         (winner, mean), *others = self.ranking
         behind = [f"trial {entry.trial.number} {value:.4g} ({entry.searched:.4g})" for entry, value in others]
         out = [f"trial {entry.finalist.trial.number}" for entry in self.entries if entry.mean is None]
@@ -127,7 +127,7 @@ class Verdict:
             f"{winner.searched:.4g} in the search",
             shown_values(winner.trial.params),
             f"behind it {', '.join(behind)}" if behind else "",
-            f"out, for training diverged: {', '.join(out)}" if out else "",
+            f"excluded because training diverged: {', '.join(out)}" if out else "",
         ]
         return "; ".join(filter(None, parts))
 
@@ -137,9 +137,9 @@ class Final(Benchmark):
 
     Args:
         plan: the sweep.
-        finalists: of all methods.
+        finalists: the finalists of all methods.
         output: the sweep's folder.
-        workers: runs side by side.
+        workers: parallel runs.
     """
 
     def __init__(self, plan: Plan, finalists: Sequence[Finalist], output: Path, workers: int) -> None:
@@ -147,16 +147,16 @@ class Final(Benchmark):
         self.plan, self.finalists, self.shared = plan, finalists, output / "base"
 
     def train(self) -> list[Failure]:
-        """Trains what is missing; returns the runs that failed by an error that may be mended."""
+        """Trains the missing runs; returns those that failed with an error that can be fixed."""
         self._prepare()
-        failures = self._train()
+        failures = self._train(self.runs)
         for run in self.runs:
-            if self._state(*run) == "finished":  # nothing goes on from there
+            if self._state(*run) == "finished":  # it will not be resumed
                 shutil.rmtree(run_folder(self.output, *run) / "checkpoint", ignore_errors=True)
         return [failure for failure in failures if self._state(failure.method, failure.seed) != "diverged"]
 
     def verdicts(self) -> dict[str, Verdict]:
-        """What the records say so far, for each method."""
+        """The results so far, for each method."""
         seeds = self.plan.final_seed_range
         entries = [Entry(one, tuple(self._run_of(one, seed) for seed in seeds)) for one in self.finalists]
         return {
@@ -164,11 +164,11 @@ class Final(Benchmark):
             for method in self.plan.methods
         }
 
-    def _waiting(self) -> list[tuple[str, int]]:
-        return [run for run in super()._waiting() if self._state(*run) != "diverged"]
+    def _waiting(self, runs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        return [run for run in super()._waiting(runs) if self._state(*run) != "diverged"]
 
     def _prepare(self) -> None:
-        """Writes the settings, which more trials may have changed, and takes over the base model's evaluation."""
+        """Writes the settings, which further trials may have changed, and copies the base model's evaluation."""
         write_settings(self.settings, self.output)
         known = run_folder(self.shared, BASE, 0)
         status = read_status(known)
@@ -191,7 +191,7 @@ class Final(Benchmark):
 
 
 def run_state(folder: Path) -> str:
-    """How a run of the final stands: its status, and "diverged" of one that failed since its training diverged."""
+    """Status of a run of the final, with "diverged" for a run that failed because its training diverged."""
     status = read_status(folder)
     if status is None:
         return "waiting"
@@ -203,7 +203,7 @@ def run_state(folder: Path) -> str:
 
 
 def finals_table(plan: Plan, verdicts: Mapping[str, Verdict]) -> pd.DataFrame:
-    """All runs of the final: one row a finalist and seed."""
+    """All runs of the final: one row per finalist and seed."""
     parameters = dict.fromkeys(parameter.name for space in plan.spaces.values() for parameter in space)
     rows = [
         {

@@ -21,9 +21,9 @@ from benchmarks.sweeping.plan import (
 from benchmarks.sweeping.space import DEFAULT_PARAMS, SHORT, Parameter, lacking, parse
 from methods.naming import closest
 
-#: Trials of each method unless it is said, by preset.
+#: Default number of trials per method, by preset.
 TRIALS, SMOKE_TRIALS = 40, 4
-#: Seeds of a final, unless it is said.
+#: Default number of seeds in a final.
 FINAL_SEEDS = 3
 
 
@@ -48,18 +48,23 @@ def arguments(description: str) -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="python -m benchmarks.sweep", description=description, epilog=_epilog())
     add = parser.add_argument
-    add("--methods", "--method", metavar="A,B,...", help="methods to tune, by name, comma-separated (needed)")
+    add(
+        "--methods",
+        "--method",
+        metavar="A,B,...",
+        help="methods to tune, by name, comma-separated (required)",
+    )
     add(
         "--trials",
         type=int,
         metavar="N",
-        help=f"trials of each method, in all ({TRIALS}; {SMOKE_TRIALS} with preset smoke)",
+        help=f"total number of trials per method ({TRIALS}; {SMOKE_TRIALS} with preset smoke)",
     )
     add(
         "--params",
         metavar="P,Q,...",
         help="what to tune: short names (below), or any field of a method with NAME=LOW..HIGH[:log][:GRID_POINTS] or "
-        f"NAME=A|B|C ({','.join(DEFAULT_PARAMS)}, of each method what it has)",
+        f"NAME=A|B|C ({','.join(DEFAULT_PARAMS)}, for each method, those it has)",
     )
     add(
         "--storage",
@@ -78,11 +83,11 @@ def arguments(description: str) -> argparse.ArgumentParser:
         default="tpe",
         help=f"how values are chosen: {_choices(SEARCHES)} (tpe)",
     )
-    add("--search-seed", type=int, default=0, metavar="N", help="of the search's own draws (0)")
+    add("--search-seed", type=int, default=0, metavar="N", help="seed of the search itself (0)")
     add(
         "--pruner",
         choices=tuple(PRUNERS),
-        help=f"when to end a trial early: {_choices(PRUNERS)} (median; none for a grid and with several objectives)",
+        help=f"when to stop a trial early: {_choices(PRUNERS)} (median; none for a grid and with several objectives)",
     )
     add(
         "--objectives",
@@ -100,34 +105,34 @@ def arguments(description: str) -> argparse.ArgumentParser:
         "--final-seeds",
         type=int,
         metavar="N",
-        help=f"seeds of the final, those after the trials' own; their mean chooses ({FINAL_SEEDS})",
+        help=f"number of seeds in the final, following the trials' own; their mean decides ({FINAL_SEEDS})",
     )
     add("--every", type=int, metavar="N", help="iterations between evaluations (the preset's)")
     add_settings(
         parser,
         seeds="training seeds of each trial; its reward is their mean (1)",
-        first_seed=f"the first of them ({FIRST_SEED}); results use others",
+        first_seed=f"first training seed ({FIRST_SEED}); results use other seeds",
     )
-    add("--workers", type=int, metavar="N", help="trials side by side (one a CPU core, or 1 on a GPU)")
+    add("--workers", type=int, metavar="N", help="trials in parallel (one per CPU core, or 1 on a GPU)")
     add(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for everything (results/STUDY, or by date without --storage)",
+        help="output folder (results/STUDY, or by date without --storage)",
     )
     add(
         "--retry-running",
         action="store_true",
-        help="begin again every trial that is recorded as running: for a journal whose other machines are gone",
+        help="restart every trial recorded as running; for a journal whose other machines are gone",
     )
     return parser
 
 
 def _spaces(given: argparse.Namespace, run: RunSettings) -> dict[str, tuple[Parameter, ...]]:
-    """Each method's parameters: of those asked for, what it has.
+    """Each method's parameters: those requested that it has.
 
     Raises:
-        SettingsError: a method has none of them, or one of them no method.
+        SettingsError: a method has none of them, or no method has one of them.
     """
     text = given.params if given.params is not None else ",".join(DEFAULT_PARAMS)
     spaces: dict[str, tuple[Parameter, ...]] = {}
@@ -159,28 +164,28 @@ def _positive(given: argparse.Namespace) -> None:
 
 
 def _final(given: argparse.Namespace) -> tuple[int, int]:
-    """Finalists of each method, and the seeds that they train with; 0 and 0 for no final."""
+    """Number of finalists per method and of seeds in the final; 0 and 0 for no final."""
     finalists, seeds = given.finalists, given.final_seeds
     if not finalists and seeds is not None:
         raise SettingsError(
-            f"--final-seeds is {seeds} and there is no final; give --finalists as well, or leave --final-seeds out"
+            f"--final-seeds is {seeds} but there is no final; give --finalists as well, or omit --final-seeds"
         )
     if not finalists:
         return 0, 0
     if finalists < 2:
-        raise SettingsError(f"--finalists is {finalists}; give at least 2, or leave it out for no final")
+        raise SettingsError(f"--finalists is {finalists}; give at least 2, or omit it for no final")
     if seeds is not None and seeds < 1:
         raise SettingsError(f"--final-seeds is {seeds}; give at least 1")
     return finalists, FINAL_SEEDS if seeds is None else seeds
 
 
 def make_plan(given: argparse.Namespace, study: str, storage: str, command: str) -> Plan:
-    """The sweep that a command line asks for.
+    """The sweep specified by a command line.
 
     Args:
         given: its options.
-        study, storage: what `place` says.
-        command: the whole of it, to be recorded.
+        study, storage: the result of `place`.
+        command: the command line, for the records.
 
     Raises:
         SettingsError: naming option, value and remedy.
@@ -253,7 +258,7 @@ def place(given: argparse.Namespace) -> tuple[str, str, Path]:
 
 
 def _check_ends(plan: Plan) -> None:
-    """Refuses ranges whose ends do not fit the methods, before any trial begins."""
+    """Checks, before any trial starts, that the ends of ranges are valid for the methods."""
     from benchmarks.session import check_methods
 
     for method in plan.methods:

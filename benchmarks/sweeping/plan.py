@@ -1,4 +1,4 @@
-"""A sweep as data: what is searched, how, on which prompts and seeds; the same in every process that works on it."""
+"""A sweep as data: what is searched, how, and on which prompts and seeds; the same in every process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from benchmarks.sweeping.space import Parameter
 from methods.method import Method, flatten
 from methods.seeding import derived_seed
 
-#: Objective -> what is optimised, and in which direction.
+#: Objective -> its description and direction.
 OBJECTIVES: Mapping[str, tuple[str, Literal["maximize", "minimize"]]] = {
-    "reward": ("headline reward on the judged prompts at the budget", "maximize"),
-    "kl": ("KL to the base model in nats a video (diagnostic/kl_to_base)", "minimize"),
+    "reward": ("headline reward on the judging prompts at the end of the budget", "maximize"),
+    "kl": ("KL to the base model in nats per video (diagnostic/kl_to_base)", "minimize"),
 }
 #: Search -> what it does.
 SEARCHES: Mapping[str, str] = {
@@ -31,30 +31,30 @@ SEARCHES: Mapping[str, str] = {
     "random": "independent draws",
     "grid": "every combination of a few values, for a heat map",
 }
-#: Pruner -> when it ends a trial early.
+#: Pruner -> when it stops a trial early.
 PRUNERS: Mapping[str, str] = {
     "median": "worse than the median of the finished trials at the same share of the budget",
     "wilcoxon": "worse than the best trial, seed by seed (Wilcoxon's signed-rank test); needs --seeds 4 or more",
     "none": "never",
 }
-#: Intermediate values are compared at these many shares of the budget: 0.1, 0.2, ..., 1.
+#: Intermediate values are compared at this many fractions of the budget: 0.1, 0.2, ..., 1.
 MARKS = 10
-#: No trial is pruned before so many have finished, nor before this many tenths of the budget.
+#: No trial is pruned before this many have finished, or before this many tenths of the budget.
 STARTUP_TRIALS, WARMUP_MARKS = 5, 3
-#: Fewer seeds than these cannot make the signed-rank test's p fall below its threshold of 0.1: 1 / 2^3 > 0.1.
+#: With fewer seeds the signed-rank test's p cannot fall below its threshold of 0.1: 1 / 2^3 > 0.1.
 WILCOXON_SEEDS = 4
-#: Prompts that are trained on and evaluated beside the judged ones, to see both.
+#: Number of training prompts evaluated besides the judging ones.
 TRAIN_PROMPTS = 4
 FIRST_SEED = 100
-#: Fields of a run that a sweep's description has in other places, or not at all.
+#: Fields of a run that a sweep's description has elsewhere, or not at all.
 _APART = {"command", "methods", "method_settings", "prompts"}
 
 
 def split_prompts(train: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Training prompts as those that trials train on, and those that judge them: one of each three in a row.
+    """Splits the training prompts into those that trials train on and those that judge them: one of every three.
 
-    Its place moves on with every three and every dozen, so that lists made as products of words, as the testbed's is,
-    do not put all of one word on one side. Held-out prompts are in neither part: no trial sees them.
+    Its position rotates with every three and every dozen, so that in lists made as products of words, like the
+    testbed's, no word falls entirely on one side. Held-out prompts are in neither part: no trial sees them.
 
     Raises:
         SettingsError: there are too few to split.
@@ -70,21 +70,21 @@ def split_prompts(train: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a sweep depends on.
+    """Everything a sweep depends on.
 
     Attributes:
         study: its name in the storage.
         storage: URL of the storage.
-        run: what `benchmarks.run` would do with the same options: the methods as they are, on all training prompts.
+        run: the run that `benchmarks.run` would do with the same options: unchanged methods on all training prompts.
         base: the same for trials: on tuning seeds and prompts.
         spaces: method -> its parameters.
-        trials: how many for each method, in all.
+        trials: total number per method.
         objectives: names of `OBJECTIVES`; the first, the reward, chooses the best trial.
         search: name of `SEARCHES`.
         pruner: name of `PRUNERS`.
-        search_seed: of the search's own draws.
+        search_seed: seed of the search itself.
         finalists: trials of each method that the final trains again; 0 for no final.
-        final_seeds: on how many further seeds.
+        final_seeds: number of further seeds used there.
     """
 
     study: str
@@ -102,15 +102,15 @@ class Plan:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What is tuned, each in a study of its own."""
+        """The tuned methods, each with its own study."""
         return self.base.methods
 
     def method(self, name: str, values: Mapping[str, Any]) -> Method:
-        """A method as a trial has it.
+        """A method with a trial's values.
 
         Args:
             name: the method's.
-            values: parameter -> value; what is missing stays as it is.
+            values: parameter -> value; other fields are unchanged.
 
         Raises:
             SettingsError: they do not fit.
@@ -120,11 +120,11 @@ class Plan:
         return variant(self.base.method_settings[name], changes, name)
 
     def settings(self, name: str, values: Mapping[str, Any]) -> RunSettings:
-        """A trial's run; arguments and errors are those of `method`."""
+        """A trial's run; arguments and errors as in `method`."""
         return self.base.of_methods([self.method(name, values)])
 
     def current(self, method: str) -> dict[str, Any] | None:
-        """The method's own values by parameter name: what the first trial tries. None where the space lacks them."""
+        """The method's own values by parameter name, for the first trial; None if they lie outside the space."""
         flat = flatten(self.base.method_settings[method])
         values = {parameter.name: flat[parameter.field] for parameter in self.spaces[method]}
         inside = all(parameter.contains(values[parameter.name]) for parameter in self.spaces[method])
@@ -135,7 +135,7 @@ class Plan:
         return {parameter.name: parameter.grid() for parameter in self.spaces[method]}
 
     def trials_of(self, method: str) -> int:
-        """Trials of one method: a grid has no more than its points."""
+        """Number of trials of one method; for a grid, at most its number of points."""
         if self.search != "grid":
             return self.trials
         return min(self.trials, math.prod(len(values) for values in self.grid(method).values()))
@@ -152,7 +152,7 @@ class Plan:
 
     @property
     def final_seed_range(self) -> range:
-        """The training seeds of the final: those right after the trials' own."""
+        """The training seeds of the final: those following the trials' own."""
         return range(self.seeds.stop, self.seeds.stop + self.final_seeds)
 
     @property
@@ -162,15 +162,15 @@ class Plan:
 
     @property
     def directions(self) -> list[Literal["maximize", "minimize"]]:
-        """Of the objectives, as Optuna has them."""
+        """Directions of the objectives, for Optuna."""
         return [OBJECTIVES[name][1] for name in self.objectives]
 
     def sampler(self, method: str, number: int) -> BaseSampler:
-        """What proposes the values of a trial; seeded by the trials before it, so that a resumed sweep goes on alike.
+        """Proposes the values of a trial; seeded by the preceding trials, so that a resumed sweep continues alike.
 
         Args:
             method: whose study it is.
-            number: trials that were begun before.
+            number: number of trials started before.
         """
         if self.search == "grid":
             return GridSampler(self.grid(method), seed=self.search_seed)
@@ -178,13 +178,13 @@ class Plan:
         return RandomSampler(seed=seed) if self.search == "random" else TPESampler(seed=seed)
 
     def make_pruner(self) -> BasePruner:
-        """What ends trials early."""
+        """The pruner."""
         if self.pruner == "median":
             return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=WARMUP_MARKS)
         return WilcoxonPruner() if self.pruner == "wilcoxon" else NopPruner()
 
     def described(self, method: str | None = None) -> dict[str, Any]:
-        """The sweep as plain data, for files and for the study: all that its results depend on.
+        """The sweep as plain data, for files and the study: everything its results depend on.
 
         Args:
             method: the one whose study it is; None for all.
@@ -211,16 +211,16 @@ def _seeds_text(seeds: range) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-#: Settings that may differ between the machines that share a study: where things lie, and what changes no result.
+#: Settings that may differ between machines sharing a study: locations, and settings that affect no result.
 _LOCAL = {"model", "outcome_model", "process_reward", "preset", "micro_batch", "checkpoint_every"}
 
 
 def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Dotted names of what differs between two descriptions of a sweep; what may differ is left out.
+    """Dotted names of the differences between two descriptions of a sweep, except those that are allowed.
 
     Args:
-        first: what a study holds; of any version that today's settings can read.
-        second: what is to be done.
+        first: a study's description, from any version that can still be read.
+        second: the current description.
     """
     one, other = nested(_as_of_today(first)), nested(second)
     names = dict.fromkeys(itertools.chain(one, other))
@@ -235,9 +235,9 @@ def _may_differ(name: str) -> bool:
 
 
 def _as_of_today(described: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A description of an earlier version in today's fields; those that it lacks have their defaults.
+    """A description from an earlier version in the current fields; missing fields have their defaults.
 
-    One that today's settings cannot read is left as it is, and differs.
+    One that can no longer be read is returned unchanged, and therefore differs.
     """
     prompts = described["prompts"]
     whole = {
@@ -258,12 +258,12 @@ _ABSENT = object()
 
 
 def for_trials(run: RunSettings, seeds: int, first_seed: int, every: int | None, kl: bool) -> RunSettings:
-    """A run as trials do it: on tuning seeds, on some of the training prompts, judged by the others.
+    """A run as used in trials: on tuning seeds and some of the training prompts, judged by the others.
 
     Args:
         run: without a sweep.
         seeds, first_seed: training seeds of a trial.
-        every: iterations between evaluations; None for what the run has.
+        every: iterations between evaluations; None for the run's own.
         kl: whether the KL to the base model is an objective: then diagnostics are drawn.
 
     Raises:
@@ -271,7 +271,7 @@ def for_trials(run: RunSettings, seeds: int, first_seed: int, every: int | None,
     """
     usual = run.evaluation
     if kl and usual.diagnostic_prompts == 0:
-        raise SettingsError("evaluation.diagnostic_prompts is 0, and the objective kl needs at least 1")
+        raise SettingsError("evaluation.diagnostic_prompts is 0, but objective kl needs at least 1")
     train, judged = split_prompts(run.prompts.train)
     changes = {
         "train_prompts": min(TRAIN_PROMPTS, usual.train_prompts),
@@ -289,6 +289,6 @@ def for_trials(run: RunSettings, seeds: int, first_seed: int, every: int | None,
 
 
 def quiet() -> None:
-    """Keeps Optuna's own lines out of ours, and its warnings of what it may still change."""
+    """Silences Optuna's log lines and its warnings about experimental features."""
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

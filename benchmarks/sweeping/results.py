@@ -1,4 +1,4 @@
-"""What a sweep found: all trials as a table, and each method's chosen one as settings that `benchmarks.run` takes."""
+"""Results of a sweep: all trials as a table, and each method's chosen trial as settings for `benchmarks.run`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.sweeping.storage import ERROR, history, masked
 TRIALS_FILE, FINALS_FILE = "trials.csv", "finals.csv"
 TUNED_FILE, SWEEP_FILE = "tuned.yaml", "sweep.yaml"
 
-#: Fields of a run that a tuned method rests on, beside its own: they go into the tuned settings where a preset differs.
+#: Fields of a run that a tuned method depends on besides its own; written to the tuned settings if a preset differs.
 _RUN_FIELDS = (
     "suite",
     "model",
@@ -42,7 +42,7 @@ _RUN_FIELDS = (
 
 
 def trials_table(plan: Plan, studies: Mapping[str, Study]) -> pd.DataFrame:
-    """All trials, lost ones included: one row a trial, one column for each objective and parameter."""
+    """All trials, including lost ones: one row per trial, one column per objective and parameter."""
     rows = []
     parameters = dict.fromkeys(p.name for space in plan.spaces.values() for p in space)
     for method, study in studies.items():
@@ -76,7 +76,7 @@ def _state(trial: FrozenTrial) -> str:
 def chosen_trial(
     plan: Plan, study: Study, method: str, verdicts: Mapping[str, Verdict]
 ) -> FrozenTrial | None:
-    """The trial that stands for a method: the final's winner, and without one the search's best."""
+    """A method's chosen trial: the winner of the final, or else the best of the search."""
     winner = verdicts[method].winner if method in verdicts else None
     return best_trial(plan, study, method) if winner is None else winner.trial
 
@@ -99,7 +99,7 @@ def tuned_settings(
 def _header(
     plan: Plan, studies: Mapping[str, Study], verdicts: Mapping[str, Verdict], base: float | None
 ) -> str:
-    """What the tuned settings rest on, as comments."""
+    """How the tuned settings were found, as comments."""
     seeds, prompts = plan.seeds_text, plan.base.prompts
     won = any(verdict.winner for verdict in verdicts.values())
     lines = [
@@ -110,7 +110,7 @@ def _header(
         f"training {seeds}; trained on {len(prompts.train)} and judged on {len(prompts.held_out)} of the training"
         " prompts; no trial saw the held-out ones.",
         *_final_lines(plan, verdicts),
-        "A best trial is the best of many noisy ones: expect less of it on other seeds.",
+        "A best trial is the best of many noisy ones: expect a lower reward on other seeds.",
     ]
     lines += [_line(plan, study, method) for method, study in studies.items()]
     if base is not None:
@@ -120,7 +120,7 @@ def _header(
 
 
 def _final_lines(plan: Plan, verdicts: Mapping[str, Verdict]) -> list[str]:
-    """What the final says, a line a method."""
+    """The final's results, one line per method."""
     if not verdicts:
         return []
     rule = (
@@ -165,7 +165,7 @@ def write_results(
         base: the base model's reward.
 
     Returns:
-        The table of trials; best trials and winners, in a line each.
+        The table of trials, and one line per best trial or winner.
     """
     table = trials_table(plan, studies)
     table.to_csv(output / TRIALS_FILE, index=False)

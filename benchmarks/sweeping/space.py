@@ -18,7 +18,7 @@ from benchmarks.settings import SettingsError
 from methods.method import Method, flatten
 from methods.naming import closest, field_names, field_type
 
-#: Points of a continuous parameter in a grid, where its range does not say how many.
+#: Default number of grid points of a continuous parameter.
 GRID_POINTS = 5
 
 
@@ -27,14 +27,14 @@ class Parameter:
     """One dimension of the search.
 
     Attributes:
-        name: as it was asked for; the name in the study, in tables and figures.
+        name: as requested; used in the study, tables and figures.
         field: dotted field of a method.
-        low, high: the range, ends included; None where there are choices.
+        low, high: the range, including its ends; None if there are choices.
         log: whether the scale is logarithmic.
-        integer: whether only whole numbers are tried.
+        integer: whether only integers are tried.
         choices: values instead of a range.
-        points: values of a grid along this dimension; None for the default.
-        about: what it is, for `--help`.
+        points: number of grid values along this dimension; None for the default.
+        about: description for `--help`.
     """
 
     name: str
@@ -71,14 +71,14 @@ class Parameter:
         return [low, *rounded[1:-1], high] if count > 1 else [low]
 
     def ends(self) -> list[Any]:
-        """Values that a check of the space tries: the ends of the range, or every choice."""
+        """Values to check before a sweep: the ends of the range, or every choice."""
         if self.choices:
             return list(self.choices)
         low, high = self.limits
         return [int(low), int(high)] if self.integer else [low, high]
 
     def contains(self, value: Any) -> bool:
-        """Whether the search could give this value."""
+        """Whether the search could propose this value."""
         if self.choices:
             return value in self.choices
         low, high = self.limits
@@ -87,13 +87,13 @@ class Parameter:
     @property
     def limits(self) -> tuple[float, float]:
         """Both ends of a range."""
-        assert self.low is not None  # `parse` gives a range or choices
+        assert self.low is not None  # `parse` returns a range or choices
         assert self.high is not None
         return self.low, self.high
 
     @property
     def text(self) -> str:
-        """The parameter as `--params` takes it."""
+        """The parameter in the syntax of `--params`."""
         if self.choices:
             return f"{self.field}={'|'.join(json.dumps(value) for value in self.choices)}"
         options = (":log" if self.log else "") + (f":{self.points}" if self.points else "")
@@ -104,26 +104,28 @@ def _log(name: str, field: str, low: float, high: float, about: str) -> Paramete
     return Parameter(name, field, low, high, log=True, about=about)
 
 
-#: Parameters known by a short name, with the ranges that they have unless it is said.
+#: Parameters with a short name, and their default ranges.
 SHORT: Mapping[str, Parameter] = {
     entry.name: entry
     for entry in (
-        _log("target", "distillation.strength", 2.0, 64.0, "guidance strength of what is distilled"),
+        _log("target", "distillation.strength", 2.0, 64.0, "guidance strength of the distillation target"),
         _log("guidance", "sampler.guidance.strength", 0.5, 64.0, "guidance strength of the rollouts"),
         # Up to the method's last step.
         Parameter("guidance_window", "sampler.guidance.start", 0, integer=True, about="first guided step"),
-        Parameter("guidance_decay", "guidance_decay", 0.8, 1.0, about="factor on the guidance an iteration"),
+        Parameter(
+            "guidance_decay", "guidance_decay", 0.8, 1.0, about="factor applied to the guidance per iteration"
+        ),
         Parameter("noise", "sampler.noise.level", 0.2, 1.3, about="noise level of the rollouts"),
         _log("learning_rate", "optimiser.learning_rate", 1e-4, 3e-3, "learning rate"),
         _log("clip", "objective.clip_range", 1e-5, 1e-2, "clip range of the ratio"),
         _log("process_weight", "process.weight", 0.03, 3.0, "weight of the process term"),
-        _log("distillation", "distillation.weight", 0.01, 3.0, "weight of the KL to what is distilled"),
-        Parameter("group_size", "group_size", choices=(4, 8, 12, 16), about="videos a prompt"),
+        _log("distillation", "distillation.weight", 0.01, 3.0, "weight of the KL to the distillation target"),
+        Parameter("group_size", "group_size", choices=(4, 8, 12, 16), about="videos per prompt"),
     )
 }
 #: Learning rates where all weights are trained.
 _FULL_LEARNING_RATE = (1e-6, 1e-4)
-#: What is tuned unless `--params` says otherwise; of a method what it has.
+#: Default parameters to tune; each method uses those it has.
 DEFAULT_PARAMS = ("target", "guidance", "noise", "learning_rate")
 
 
@@ -133,10 +135,10 @@ def parse(text: str, method: Method, full_weights: bool) -> list[Parameter]:
     Args:
         text: names, comma-separated, each alone (a short one) or with `=LOW..HIGH[:log][:POINTS]` or `=A|B|C`.
         method: whose fields they are.
-        full_weights: whether all weights are trained, which other learning rates suit.
+        full_weights: whether all weights are trained, which needs other learning rates.
 
     Raises:
-        SettingsError: an unknown name (names the nearest), a range that is none, or a name given twice.
+        SettingsError: an unknown name (names the closest match), an invalid range, or a name given twice.
     """
     parameters = [_parameter(part, method, full_weights) for part in _parts(text)]
     if not parameters:
@@ -206,7 +208,7 @@ def _explicit(name: str, field: str, given: str) -> Parameter:
     _check_range(what, low, high, "log" in options)
     integer = _holds_integers(field)
     if integer and (low != int(low) or high != int(high)):
-        raise SettingsError(f"{what}; {field} holds whole numbers, give such ends")
+        raise SettingsError(f"{what}; {field} takes integers; give integer ends")
     return Parameter(name, field, low, high, "log" in options, integer, points=points[0] if points else None)
 
 
@@ -214,7 +216,7 @@ def _check_range(what: str, low: float, high: float, log: bool) -> None:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise SettingsError(f"{what}; give a lower end below the upper one")
     if log and low <= 0:
-        raise SettingsError(f"{what}; a logarithmic range begins above 0")
+        raise SettingsError(f"{what}; a logarithmic range must start above 0")
 
 
 def _value(text: str, what: str) -> Any:
@@ -222,16 +224,16 @@ def _value(text: str, what: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{what}; {text!r} is no YAML value") from error
+        raise SettingsError(f"{what}; {text!r} is not a YAML value") from error
     if isinstance(value, str) and re.fullmatch(_NUMBER, value):
-        return float(value)  # YAML takes 1e-4 for text
+        return float(value)  # YAML reads 1e-4 as text
     if not isinstance(value, str | int | float | bool | None):
-        raise SettingsError(f"{what}; {text!r} is no single value")
+        raise SettingsError(f"{what}; {text!r} is not a single value")
     return value
 
 
 def lacking(parameter: Parameter, method: Method) -> str:
-    """Why a parameter makes no sense for a method; empty if it does."""
+    """Why a parameter does not apply to a method; empty if it does."""
     flat = flatten(method)
     if parameter.field not in flat:
         absent = next(name for name in _parents(parameter.field) if name in flat)
@@ -268,24 +270,24 @@ _COSTLY = (
 
 
 def caution(parameter: Parameter, method: Method, others: Sequence[Parameter], unit: str) -> str:
-    """What to know of a parameter before it is tuned: that it changes nothing, or buys compute; empty if neither.
+    """A warning about tuning a parameter: that it has no effect, or changes the compute; empty if neither.
 
     Args:
         parameter: the parameter.
         method: as it is.
-        others: all parameters that are tuned.
+        others: all tuned parameters.
         unit: of the budget.
     """
     tuned = [other.field for other in others]
     updates = "updates_per_rollout"
     if parameter.field == "objective.clip_range" and method.updates_per_rollout == 1 and updates not in tuned:
         return (
-            f"{parameter.name} changes nothing in {method.name}: with one update a rollout the ratio is 1 and is never "
-            "clipped; --set all.updates_per_rollout=2 changes that"
+            f"{parameter.name} changes nothing in {method.name}: with one update per rollout the ratio is 1 and never "
+            "clipped; use --set all.updates_per_rollout=2"
         )
     if parameter.field in _COSTLY and unit == "iterations":
         return (
-            f"{parameter.name} changes what an iteration costs, and the budget counts iterations: trials do not get "
-            "the same compute; --budget-unit tflops would see to that"
+            f"{parameter.name} changes what an iteration costs, but the budget counts iterations, so trials differ "
+            "in compute; use --budget-unit tflops to equalise it"
         )
     return ""

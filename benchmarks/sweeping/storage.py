@@ -20,11 +20,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from benchmarks.settings import SettingsError
 from benchmarks.sweeping.plan import Plan, differing_settings
 
-#: Seconds between the signs of life of a trial, and without one until it is taken for lost (databases only).
+#: Seconds between heartbeats of a trial, and without one until it counts as lost (databases only).
 HEARTBEAT, GRACE = 30, 180
-#: How often a trial whose process was killed is begun again.
+#: How often a trial whose process was killed is restarted.
 RETRIES = 3
-#: What is written down of a trial, beside what Optuna keeps.
+#: Attributes recorded for a trial besides Optuna's own.
 SETTINGS, PROCESS, ERROR = "settings", "process", "error"
 
 
@@ -32,7 +32,7 @@ def open_storage(url: str) -> BaseStorage:
     """The storage at a URL: sqlite:///FILE, FILE.log or journal://FILE, postgresql://..., mysql://...
 
     Raises:
-        SettingsError: it is no such URL, or it cannot be opened.
+        SettingsError: it is not such a URL, or cannot be opened.
     """
     try:
         return _journal(url) if _is_journal(url) else _database(url)
@@ -72,7 +72,9 @@ def _database(url: str) -> BaseStorage:
     options: dict[str, Any] = {"pool_pre_ping": True}
     if scheme == "sqlite":
         Path(rest.removeprefix("/")).parent.mkdir(parents=True, exist_ok=True)
-        options = {"connect_args": {"timeout": 60}}  # seconds that a worker waits for another one's writing
+        options = {
+            "connect_args": {"timeout": 60}
+        }  # seconds that a worker waits for another to finish writing
     if scheme == "postgresql":
         url = f"postgresql+psycopg://{rest}"
     return RDBStorage(
@@ -90,7 +92,7 @@ def study_name(plan: Plan, method: str) -> str:
 
 
 def open_study(plan: Plan, storage: BaseStorage, method: str) -> Study:
-    """One method's study, made where there is none; its first trial then has the method's own values.
+    """Opens one method's study, or creates it with the method's own values as first trial.
 
     Raises:
         SettingsError: the storage holds a study of that name with other settings.
@@ -110,8 +112,8 @@ def open_study(plan: Plan, storage: BaseStorage, method: str) -> Study:
 
 
 def _check(study: Study, described: dict[str, Any]) -> None:
-    """Insists that a study of an earlier call was made with the same settings."""
-    for _ in range(50):  # the process that made it may not have written them yet
+    """Checks that an existing study was made with the same settings."""
+    for _ in range(50):  # the process that created it may not have written them yet
         found = study.user_attrs.get(SETTINGS)
         if found is not None:
             break
@@ -124,18 +126,18 @@ def _check(study: Study, described: dict[str, Any]) -> None:
     if names:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise SettingsError(
-            f"the storage holds a study {study.study_name!r} with other settings: {shown}; repeat its settings to go "
-            "on with it, or choose another --study"
+            f"the storage holds a study {study.study_name!r} with other settings: {shown}; repeat its settings to "
+            "continue it, or choose another --study"
         )
 
 
 def mark(trial: Trial) -> None:
-    """Writes down whose a trial is."""
+    """Records which process runs a trial."""
     trial.set_user_attr(PROCESS, {**this_process(), "trial": trial.number})
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from every other one."""
+    """An identifier of this process."""
     return {
         "host": socket.gethostname(),
         "boot": _read("/proc/sys/kernel/random/boot_id"),
@@ -146,19 +148,19 @@ def this_process() -> dict[str, Any]:
 
 
 def is_gone(process: dict[str, Any]) -> bool:
-    """Whether a process of this machine has ended; False of one that cannot be seen from here."""
+    """Whether a process of this machine has ended; False if it cannot be seen from here."""
     here = this_process()
     if process["host"] != here["host"]:
         return False
     if process["boot"] != here["boot"]:
-        return True  # before the machine was started last
+        return True  # before the last boot
     if process["space"] != here["space"]:
         return False  # another container
     return bool(_started(process["pid"]) != process["started"])
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the system's own units; empty where it runs no more."""
+    """Start time of a process in the system's own units; empty if it has ended."""
     if not Path("/proc/self/stat").is_file():
         return _exists(pid)
     status = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
@@ -190,26 +192,26 @@ def _link(path: str) -> str:
 
 
 def counted(trial: FrozenTrial) -> bool:
-    """Whether a trial has a place among the sweep's: lost ones have it only when they are not begun again."""
+    """Whether a trial counts towards the sweep's total: lost ones do only if they are not restarted."""
     if trial.state != TrialState.FAIL:
         return True
     return ERROR in trial.user_attrs or len(history(trial)) >= RETRIES
 
 
 def history(trial: FrozenTrial) -> list[int]:
-    """Numbers of the lost trials that this one repeats, the oldest first."""
+    """Numbers of the lost trials that this one repeats, oldest first."""
     return list(trial.system_attrs.get("retry_history", []))
 
 
 def recover(study: Study, everything: bool = False) -> list[int]:
-    """Begins again what was lost: trials whose process was killed or interrupted.
+    """Restarts lost trials, whose process was killed or interrupted.
 
     Args:
         study: one method's.
-        everything: whether every trial under way is lost: for a journal whose other machines are gone.
+        everything: whether to treat every running trial as lost, for a journal whose other machines are gone.
 
     Returns:
-        Numbers of the trials that wait to be begun again.
+        Numbers of the trials waiting to be restarted.
     """
     trials = study.get_trials(deepcopy=False)
     for trial in trials:

@@ -1,4 +1,4 @@
-"""One trial: a method variant trained over the budget with each tuning seed, and what it scored."""
+"""One trial: a method variant trained for the budget with each tuning seed, and its score."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ TRIAL_FILE = "trial.json"
 
 @dataclass(frozen=True)
 class Sheet:
-    """What lies beside a trial's records, and what is told while it goes on.
+    """The state of a trial, saved with its records and reported while it runs.
 
     Attributes:
         method, number: which trial.
-        repeats: numbers of the lost trials that it begins again.
+        repeats: numbers of the lost trials that it repeats.
         state: "running", "complete", "pruned", "failed" or "stopped".
         values: parameter -> value.
-        share: part of the trial's budget that is used.
-        reward: headline reward on the judged prompts, as last evaluated, mean over the seeds so far.
-        scores: the objectives, once they are known.
+        share: fraction of the trial's budget used.
+        reward: latest headline reward on the judging prompts, mean over the seeds so far.
+        scores: the objectives, once known.
         seconds: training and evaluation so far.
-        error: what ended it.
+        error: the error that ended it.
     """
 
     method: str
@@ -63,20 +63,20 @@ def trial_folder(output: Path, method: str, number: int) -> Path:
 
 
 def read_sheets(output: Path) -> list[tuple[Path, Sheet]]:
-    """The trials whose records lie below a sweep's folder."""
+    """The trials with records below a sweep's folder."""
     found = sorted((output / "trials").glob(f"*/{TRIAL_FILE}"))
     return [(path.parent, Sheet(**json.loads(path.read_text()))) for path in found]
 
 
 class TrialRun:
-    """A trial under way.
+    """A running trial.
 
     Args:
         plan: the sweep's.
         method: what is tuned.
         trial: Optuna's.
         output: the sweep's folder.
-        report: told how it goes.
+        report: called with its progress.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TrialRun:
         repeats = tuple(history(trial.study.get_trials(deepcopy=False)[trial.number]))
         values = {parameter.name: parameter.suggest(trial) for parameter in plan.spaces[method]}
         self.sheet = Sheet(method, trial.number, repeats, values=values)
-        # A trial that was lost goes on where its checkpoint is, in its own folder.
+        # A lost trial resumes from its checkpoint, in its own folder.
         self.folder = trial_folder(output, method, repeats[0] if repeats else trial.number)
         self._finals: list[float] = []
         self._started = time.monotonic()
@@ -96,7 +96,7 @@ class TrialRun:
         """Trains; returns the objectives.
 
         Raises:
-            TrialPruned: it was not worth going on.
+            TrialPruned: the trial was stopped early.
             SettingsError: the values do not fit.
             FloatingPointError: training diverged.
             RewardError: a reward failed.
@@ -125,7 +125,7 @@ class TrialRun:
         return settings
 
     def _tell(self, **changes: Any) -> None:
-        """Reports how the trial stands, on disk and to the display."""
+        """Reports the trial's state, on disk and to the display."""
         self.sheet = replace(self.sheet, seconds=time.monotonic() - self._started, **changes)
         replace_text(self.folder / TRIAL_FILE, json.dumps(asdict(self.sheet)) + "\n")
         self.report(self.sheet)
@@ -149,7 +149,7 @@ class TrialRun:
         return tuple(scores[name] for name in self.plan.objectives)
 
     def _train_seed(self, position: int, training: Training, base: float) -> None:
-        """Trains with one seed, unless a lost trial that this one repeats had done so."""
+        """Trains with one seed, unless a lost trial that this one repeats already did."""
         if training.recorder.status.status != "finished":
             after = partial(self._after_evaluation, position, training, base)
             training.run(partial(self._progress, position), after)
@@ -169,7 +169,7 @@ class TrialRun:
         self.report(replace(self.sheet, share=(position + progress.share) / len(self.plan.seeds)))
 
     def _curve(self, training: Training, base: float) -> list[tuple[float, float]]:
-        """(share of the budget used, headline reward on the judged prompts) at each evaluation so far."""
+        """(fraction of the budget used, headline reward on the judging prompts) at each evaluation so far."""
         values = headline_values(training.recorder.folder, training.session.suite.suite.headline)
         budget, ledger, shares = Budget.of(training.settings), Ledger(paid=training.ledger.paid), {0: 0.0}
         for usage in training.recorder.usages():
@@ -180,7 +180,7 @@ class TrialRun:
     def _after_evaluation(
         self, position: int, training: Training, base: float, _iteration: int, last: bool
     ) -> None:
-        """Reports the intermediate values and asks whether to go on."""
+        """Reports the intermediate values and asks whether to continue."""
         curve = self._curve(training, base)
         reward = float(np.mean([*self._finals, curve[-1][1]]))
         share = (position + (1.0 if last else curve[-1][0])) / len(self.plan.seeds)
@@ -191,7 +191,7 @@ class TrialRun:
         self._prune_if_worse()
 
     def _seed_done(self, position: int, curve: list[tuple[float, float]]) -> None:
-        """Reports a seed's end, and asks whether to go on with the next."""
+        """Reports a seed's final value, and asks whether to continue with the next."""
         if len(self.plan.objectives) > 1:
             return
         if self.plan.pruner == "wilcoxon":
@@ -204,8 +204,8 @@ class TrialRun:
     def _report_marks(self, position: int, curve: list[tuple[float, float]], reached: int) -> None:
         """Reports the reward at the tenths of the budget up to `reached`, those in between interpolated.
 
-        Trials then compare at equal shares of the budget, whatever their iterations cost. With several seeds the
-        value is the mean of the finished seeds' ends and this one's.
+        Trials are thus compared at equal fractions of the budget, whatever their iterations cost. With several
+        seeds the value is the mean of the finished seeds' ends and this one's.
         """
         shares, values = zip(*curve, strict=True)
         for mark in range(1, reached + 1):
@@ -223,10 +223,10 @@ class TrialRun:
     def _end(
         self, settings: RunSettings, state: str, scores: tuple[float, ...] = (), error: str = ""
     ) -> None:
-        """Gathers the records and writes down how the trial ended and what it cost."""
+        """Collects the records and writes the trial's result and cost."""
         consolidate(self.folder, settings.runs())
         if state in ("complete", "pruned"):
-            for run in settings.runs():  # nothing goes on from there
+            for run in settings.runs():  # it will not be resumed
                 shutil.rmtree(run_folder(self.folder, *run) / "checkpoint", ignore_errors=True)
         reward = float(np.mean(self._finals)) if self._finals and not scores else self.sheet.reward
         cost = cost_of(self.folder, settings.runs())
@@ -239,7 +239,7 @@ class TrialRun:
 
 
 def cost_of(output: Path, runs: Iterable[tuple[str, int]]) -> dict[str, float]:
-    """What the training of some runs used: unit -> amount, over all of them.
+    """Compute used in the training of some runs: unit -> total amount.
 
     Args:
         output: the folder that their records lie below.
@@ -251,7 +251,7 @@ def cost_of(output: Path, runs: Iterable[tuple[str, int]]) -> dict[str, float]:
 
 
 def headline_values(folder: Path, headline: str) -> dict[int, float]:
-    """Iteration -> mean headline reward on the judged prompts, as recorded."""
+    """Iteration -> recorded mean headline reward on the judging prompts."""
     rows = read_rows(folder, "evaluations")
     judged = rows[(rows["split"] == "held_out") & (rows["reward"] == headline)]
     means = judged.groupby("iteration")["value"].mean()
@@ -259,7 +259,7 @@ def headline_values(folder: Path, headline: str) -> dict[int, float]:
 
 
 def _last_kl(recorder: Recorder) -> float:
-    """The KL to the base model at the last evaluation; NaN where diagnostics are not drawn."""
+    """The KL to the base model at the last evaluation; NaN without diagnostics."""
     rows = read_rows(recorder.folder, "iterations")
     found = rows.loc[rows["metric"] == "diagnostic/kl_to_base", "value"]
     return float(found.iloc[-1]) if len(found) else float("nan")

@@ -1,4 +1,4 @@
-"""Workers of a sweep: each takes trial after trial. One that is killed loses its trial, and another takes its place."""
+"""Workers of a sweep: each runs trial after trial. A killed worker loses its trial and is replaced."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from benchmarks.sweeping.storage import counted, mark, open_storage, open_study,
 from benchmarks.sweeping.trial import Sheet, TrialRun, read_sheets
 from benchmarks.workers import cores, described, end_with_parent, quieten
 
-#: How often the place of a worker that died is filled, for each worker asked for.
+#: How many dead workers are replaced, per requested worker.
 REPLACEMENTS = 5
 
 
 @dataclass(frozen=True)
 class Stop:
-    """An error that no other trial would escape: the sweep ends.
+    """An error that would hit every other trial too: the sweep ends.
 
     Attributes:
         line: what went wrong, in one line.
-        expected: whether the user can mend it; else it is this program's fault.
+        expected: whether the user can fix it; otherwise it is a bug in this program.
         detail: the traceback.
     """
 
@@ -51,7 +51,7 @@ class Worker:
     Args:
         plan: the sweep.
         output: its folder.
-        report: told how each trial goes.
+        report: called with each trial's progress.
     """
 
     def __init__(self, plan: Plan, output: Path, report: Callable[[Sheet], None]) -> None:
@@ -68,9 +68,9 @@ class Worker:
             pass
 
     def _one(self) -> bool:
-        """Runs one trial of the method that has the fewest; False where all have theirs."""
+        """Runs one trial of the method that has the fewest; False if all have theirs."""
         with ExitStack() as claim:
-            # One process of this folder at a time counts the trials and begins another.
+            # Only one process of this folder at a time counts the trials and starts another.
             claim.enter_context(turn(self.output))
             begun = {method: self._begun(method) for method in self.plan.methods}
             wanting = [
@@ -83,14 +83,14 @@ class Worker:
         return True
 
     def _begun(self, method: str) -> tuple[int, bool]:
-        """Trials of a method that were begun, and whether one waits to be begun again."""
+        """Number of started trials of a method, and whether one waits to be restarted."""
         study = optuna.load_study(study_name=study_name(self.plan, method), storage=self.storage)
         trials = study.get_trials(deepcopy=False)
         waits = sum(trial.state == TrialState.WAITING for trial in trials)
         return sum(map(counted, trials)) - waits, waits > 0
 
     def _run(self, method: str, begun: int, claim: ExitStack) -> None:
-        """Runs one trial; others may begin theirs when this one has its values."""
+        """Runs one trial; others may start theirs once this one has its values."""
         study = optuna.load_study(
             study_name=study_name(self.plan, method),
             storage=self.storage,
@@ -113,7 +113,7 @@ class Worker:
         try:
             study.optimize(objective, n_trials=1, catch=(FloatingPointError,))
         except UpdateFinishedTrialError:
-            # It gave no sign of life for so long that another machine took it over.
+            # It missed heartbeats for so long that another machine took it over.
             if last:
                 self.report(replace(last[0], state="stopped", error="another machine has taken it over"))
 
@@ -125,7 +125,7 @@ def _stop(error: BaseException) -> Stop:
 def run_here(
     plan: Plan, output: Path, report: Callable[[Sheet], None], stopped: Callable[[], bool] = lambda: False
 ) -> Stop | None:
-    """All trials one after another, in this process; returns the error that stopped it, if one did."""
+    """Runs all trials in this process, one after another; returns the error that stopped it, if any."""
     try:
         Worker(plan, output, report).work(stopped)
     except Exception as error:  # noqa: BLE001 - whatever ends a trial is told by the main process, in a line
@@ -134,14 +134,14 @@ def run_here(
 
 
 class Pool:
-    """Workers side by side, each a process of its own.
+    """Parallel workers, each in its own process.
 
     Args:
         plan: the sweep.
         output: its folder.
         workers: how many.
-        report: told how trials go, in this process.
-        say: told what a person should know.
+        report: called with the trials' progress, in this process.
+        say: called with messages for the user.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Pool:
         self._replaced = 0
 
     def run(self) -> Stop | None:
-        """Until no trial is left; returns the error that stopped the sweep, if one did."""
+        """Runs until no trial is left; returns the error that stopped the sweep, if any."""
         try:
             for _ in range(self.workers):
                 self._start()
@@ -184,7 +184,7 @@ class Pool:
         self._processes[here] = process
 
     def _read(self, pipe: Connection) -> None:
-        """Takes what a worker says; where it says no more, looks how it ended."""
+        """Reads a worker's messages; when they stop, checks how it ended."""
         try:
             event: Event = pipe.recv()
         except (EOFError, OSError):
@@ -207,13 +207,13 @@ class Pool:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         self._begin_again(process.pid, how)
         if self._replaced >= REPLACEMENTS * self.workers:
-            self.say(f"{self._replaced} workers have died; no more are started")
+            self.say(f"{self._replaced} workers have died; no more will be started")
             return
         self._replaced += 1
         self._start()
 
     def _begin_again(self, pid: int | None, how: str) -> None:
-        """Puts the trial that a dead worker had back into the queue."""
+        """Puts a dead worker's trial back into the queue."""
         storage = open_storage(self.plan.storage)
         sheets = {(sheet.method, sheet.number): sheet for _, sheet in read_sheets(self.output)}
         with turn(self.output):
@@ -221,7 +221,7 @@ class Pool:
                 study = optuna.load_study(study_name=study_name(self.plan, method), storage=storage)
                 for number in recover(study):
                     sheet = sheets.get((method, number), Sheet(method, number))
-                    error = f"worker {pid} ended by {how}; it begins again"
+                    error = f"worker {pid} ended by {how}; it restarts"
                     self.report(replace(sheet, state="stopped", error=error))
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-#: Where the shipped weights lie.
+#: Folder of the shipped weights.
 WEIGHTS = Path(__file__).parent / "weights"
-#: Steps and timestep shift with which its videos are sampled.
+#: Steps and timestep shift for sampling its videos.
 NUM_STEPS, SHIFT = 8, 3.0

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.testbed build` makes the shipped weights from nothing; `... verify` checks them."""
+"""`python -m benchmarks.testbed build` makes the shipped weights from scratch; `... verify` checks them."""
 
 from __future__ import annotations
 

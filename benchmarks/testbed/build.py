@@ -1,4 +1,4 @@
-"""Makes the testbed's weights from nothing, stage by stage; a stage that lies finished is not made again."""
+"""Makes the testbed's weights from scratch, stage by stage; finished stages are skipped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Build:
 
     Args:
         folder: where the weights go.
-        work: where unfinished stages and their figures are kept, so that an interrupted build goes on.
+        work: folder for unfinished stages and their figures, so that an interrupted build can continue.
         recipe: the settings.
     """
 

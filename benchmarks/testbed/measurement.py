@@ -1,4 +1,4 @@
-"""What the base model can do: attribute accuracies by exact measurement, as documented and verified."""
+"""Measures the base model: attribute accuracies by exact measurement, as documented and verified."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def measure_base(policy: PipelinePolicy, outcome: VideoWordModel, seed: int = 0)
 
 
 def headroom_problems(figures: dict[str, float]) -> list[str]:
-    """Which attributes lie outside the bounds; empty where all is well."""
+    """Attributes outside the bounds; empty if all is well."""
     problems = []
     for attribute, words in ATTRIBUTES.items():
         value, low = figures[f"base_{attribute}_accuracy"], 1 / len(words) + ABOVE_CHANCE

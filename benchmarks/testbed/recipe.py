@@ -10,7 +10,7 @@ from rewards.train_prm import PrmTraining
 
 
 class Recipe(BaseModel):
-    """How the testbed's weights are made from nothing.
+    """How the testbed's weights are made from scratch.
 
     `wrong` is the probability with which each attribute of a training caption is replaced by a uniformly
     drawn word. A perfect model of such data shows the right word with probability 1 - p + p / words: it knows

@@ -1,4 +1,4 @@
-"""Procedural captioned videos: a coloured ball moves over a grey ground."""
+"""Procedural captioned videos: a coloured ball moves over a grey background."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def prompt_split() -> tuple[list[str], list[str]]:
     """The fixed split: 36 training prompts and 12 held-out combinations never trained on in RL.
 
     A Latin-square rule holds out, for each size and colour, one motion, such that every word is held out
-    equally often (each size 4 times, each colour and each motion 3 times): a word is never new, only its company
-    is.
+    equally often (each size 4 times, each colour and each motion 3 times): no word is new, only the combination.
     """
     train: list[str] = []
     held_out: list[str] = []

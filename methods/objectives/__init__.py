@@ -1,4 +1,4 @@
-"""What methods minimise. A new objective is a file of its own here, or in any package that registers one."""
+"""The losses of methods. A new objective is a separate file here, or in any package that registers one."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
     },
 )
 
-# For whatever asks the class which kinds there are, as names of fields do.
+# For code that asks the class for its kinds, such as field names.
 Objective.registry = OBJECTIVES
 
 
 def read_objective(values: Any) -> Any:
-    """An objective from its fields, chosen by `kind`; anything else as it is.
+    """An objective from its fields, chosen by `kind`; other values are returned unchanged.
 
     Raises:
-        ValueError: there is no such kind; names the nearest.
+        ValueError: there is no such kind; names the closest match.
     """
     if isinstance(values, str):
         raise ValueError(f"give an objective's fields, such as {{kind: {values}}}")

@@ -1,4 +1,4 @@
-"""What an objective is: the loss of a method, what it is evaluated on, and what it needs of a run."""
+"""The interface of an objective: a method's loss, the data it is evaluated on, and what it needs from a run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from samplers.pipeline import Condition
 from samplers.sampler import KLWeighting
 from samplers.trajectory import Keep
 
-#: A network that a method evaluates: the policy, its base model, or the copy of the policy that an objective keeps.
+#: A network that a method evaluates: the policy, its base model, or a copy of the policy kept by the objective.
 Network = Literal["policy", "base", "old"]
 
 
 class Needs(NamedTuple):
-    """What an objective needs of a run.
+    """What an objective needs from a run.
 
     Attributes:
-        density: whether it scores the rollouts' own steps, so that trained steps must have noise.
-        states: the states of a rollout that it reads: both ends of every "stochastic" step, or that many last ones
-            (1: the finished sample alone).
-        base: whether it evaluates the base model itself; a KL to it is the method's.
-        copies: copies of the trained weights that the objective keeps, and moves in `Objective.after_update`.
+        density: whether it scores the rollouts' own steps, which requires noise at the trained steps.
+        states: the rollout states it reads: both ends of every "stochastic" step, or a number of final states
+            (1: only the finished sample).
+        base: whether it evaluates the base model itself; a KL to the base model belongs to the method.
+        copies: copies of the trained weights that the objective keeps and updates in `Objective.after_update`.
         velocities: whether it reads the velocity that drew each step of the rollouts.
         rollouts: the network that draws the rollouts.
         differentiable: whether it takes the outcome rewards' gradient through the decoder.
@@ -47,7 +47,7 @@ class Needs(NamedTuple):
     differentiable: bool = False
 
     def keep(self, num_steps: int) -> Keep:
-        """The same, as a rollout of so many steps takes it."""
+        """The same, in the form a rollout of this many steps expects."""
         if isinstance(self.states, int):
             return range(num_steps + 1 - self.states, num_steps + 1)
         return self.states
@@ -57,10 +57,10 @@ class Context(Protocol):
     """The run, as a loss sees it.
 
     Attributes:
-        sampler: of the rollouts, at this iteration.
+        sampler: the rollouts' sampler at this iteration.
         iteration: from 0.
-        names: the reward terms, in the order of `Pairs.advantages`; the process reward's is called "process".
-        weights: (terms,) of each in the loss.
+        names: the reward terms, in the order of `Pairs.advantages`; that of the process reward is called "process".
+        weights: (terms,) weight of each in the loss.
     """
 
     @property
@@ -73,10 +73,10 @@ class Context(Protocol):
     def weights(self) -> Tensor: ...  # noqa: D102
 
     def velocity(self, of: Network, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """(n, ...) velocity at x (n, ...) and noise levels sigma (n,); it has a graph only for the policy."""
+        """(n, ...) velocity at x (n, ...) and noise levels sigma (n,); differentiable only for the policy."""
 
     def reward(self, latents: Tensor, condition: Condition) -> Tensor:
-        """(n,) weighted sum of the outcome rewards of clean latents (n, ...), with its graph."""
+        """(n,) weighted sum of the outcome rewards of clean latents (n, ...), differentiable."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Loss:
 
     Attributes:
         parts: name -> (n,) losses of the rows, weighted and differentiable. The loss is the sum of their means.
-        velocity: (n, ...) the policy's at `Pairs.x`, with its graph, for a KL to a reference.
-        figures: name -> what to record, a mean over the rows.
+        velocity: (n, ...) the policy's at `Pairs.x`, differentiable, for a KL to a reference.
+        figures: name -> value to record, a mean over the rows.
     """
 
     parts: Mapping[str, Tensor]
@@ -95,9 +95,9 @@ class Loss:
 
 
 class Objective(Settings, ABC):
-    """What a method minimises. A subclass has a `kind`, says what it needs, and how a row's loss is computed.
+    """A method's loss. A subclass has a `kind`, declares what it needs, and computes the loss of each row.
 
-    A row's loss may depend on that row only: batches are split into micro-batches.
+    A row's loss may depend only on that row, because batches are split into micro-batches.
 
     Attributes:
         kind: its name in settings.
@@ -110,16 +110,16 @@ class Objective(Settings, ABC):
 
     @property
     def needs(self) -> Needs:
-        """What it needs of a run; by default the finished samples and nothing else."""
+        """What it needs from a run; by default only the finished samples."""
         return Needs()
 
     @abstractmethod
     def refusal(self, sampler: Sampler) -> str | None:
-        """Why nothing can be trained with a sampler, and the remedy; None where something can."""
+        """Why it cannot train with a sampler, and the remedy; None if it can."""
 
     @abstractmethod
     def steps(self, sampler: Sampler, choice: torch.Generator) -> Tensor:
-        """(K,) steps that train one sample, ascending; K is the same for all samples."""
+        """(K,) trained steps of one sample, ascending; K is the same for all samples."""
 
     @abstractmethod
     def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Pairs:
@@ -128,31 +128,31 @@ class Objective(Settings, ABC):
         Args:
             experience: this process's rollouts.
             advantages: (terms, N, B) of each sample at each step.
-            at: the policy, as it drew the rollouts.
+            at: the policy that drew the rollouts.
         """
 
     @abstractmethod
     def loss(self, pairs: Any, at: Context) -> Loss:
-        """The loss of some rows of what `batch` gave."""
+        """The loss of some rows of the result of `batch`."""
 
     def evaluations(self, rows: int) -> int:
-        """Network evaluations that training on so many rows takes, for the ledger; not those of a KL."""
+        """Network evaluations needed to train on this many rows, for the ledger; without those of a KL."""
         return rows
 
     def after_update(self, copies: Mapping[str, list[Tensor]], trained: list[Tensor], iteration: int) -> None:
-        """Moves the objective's copies, in place, once the policy was updated; iterations count from 0."""
+        """Updates the objective's copies in place after the policy's update; iterations count from 0."""
 
     def divergence(self, velocity: Tensor, reference: Tensor, step: Tensor, sampler: Sampler) -> Tensor:
-        """(n,) what a KL to a reference velocity (n, ...) measures: the transition's KL, or the mean |v - v_ref|^2."""
+        """(n,) divergence from a reference velocity (n, ...): the transition's KL, or the mean |v - v_ref|^2."""
         weighting: KLWeighting = "exact" if self.needs.density else "velocity"
         return sampler.kl_divergence(velocity, reference, step, weighting)
 
 
 class StepObjective(Objective):
-    """An objective that trains a random share of the sampler's noise levels, drawn anew for each sample.
+    """An objective that trains a random fraction of the sampler's noise levels, drawn for each sample.
 
     Attributes:
-        train_fraction: share of the eligible steps, rounded down; at least one.
+        train_fraction: fraction of the eligible steps, rounded down; at least one.
         train_last_step: whether the step to sigma = 0 is eligible.
     """
 
@@ -160,12 +160,12 @@ class StepObjective(Objective):
     train_last_step: bool = False
 
     def eligible(self, sampler: Sampler) -> list[int]:
-        """The steps that may be trained: those with noise where the loss needs a density."""
+        """The steps that may be trained: those with noise if the loss needs a density."""
         last = sampler.num_steps if self.train_last_step else sampler.num_steps - 1
         return [step for step in range(last) if not self.needs.density or sampler.stochastic(step)]
 
     def refusal(self, sampler: Sampler) -> str | None:
-        """Nothing is eligible."""
+        """If no step is eligible."""
         if self.eligible(sampler):
             return None
         if not self.needs.density:
@@ -178,7 +178,7 @@ class StepObjective(Objective):
         )
 
     def steps(self, sampler: Sampler, choice: torch.Generator) -> Tensor:
-        """(K,) a random share of the eligible steps."""
+        """(K,) a random subset of the eligible steps."""
         eligible = torch.tensor(self.eligible(sampler))
         count = max(1, math.floor(self.train_fraction * len(eligible)))
         return eligible[torch.randperm(len(eligible), generator=choice)[:count]].sort().values
@@ -190,12 +190,12 @@ def levels(pairs: Pairs, at: Context) -> Tensor:
 
 
 def combined(advantages: Tensor, at: Context) -> Tensor:
-    """(n,) one advantage a row: the weighted sum of (terms, n)."""
+    """(n,) one advantage per row: the weighted sum of (terms, n)."""
     return at.weights @ advantages
 
 
 def clipping(log_ratio: Tensor, clip_range: float) -> dict[str, float]:
-    """What to record of ratios: how far they are from 1, and how many are clipped."""
+    """Statistics of ratios: how far they are from 1, and how many are clipped."""
     deviation = (log_ratio.detach().exp() - 1).abs()
     return {
         "ratio_deviation": deviation.mean().item(),
@@ -204,5 +204,5 @@ def clipping(log_ratio: Tensor, clip_range: float) -> dict[str, float]:
 
 
 def follow(copy: list[Tensor], trained: list[Tensor], kept: float) -> None:
-    """A copy keeps a share of itself, and takes the rest from the trained weights; in place."""
+    """Moves a copy towards the trained weights in place, keeping a fraction of itself."""
     torch._foreach_lerp_(copy, trained, 1 - kept)

@@ -1,4 +1,4 @@
-"""The clipped ratio over the rollouts' own steps (PPO and GRPO), as Flow-GRPO and DanceGRPO have it."""
+"""The clipped ratio over the rollouts' own steps (PPO and GRPO), as in Flow-GRPO and DanceGRPO."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from methods.objectives.base import Context, Loss, Needs, StepObjective, clippin
 
 
 class TransitionObjective(StepObjective):
-    """An objective that scores the rollouts' own steps again, under the policy as it is now."""
+    """An objective that scores the rollouts' own steps again under the current policy."""
 
     @property
     def needs(self) -> Needs:
-        """Trained steps must have a density, and the states at both of their ends."""
+        """Trained steps with a density, and the states at both ends of each."""
         return Needs(density=True, states="stochastic")
 
     def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Transitions:  # noqa: ARG002
@@ -34,7 +34,7 @@ class TransitionObjective(StepObjective):
         return velocity, transition.log_prob(pairs.x_next) - pairs.log_prob
 
     def split(self, losses: Tensor, at: Context) -> dict[str, Tensor]:
-        """(terms, n) losses as weighted parts (n,): of the outcome rewards together, and of the process reward."""
+        """(terms, n) losses as weighted parts (n,): one for all outcome rewards, one for the process reward."""
         weighted = at.weights.unsqueeze(1) * losses
         process = torch.tensor([name == "process" for name in at.names], device=losses.device)
         rows = {"outcome": ~process & (at.weights > 0), "process": process}
@@ -45,9 +45,9 @@ class ClippedRatio(TransitionObjective):
     """max(-A rho, -A clip(rho, 1 - e, 1 + e)) for every reward term (PPO, arXiv 1707.06347, eq. 7).
 
     Attributes:
-        clip_range: e; belongs to log-probabilities averaged over elements.
+        clip_range: e, for log-probabilities averaged over elements.
         step_weight: "equal", or in proportion to the "noise" of a step, its std, with a mean of 1 over the eligible
-            steps (TempFlow-GRPO, arXiv 2508.04324, whose code has 2.25 and 1.73 for one over that mean).
+            steps (TempFlow-GRPO, arXiv 2508.04324, whose code uses 2.25 and 1.73 for the inverse of that mean).
     """
 
     kind: Literal["clipped_ratio"] = "clipped_ratio"
@@ -55,7 +55,7 @@ class ClippedRatio(TransitionObjective):
     step_weight: Literal["equal", "noise"] = "equal"
 
     def loss(self, pairs: Transitions, at: Context) -> Loss:
-        """One clipped loss for each term."""
+        """One clipped loss per term."""
         velocity, log_ratio = self.scored(pairs, at)
         losses = clipped_loss(log_ratio, pairs.advantages, self.clip_range)
         if self.step_weight == "noise":
@@ -90,7 +90,7 @@ def transitions(experience: Experience, advantages: Tensor) -> Transitions:
 
 
 def _gradients(experience: Experience) -> Tensor:
-    """(N, B, ...) the gradient that guided each step, 0 where none did."""
+    """(N, B, ...) the gradient that guided each step, 0 at unguided steps."""
     trajectory = experience.trajectory
     dense = torch.zeros((trajectory.num_steps, *trajectory.final.shape), device=trajectory.final.device)
     for step, gradient in trajectory.reward_gradients.items():

@@ -15,7 +15,7 @@ from samplers import Sampler, clean_estimate
 
 
 class DirectReward(Objective):
-    """Minus the weighted sum of the outcome rewards, differentiated through decoder and network.
+    """The negative weighted sum of the outcome rewards, differentiated through decoder and network.
 
     Attributes:
         through: "steps" differentiates the last `last` steps of the sampler (DRaFT-K, arXiv 2309.17400); "estimate"
@@ -31,11 +31,11 @@ class DirectReward(Objective):
 
     @property
     def needs(self) -> Needs:
-        """The states before the last steps, and rewards with a gradient."""
+        """The states before the last steps, and differentiable rewards."""
         return Needs(states=self.last + 1, differentiable=True)
 
     def refusal(self, sampler: Sampler) -> str | None:
-        """The last steps draw noise, or there are not so many."""
+        """If the last steps draw noise, or the sampler has fewer steps."""
         if self.last > sampler.num_steps:
             return (
                 f"objective.last is {self.last}, more than sampler.num_steps, {sampler.num_steps}; lower it"
@@ -48,14 +48,14 @@ class DirectReward(Objective):
         return None
 
     def steps(self, sampler: Sampler, choice: torch.Generator) -> Tensor:
-        """(1,) the step that the gradient goes back to."""
+        """(1,) the step down to which the gradient is propagated."""
         first = sampler.num_steps - self.last
         if self.through == "steps":
             return torch.tensor([first])
         return torch.randint(first, sampler.num_steps, (1,), generator=choice)
 
     def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Pairs:  # noqa: ARG002
-        """Each trained sample, at the state from which it is differentiated."""
+        """Each trained sample, at the state where differentiation starts."""
         sample, step = experience.trained()
         trajectory = experience.trajectory
         rows = step - trajectory.kept[0]  # the last states are kept, one after the other
@@ -65,7 +65,7 @@ class DirectReward(Objective):
         )
 
     def loss(self, pairs: Pairs, at: Context) -> Loss:
-        """The reward of what the policy makes of each state."""
+        """The reward of the sample that the policy makes from each state."""
         sigma = levels(pairs, at)
         velocity = at.velocity("policy", pairs.x, sigma, pairs.condition)
         if self.through == "estimate":
@@ -76,11 +76,11 @@ class DirectReward(Objective):
         return Loss({"outcome": -self.scale * reward}, velocity, {"trained_reward": reward.mean().item()})
 
     def evaluations(self, rows: int) -> int:
-        """One for each step that is differentiated."""
+        """One per differentiated step."""
         return rows * (self.last if self.through == "steps" else 1)
 
     def _finished(self, pairs: Pairs, velocity: Tensor, at: Context) -> Tensor:
-        """(n, ...) the finished samples, with the graph of the last steps."""
+        """(n, ...) the finished samples, differentiable through the last steps."""
         steps = at.sampler.num_steps
         x = at.sampler.transition(pairs.x, velocity, steps - self.last).mean
         for step in range(steps - self.last + 1, steps):

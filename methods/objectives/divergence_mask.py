@@ -1,4 +1,4 @@
-"""Flow-DPPO: steps that have gone too far are left out by their divergence, and none by their ratio."""
+"""Flow-DPPO: steps that have moved too far are masked by their divergence instead of their ratio."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from methods.objectives.clipped_ratio import TransitionObjective
 
 
 class DivergenceMask(TransitionObjective):
-    """-A rho, but 0 where a step has left its trust region and would be pushed further (arXiv 2606.11025, eq. 18).
+    """-A rho, but 0 if a step has left its trust region and would be pushed further out (arXiv 2606.11025, eq. 18).
 
-    The trust region is a KL of the policy's transition to the one that drew the step, (mu - mu_old)^2 / (2 std^2),
-    averaged over elements: the ratio of one sample is a noisy measure of how far a policy has moved, and their KL is
-    known in closed form.
+    The trust region bounds the KL of the policy's transition to the one that drew the step,
+    (mu - mu_old)^2 / (2 std^2), averaged over elements. The ratio of one sample is a noisy measure of how far a policy
+    has moved, whereas the KL is known in closed form.
 
     Attributes:
         limit: the largest KL, in nats averaged over elements.
@@ -29,11 +29,11 @@ class DivergenceMask(TransitionObjective):
 
     @property
     def needs(self) -> Needs:
-        """As other ratios, and the velocity that drew each step."""
+        """Like other ratios, plus the velocity that drew each step."""
         return super().needs._replace(velocities=True)
 
     def loss(self, pairs: Transitions, at: Context) -> Loss:
-        """One masked loss for each term."""
+        """One masked loss per term."""
         assert pairs.velocity is not None  # `needs` asked for it
         velocity, log_ratio = self.scored(pairs, at)
         distance = at.sampler.kl_divergence(velocity.detach(), pairs.velocity, pairs.step)
@@ -49,16 +49,16 @@ class DivergenceMask(TransitionObjective):
 def masked_loss(
     log_ratio: Tensor, advantages: Tensor, distance: Tensor, limit: float
 ) -> tuple[Tensor, Tensor]:
-    """-A rho, and where it was set to 0: at a KL of `limit` or more, if the gradient would raise it.
+    """-A rho, and a mask of where it was set to 0: at a KL of `limit` or more, if the gradient would raise it.
 
     Args:
         log_ratio: (n,) of the policy to the one that drew the rows.
         advantages: (terms, n).
         distance: (n,) the KL between the two.
-        limit: the largest one.
+        limit: the largest KL allowed.
 
     Returns:
-        (terms, n) losses, and (terms, n) whether each was left out.
+        (terms, n) losses, and (terms, n) whether each was masked.
     """
     further = advantages * log_ratio.detach() > 0
     masked = further & (distance >= limit)

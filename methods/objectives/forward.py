@@ -1,4 +1,4 @@
-"""What the objectives on the forward process share: finished samples, noised anew to levels of the sampler."""
+"""Common parts of objectives on the forward process: finished samples, noised again to the sampler's levels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from methods.objectives.base import Context, StepObjective, follow
 
 
 class ForwardObjective(StepObjective):
-    """An objective that noises the finished samples anew. Any sampler draws them, the ODE included.
+    """An objective that noises the finished samples again. Any sampler can draw them, including the ODE.
 
-    Each sample is noised with new noise to each of its trained noise levels.
+    Each sample gets new noise at each of its trained noise levels.
     """
 
     train_last_step: bool = True
@@ -27,7 +27,7 @@ class ForwardObjective(StepObjective):
 
 
 class FollowedObjective(ForwardObjective):
-    """One with a copy of the policy, "old", that follows it slowly.
+    """A forward objective with a copy of the policy, "old", that follows it slowly.
 
     Attributes:
         old_growth: the copy keeps min(old_growth * iteration, old_limit) of itself after each update.
@@ -38,18 +38,18 @@ class FollowedObjective(ForwardObjective):
     old_limit: float = Field(default=0.5, ge=0, lt=1)
 
     def after_update(self, copies: Mapping[str, list[Tensor]], trained: list[Tensor], iteration: int) -> None:
-        """The copy, where there is one, moves towards the policy."""
+        """Moves the copy, if there is one, towards the policy."""
         if "old" in copies:
             follow(copies["old"], trained, min(self.old_growth * iteration, self.old_limit))
 
 
 def noised_samples(experience: Experience, advantages: Tensor, at: Context) -> Noised:
-    """The trained samples, each noised anew to each of its trained levels.
+    """The trained samples, each noised again to each of its trained levels.
 
     Args:
         experience: the rollouts.
         advantages: (terms, N, B).
-        at: knows the noise levels.
+        at: gives the noise levels.
     """
     sample, step = experience.trained()
     clean = experience.trajectory.final[sample].float()

@@ -1,4 +1,4 @@
-"""GRPO-Guard: a ratio that is centred and equally wide at every step, and steps that weigh the same."""
+"""GRPO-Guard: a centred ratio, equally wide at every step, and equally weighted steps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class GuardedRatio(TransitionObjective):
     """The clipped ratio with GRPO-Guard's two corrections (arXiv 2510.22319).
 
     The log-ratio of a Gaussian step is e . dmu / s - |dmu|^2 / (2 s^2), averaged over elements, for a step of noise e
-    and std s whose mean moved by dmu. Its second part is below 0 for every step, so that good samples reach the upper
-    limit of the clip late and bad ones the lower limit early. `ratio` adds it back and multiplies by s: what is left,
-    e . dmu, is centred.
+    and std s whose mean moved by dmu. Its second term is negative at every step, so good samples reach the upper clip
+    limit late and bad ones the lower limit early. `ratio` adds this term back and multiplies by s; the remaining
+    e . dmu is centred.
 
     Its gradient in the velocity is then proportional to the step's length D, so each step's loss is divided by D. Of
-    the public codes one does and one does not; `balanced` says which this is. Divided, steps weigh the same at a ratio
-    of 1 (docs/theory.md).
+    the public implementations, one does this and one does not; `balanced` selects between them. With the division,
+    all steps have the same weight at a ratio of 1 (docs/methods.md).
 
     Attributes:
         clip_range: of the corrected ratio, which is narrower than the plain one by a factor of about s.
@@ -36,11 +36,11 @@ class GuardedRatio(TransitionObjective):
 
     @property
     def needs(self) -> Needs:
-        """As other ratios, and the velocity that drew each step."""
+        """Like other ratios, plus the velocity that drew each step."""
         return super().needs._replace(velocities=True)
 
     def refusal(self, sampler: Sampler) -> str | None:
-        """The correction is that of a Gaussian density."""
+        """The correction assumes a Gaussian density."""
         if sampler.settings.density != "gaussian":
             return (
                 f"sampler.density is {sampler.settings.density!r}; objective 'guarded_ratio' needs 'gaussian'"
@@ -48,7 +48,7 @@ class GuardedRatio(TransitionObjective):
         return super().refusal(sampler)
 
     def loss(self, pairs: Transitions, at: Context) -> Loss:
-        """One clipped loss for each term."""
+        """One clipped loss per term."""
         assert pairs.velocity is not None  # `needs` asked for it
         velocity, log_ratio = self.scored(pairs, at)
         moved = at.sampler.kl_divergence(velocity, pairs.velocity, pairs.step)

@@ -1,4 +1,4 @@
-"""DiffusionNFT: learning from the good and the bad on the forward process, without densities."""
+"""DiffusionNFT: learning from good and bad samples on the forward process, without densities."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from methods.objectives.forward import FollowedObjective
 class NegativeAware(FollowedObjective):
     """The negative-aware forward-process loss (DiffusionNFT, arXiv 2509.16117, eq. 5).
 
-    Rollouts are drawn with an old policy that follows the trained one slowly.
+    Rollouts are drawn from an old policy that follows the trained one slowly.
 
     Attributes:
         beta: how far the implicit positive and negative policies lie from the old one, in steps of v - v_old.
-        advantage_clip: the advantage that counts as certain.
+        advantage_clip: the advantage at which a sample counts as certainly good or bad.
     """
 
     kind: Literal["negative_aware"] = "negative_aware"

@@ -1,4 +1,4 @@
-"""Online DPO: the best of a group is preferred to the worst, on the forward process."""
+"""Online DPO: prefers the best of a group to the worst, on the forward process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from methods.selection import best_of_each
 
 @dataclass(frozen=True)
 class Preferred(Noised):
-    """The better sample of each pair, noised, and the worse one, noised alike.
+    """The better and the worse sample of each pair, with the same noise.
 
     Attributes:
         worse: (n, ...) the worse samples.
@@ -31,14 +31,14 @@ class Preferred(Noised):
 
 
 class Preference(ForwardObjective):
-    """Diffusion-DPO on the best and the worst of each group (arXiv 2311.12908, eq. 14), drawn anew in each iteration.
+    """Diffusion-DPO on the best and worst of each group (arXiv 2311.12908, eq. 14), drawn in each iteration.
 
     With l the mean square of v - (e - x0) and l_ref the reference's, at one noise level and one noise for both,
     the loss is -log sigmoid(-(b / 2) ((l - l_ref) of the better - (l - l_ref) of the worse)).
 
     Attributes:
         beta: b.
-        refresh: iterations after which the reference becomes the policy as it is; 0 keeps the base model.
+        refresh: iterations between replacements of the reference by the current policy; 0 keeps the base model.
     """
 
     kind: Literal["preference"] = "preference"
@@ -61,7 +61,7 @@ class Preference(ForwardObjective):
         return Preferred(**vars(better), worse=experience.trajectory.final[partner].float())
 
     def loss(self, pairs: Preferred, at: Context) -> Loss:
-        """One loss for each pair of samples at one noise level."""
+        """One loss per pair of samples and noise level."""
         assert pairs.worse is not None  # `batch` set it
         sigma = levels(pairs, at)
         x = torch.cat([pairs.x, noised(pairs.worse, pairs.noise, sigma)])
@@ -80,6 +80,6 @@ class Preference(ForwardObjective):
         return 4 * rows
 
     def after_update(self, copies: Mapping[str, list[Tensor]], trained: list[Tensor], iteration: int) -> None:
-        """The reference becomes the policy, every so often."""
+        """Replaces the reference by the policy every `refresh` iterations."""
         if self.refresh and (iteration + 1) % self.refresh == 0:
             follow(copies["old"], trained, kept=0.0)

@@ -1,4 +1,4 @@
-"""Objectives whose loss is a flow-matching error: AWM weighs it by the advantage, rejection sampling chooses by it."""
+"""Flow-matching objectives: AWM weights the error by the advantage, rejection sampling selects samples by reward."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class AdvantageWeighted(FollowedObjective):
     """Advantage-weighted matching (AWM, arXiv 2509.25050): the clipped ratio of flow-matching likelihoods.
 
     Attributes:
-        weighting: of errors at different noise levels.
+        weighting: relative weight of errors at different noise levels.
         power: p of "ghuber".
         clip_range: of the ratio to the policy that drew the rollouts.
-        old_weight: factor on the mean |v - v_old|^2 to a copy of the policy that follows it slowly; 0 for none.
+        old_weight: factor on the mean |v - v_old|^2 towards a copy of the policy that follows it slowly; 0 for none.
     """
 
     kind: Literal["advantage_weighted"] = "advantage_weighted"
@@ -36,11 +36,11 @@ class AdvantageWeighted(FollowedObjective):
 
     @property
     def needs(self) -> Needs:
-        """The slow copy, where the policy is drawn to it."""
+        """The slow copy, if the policy is pulled towards it."""
         return Needs(copies=frozenset({"old"}) if self.old_weight > 0 else frozenset())
 
     def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Noised:
-        """The noised samples, with the velocity that the policy has there before the update."""
+        """The noised samples, with the policy's velocity there before the update."""
         pairs = super().batch(experience, advantages, at)
         with torch.no_grad():
             velocity = at.velocity("policy", pairs.x, levels(pairs, at), pairs.condition)
@@ -67,10 +67,10 @@ class AdvantageWeighted(FollowedObjective):
 
 
 class RejectionSampling(ForwardObjective):
-    """Flow matching on the best of each group alone (rejection sampling, or online supervised fine-tuning).
+    """Flow matching on the best of each group only (rejection sampling, or online supervised fine-tuning).
 
     Attributes:
-        keep: samples of each group that are trained on, the best by the weighted sum of the outcome rewards.
+        keep: number of samples of each group to train on, the best by the weighted sum of the outcome rewards.
     """
 
     kind: Literal["rejection_sampling"] = "rejection_sampling"

@@ -1,7 +1,7 @@
-"""The vocabulary of the shapes world: what a caption can say, and what each word looks like.
+"""The vocabulary of the shapes world: the words of a caption, and what each looks like.
 
-The testbed renders from these definitions and the held-out rewards measure against them, so a
-caption, a rendering and a measurement cannot drift apart.
+The testbed renders from these definitions and the held-out rewards measure against them, so captions, renderings
+and measurements stay consistent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Attributes:
     """What one caption says.
 
     Raises:
-        ValueError: a word is not of the vocabulary.
+        ValueError: a word is not in the vocabulary.
     """
 
     size: str
@@ -82,7 +82,8 @@ def disc(rows: Tensor, columns: Tensor, radius: Tensor | float) -> Tensor:
     """Anti-aliased coverage of a disc centred at the origin.
 
     Args:
-        rows, columns: pixel offsets from the centre, down and right, broadcastable.
+        rows: pixel offsets from the centre, downwards, broadcastable.
+        columns: the same, to the right.
         radius: in pixels, broadcastable.
 
     Returns:

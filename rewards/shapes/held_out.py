@@ -12,7 +12,7 @@ from rewards.shapes.measurement import measure
 
 
 class AttributeAccuracy:
-    """1 where the measured attribute is the one that the prompt names, else 0.
+    """1 if the measured attribute is the one named in the prompt, else 0.
 
     Args:
         attribute: "size", "colour" or "motion"; None for the mean over the three.
@@ -33,7 +33,7 @@ class Diversity:
     """How different a video is from the others of the same prompt in its batch.
 
     Root-mean-square pixel distance, at a quarter of the resolution, averaged over the batch's other videos of
-    the same prompt; 0 where there is no other. A policy that collapses to one video a prompt scores 0.
+    the same prompt; 0 if there is no other. A policy that collapses to one video per prompt scores 0.
     """
 
     def __call__(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -1,6 +1,6 @@
 """Exact, programmatic measurement of a shapes video: size by matching, colour by hue, motion by tracking.
 
-Nothing here is learned and nothing here is ever trained on: these are the held-out judges.
+These are the held-out judges: nothing here is learned, and nothing is ever trained on them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rewards.shapes.attributes import ATTRIBUTES, COLOURS, MOTIONS, SIZES, disc,
 #: Chroma (largest minus smallest colour channel) between which a pixel goes from grey ground to object. A ball's
 #: chroma is about 0.7, so a pixel that it half covers counts half.
 _GROUND_CHROMA, _OBJECT_CHROMA = 0.2, 0.5
-#: Fraction of the frame that must be object, in at least half of the frames, for an object to be seen at all.
+#: Fraction of the frame that must be object, in at least half of the frames, for an object to count as visible.
 _SMALLEST_AREA = 0.015
 #: Mean displacement per frame, as a fraction of the frame's side, below which nothing moves.
 _SLOWEST = 0.012
@@ -23,7 +23,7 @@ _SLOWEST = 0.012
 
 @dataclass(frozen=True)
 class Measurement:
-    """What each of B videos shows.
+    """The measured content of B videos.
 
     `labels[attribute]` is a (B,) int64 tensor of positions in `ATTRIBUTES[attribute]`; -1 where
     nothing can be seen (no object, or no motion), which matches no caption.
@@ -32,7 +32,7 @@ class Measurement:
     labels: dict[str, Tensor]
 
     def matches(self, prompts: list[str] | tuple[str, ...]) -> dict[str, Tensor]:
-        """Per attribute, a (B,) float tensor: 1 where the video shows what its prompt says, else 0."""
+        """Per attribute, a (B,) float tensor: 1 if the video matches its prompt, else 0."""
         said = [parse_caption(prompt) for prompt in prompts]
         result = {}
         for attribute, words in ATTRIBUTES.items():
@@ -104,7 +104,7 @@ def _size_labels(mask: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def _motion(row: Tensor, column: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Least-squares velocity (rows, columns per frame), (B,) each, over the frames where the object is seen."""
+    """Least-squares velocity (rows, columns per frame), (B,) each, over the frames in which the object is visible."""
     weight = seen.to(row.dtype)
     count = weight.sum(dim=-1, keepdim=True).clamp_min(1)
     time = torch.arange(row.shape[-1], device=row.device, dtype=row.dtype).expand_as(row)
@@ -130,7 +130,7 @@ def measure(videos: Tensor) -> Measurement:
         The `Measurement` of the B videos.
 
     Raises:
-        ValueError: `videos` is not of that shape.
+        ValueError: `videos` has another shape.
     """
     if videos.ndim != 5 or videos.shape[2] != 3:
         raise ValueError(f"videos have shape {tuple(videos.shape)}; expected (B, F, 3, H, W) in [0, 1]")

@@ -1,4 +1,4 @@
-"""Motion and visual quality of a shapes video: no reference to the prompt, no learned part."""
+"""Motion and visual quality of a shapes video: without reference to the prompt or any learned part."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MotionQuality:
         """(B, F, 3, H, W) videos in [0, 1] to (B,) qualities; the prompts are not read.
 
         Raises:
-            ValueError: too few frames to tell steady motion from a jump.
+            ValueError: there are too few frames to distinguish steady motion from a jump.
         """
         if videos.shape[1] < 3:
             raise ValueError(f"videos have {videos.shape[1]} frames; motion quality needs at least 3")

@@ -66,6 +66,10 @@ def test_one_run_is_itself(write: Callable[[str, Plan], Path]) -> None:
     [
         ({"model": "/models/other/transformer"}, "model is weights/pipeline and other/transformer"),
         ({"evaluation": {"every": 5, "samples_per_prompt": 3}}, "evaluation.samples_per_prompt is 2 and 3"),
+        (
+            {"evaluation": {"every": 5, "samples_per_prompt": 2, "final_samples_per_prompt": 6}},
+            "evaluation.final_samples_per_prompt is None and 6",
+        ),
         ({"video": {"num_frames": 9, "height": 32, "width": 32}}, "video.num_frames is 5 and 9"),
         ({"budget": 60.0}, "budget is 30.0 and 60.0"),
         ({"budget_unit": "tflops"}, "budget_unit is iterations and tflops"),
@@ -144,4 +148,7 @@ def test_command_line_wants_a_folder_for_several(
     text = page.read_text()
     assert all(name in text for name in ("dance_grpo", "flow_grpo", "euphonium"))
     assert (tmp_path / "both" / "tables" / "final.csv").is_file()
+    script = (tmp_path / "both" / "repeat.sh").read_text()
+    assert all(f"{folder / 'settings.yaml'}" in script for folder in (first, second))
+    assert '"$1/1" "$1/2" --output "$1/report"' in script
     assert not (first / "tables").exists()

@@ -1,4 +1,4 @@
-"""Convergence: known speed-ups, targets and areas; what is refused and what is left open."""
+"""Convergence: known speed-ups and targets; what is refused and what is left open."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.convergence import (
-    SHARES,
-    check_baseline,
-    convergence,
-    curve_arrays,
-    default_baseline,
-)
+from analysis.convergence import SPANS, UNDECIDED, WHOLE, check_baseline, convergence, curve_arrays
 from analysis.convergence.__main__ import main
 from analysis.curves import counted_curves, over_cost
 from analysis.plots.convergence import telling_units
 from analysis.records import RecordError, load_run
-from analysis.tables.convergence import area_frame, speed_frame, speed_table
+from analysis.schema import default_baseline
+from analysis.tables.convergence import short_speed_table, speed_frame, speed_table
 from tests.analysis.synthetic import Plan, tflops, write_run
 
 HEADLINE = ("accuracy",)
@@ -48,15 +43,16 @@ def test_a_known_speed_up_is_found_in_every_unit(tmp_path: Path) -> None:
     assert found.baseline == "dance_grpo"
     assert found.units == ("iterations", "videos", "nfe", "tflops", "seconds")
     price = sum(tflops("dance_grpo").values()) / sum(tflops("euphonium").values())
-    for share in SHARES:
+    for span in SPANS:
         for unit, expected in (("iterations", 1.5), ("videos", 1.5), ("nfe", 1.5), ("tflops", 1.5 * price)):
-            entry = found.speed("euphonium", unit, share)
+            entry = found.speed("euphonium", unit, span)
             assert entry is not None
             assert entry.ratio.value == pytest.approx(expected, rel=0.01)
             assert entry.ratio.low < expected < entry.ratio.high
             assert entry.cost * entry.ratio.value == pytest.approx(entry.baseline_cost)
-            assert (entry.reached, entry.seeds) == (4, 4)
-    assert found.speed("euphonium", "iterations", 0.5).verdict == "faster"  # type: ignore[union-attr]
+            assert entry.ratio.seeds == 4
+    assert found.speed("euphonium", "iterations").verdict == "faster"  # type: ignore[union-attr]
+    assert found.speed("nobody", "iterations") is None
 
 
 def test_targets_are_shares_of_the_baselines_own_gain(tmp_path: Path) -> None:
@@ -64,36 +60,41 @@ def test_targets_are_shares_of_the_baselines_own_gain(tmp_path: Path) -> None:
     found = convergence(run)
     assert found.baseline == "flow_grpo"
     assert (found.start, found.end) == pytest.approx((0.5, 0.62), abs=1e-3)
-    targets = {entry.share: entry.target for entry in found.speeds}
-    assert targets == pytest.approx({0.5: 0.56, 0.75: 0.59, 1.0: 0.62}, abs=1e-3)
-    half, most, whole = (found.speed("other", "iterations", share) for share in SHARES)
+    assert [found.reward_at(share) for share in SPANS[WHOLE]] == pytest.approx([0.53, 0.602], abs=1e-3)
+    half, late, whole = (
+        found.speed("other", "iterations", span) for span in ("around 50 %", "around 75 %", WHOLE)
+    )
     assert half is not None
-    assert most is not None
+    assert late is not None
     assert whole is not None
     assert half.ratio.value == pytest.approx(0.0025 / 0.004, rel=0.01)
-    assert (most.ratio.value, most.reached, math.isinf(most.cost)) == (0, 0, True)
-    assert (whole.ratio.value, whole.ratio.trusted, whole.verdict) == (0, False, "slower")
+    # 0.5 + 30 * 0.0025 = 0.575 is less than 85 % of the gain: only an upper limit is left.
+    for entry in (late, whole):
+        assert (entry.ratio.value, entry.ratio.low, math.isinf(entry.cost)) == (0, 0, True)
+        assert entry.verdict == "slower"
+        assert "does not get through" in entry.ratio.why
     text = " ".join(" ".join(row) for row in speed_table(found).rows)
-    assert "not reached †" in text
-    assert "never vs 30" in text
+    assert "not reached\n" in text
+    assert "never vs " in text
+    assert "Not reached: " in speed_table(found).note
 
 
-def test_areas_compare_up_to_a_cost_that_all_reached(tmp_path: Path) -> None:
-    """Straight curves of slopes a and b differ in mean height by (a - b) upto / 2."""
-    run = load_run(_straight(tmp_path, {"euphonium": 0.006, "dance_grpo": 0.004}))
-    entries = {(entry.method, entry.unit): entry for entry in convergence(run).areas}
-    entry = entries["euphonium", "iterations"]
-    assert entry.upto == 30
-    assert entry.height.mean == pytest.approx(0.5 + 0.006 * 15, abs=1e-3)
-    assert entry.excess is not None
-    assert entry.excess.mean == pytest.approx(0.002 * 15, abs=1e-3)
-    assert entry.excess.excludes_zero
-    assert entries["dance_grpo", "iterations"].excess is None
-    cheapest = 30 * sum(tflops("dance_grpo").values())
-    assert entries["euphonium", "tflops"].upto == pytest.approx(cheapest)
+def test_the_primary_estimate_is_widened_for_methods_and_the_others_for_all_ranges(tmp_path: Path) -> None:
+    slopes = {"a": 0.005, "b": 0.005, "dance_grpo": 0.004}
+    alone = {name: slopes[name] for name in ("a", "dance_grpo")}
+    together = convergence(load_run(_straight(tmp_path / "two", slopes)))
+    single = convergence(load_run(_straight(tmp_path / "one", alone)))
+
+    def width(found, span: str) -> float:
+        ratio = found.speed("a", "iterations", span).ratio
+        return ratio.high / ratio.low
+
+    assert width(together, WHOLE) > width(single, WHOLE)
+    assert "all 2 methods, and for the secondary ranges all 4" in speed_table(together).note
+    assert "widened" not in speed_table(single).note
 
 
-def test_a_cost_before_training_delays_the_whole_curve(tmp_path: Path) -> None:
+def test_a_cost_before_training_delays_the_whole_curve() -> None:
     frame = pd.DataFrame(
         {
             "seed": [0, 0, 1, 1],
@@ -147,10 +148,11 @@ def test_seeds_evaluated_otherwise_are_interpolated_where_all_have_been() -> Non
 
 
 def test_which_baseline(whole_run: Path) -> None:
-    assert default_baseline(["a", "flow_grpo", "dance_grpo"]) == "dance_grpo"
-    assert default_baseline(["a", "flow_grpo"]) == "flow_grpo"
+    assert default_baseline(["a", "dance_grpo", "flow_grpo"]) == "flow_grpo"
+    assert default_baseline(["a", "dance_grpo"]) == "dance_grpo"
     assert default_baseline(["a", "b"]) == "a"
     run = load_run(whole_run)
+    assert check_baseline(run, None) == "flow_grpo"
     assert check_baseline(run, "euphonium") == "euphonium"
     with pytest.raises(RecordError, match=r"baseline is 'dance_gpo'.*did you mean 'dance_grpo'\?"):
         check_baseline(run, "dance_gpo")
@@ -158,11 +160,18 @@ def test_which_baseline(whole_run: Path) -> None:
         check_baseline(run, "xyz")
 
 
-def test_a_baseline_that_gains_nothing_sets_no_target(tmp_path: Path) -> None:
-    found = convergence(load_run(_straight(tmp_path, {"a": 0.004, "dance_grpo": -0.001})))
+def test_a_baseline_that_is_not_shown_to_gain_sets_no_target(tmp_path: Path) -> None:
+    found = convergence(load_run(_straight(tmp_path / "lost", {"a": 0.004, "dance_grpo": -0.001})))
     assert found.speeds == ()
-    assert "gained nothing" in found.why_not
-    assert len(found.areas) == 2 * 5
+    assert "dance_grpo is not shown to gain in accuracy (−0.0" in found.why_not
+    noisy = _straight(tmp_path / "noisy", {"a": 0.004, "dance_grpo": 0.0001}, noise=0.05)
+    assert "is not shown to gain" in convergence(load_run(noisy)).why_not
+    alike = convergence(load_run(_straight(tmp_path / "alike", {"a": 0.006, "dance_grpo": 0.004}, noise=0)))
+    assert alike.why_not == ""
+    entry = alike.speed("a", "iterations")
+    assert entry is not None
+    assert (entry.ratio.known, entry.verdict) == (False, UNDECIDED)
+    assert entry.ratio.value == pytest.approx(1.5)
 
 
 def test_a_baseline_that_lost_its_gain_is_a_low_target(tmp_path: Path, whole_run: Path) -> None:
@@ -178,9 +187,9 @@ def test_a_baseline_that_lost_its_gain_is_a_low_target(tmp_path: Path, whole_run
 
 def test_failed_seeds_take_no_part(broken_run: Path) -> None:
     run = load_run(broken_run)
-    entry = convergence(run).speed("flow_grpo", "iterations", 0.5)
+    entry = convergence(run).speed("dance_grpo", "iterations", "around 50 %")
     assert entry is not None
-    assert (entry.seeds, entry.ratio.seeds) == (2, 2)
+    assert entry.ratio.seeds == 2
     assert set(counted_curves(run)["method"]) == set(run.methods)
 
 
@@ -200,11 +209,14 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     told = capsys.readouterr().out
     assert "Speed-up over euphonium" in told
     assert "1.66×" in told
-    assert "Mean reward on the way" in told
     numbers = pd.read_csv(folder / "tables" / "speed_up.csv")
     assert set(numbers["baseline"]) == {"euphonium"}
     assert len(numbers) == 3 * 5
-    assert len(pd.read_csv(folder / "tables" / "area.csv")) == 2 * 5
+    assert {file.name for file in (folder / "tables").iterdir()} == {
+        "speed_up.csv",
+        "speed_up.md",
+        "speed_up.tex",
+    }
     assert {"convergence.png", "convergence.svg", "speed_up.png", "rewards_held_out_tflops.svg"} <= {
         file.name for file in (folder / "figures").iterdir()
     }
@@ -212,20 +224,28 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err.endswith("did you mean 'euphonium'?\n")
 
 
-def test_frames_have_the_promised_columns(whole_run: Path) -> None:
+def test_the_command_says_why_there_is_no_speed_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _straight(tmp_path, {"a": 0.004, "flow_grpo": -0.001})
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("No speed-up: the baseline flow_grpo is not shown to gain")
+    assert not (folder / "tables" / "speed_up.csv").exists()
+
+
+def test_tables_hold_what_was_found(whole_run: Path) -> None:
     found = convergence(load_run(whole_run))
     frame = speed_frame(found)
-    assert {
-        "method",
-        "baseline",
-        "unit",
-        "share",
-        "speed_up",
-        "low",
-        "high",
-        "seeds",
-        "trusted",
-        "why",
-    } <= set(frame)
+    promised = (
+        "method baseline unit span share_low share_high cost baseline_cost speed_up low high confidence"
+    )
+    assert {*promised.split(), "seeds", "verdict", "why"} == set(frame)
     assert len(frame) == 2 * 5 * 3
-    assert {"height", "excess", "excess_low", "excess_high", "upto"} <= set(area_frame(found))
+    own = frame.set_index(["method", "unit", "span"]).loc[("euphonium", "tflops", WHOLE)]
+    entry = found.speed("euphonium", "tflops")
+    assert entry is not None
+    assert (own["speed_up"], own["low"], own["share_high"]) == (entry.ratio.value, entry.ratio.low, 0.85)
+    short = short_speed_table(found, "iterations")
+    assert [row[0] for row in short.rows] == ["euphonium", "dance_grpo"]
+    assert short.columns[-1] == "whole curve"
+    assert {row[-1] for row in short.rows} <= {"faster", "slower", UNDECIDED}

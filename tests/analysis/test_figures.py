@@ -1,4 +1,4 @@
-"""Figures: told apart without colour, the same for the same records, and right in what they draw."""
+"""Figures: distinct without colour, the same for the same records, and right in what they draw."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from analysis import plots, style
+from analysis.convergence import SPANS, convergence
 from analysis.costs import cumulative_costs
+from analysis.plots.convergence import speed_figure
 from analysis.plots.panels import band_note, footer
 from analysis.plots.training import constant_metrics, training_metrics
 from analysis.records import load_run
@@ -68,6 +70,25 @@ def test_bands_are_ranges_with_few_seeds_and_intervals_with_more(whole_run: Path
     assert footer(more).startswith(
         "Suite shapes, budget 30 iterations a run, 5 seeds a method (15 of 15 runs"
     )
+
+
+def test_speed_ups_are_drawn_with_their_intervals(whole_run: Path) -> None:
+    run = load_run(whole_run)
+    found = convergence(run)
+    drawn = speed_figure(run, found)
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == list(SPANS)
+    entry = found.speed("euphonium", "tflops")
+    assert entry is not None
+    lines = [line.get_xdata() for line in drawn.axes[0].get_lines()]
+    assert any(np.allclose(x, [entry.ratio.low, entry.ratio.high]) for x in lines if len(x) == 2)
+    assert any(np.allclose(x, entry.ratio.value) for x in lines if len(x) == 1)
+    assert "the published 1.66× in training steps" in " ".join(drawn.texts[1].get_text().split())
+
+
+def test_inner_panels_repeat_no_axis_label(whole_run: Path) -> None:
+    drawn = plots.reward_curves(load_run(whole_run), "held_out", "iterations")
+    labels = [axes.get_xlabel() for axes in drawn.axes if axes.get_title(loc="left")]
+    assert labels == ["", "", "", *["iterations"] * 4]
 
 
 def test_training_shows_the_recorded_metrics_by_their_names(tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def test_a_gap_is_guided_less_unguided_at_start_and_end(whole_run: Path) -> None
     [
         ((0.0, 0.02), (0.1, 0.02), "narrows, perhaps to nothing"),
         ((0.05, 0.02), (0.1, 0.02), "narrows"),
-        ((0.1, 0.02), (0.0, 0.02), "no change can be told"),
+        ((0.1, 0.02), (0.0, 0.02), "no change is shown"),
         ((0.2, 0.02), (-0.1, 0.02), "widens"),
-        ((0.2, np.nan), (-0.1, np.nan), "cannot be said (one seed)"),
+        ((0.2, np.nan), (-0.1, np.nan), "unknown (one seed)"),
     ],
 )
 def test_what_is_said_of_a_gap(last: tuple[float, float], closed: tuple[float, float], verdict: str) -> None:

@@ -39,6 +39,7 @@ def test_a_headline_that_falls_has_peaked_and_lost(overdone: Records) -> None:
     assert entry.gap.mean > 0
     table = hacking_table(overdone, list(found.values()))
     assert "3 of 3" in table.rows[0]
+    assert "walked" not in table.note
     assert hacking_frame(list(found.values())).set_index("method")["lost"]["euphonium"] > 0.05
 
 
@@ -91,6 +92,7 @@ def test_old_records_have_no_distance(tmp_path: Path) -> None:
     assert not len(kl_frame(run))
     table = hacking_table(run, courses(run))
     assert "KL to base at the end" not in table.columns
+    assert "KL: nats per video" not in table.note
     drawn = distance_figure(run)
     assert drawn is not None
     assert len(drawn.axes) == 1  # the proxy gap: neither diversity nor distance was recorded

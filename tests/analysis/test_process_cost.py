@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.convergence import convergence
-from analysis.process_cost import SHARED, SHARES, process_costs
+from analysis.convergence import WHOLE, convergence
+from analysis.process_cost import RANGES, SHARED, process_costs
 from analysis.process_cost.__main__ import main
 from analysis.records import RecordError, load_run
 from tests.analysis.synthetic import PRM_TFLOPS, Plan, write_run
@@ -28,12 +28,12 @@ def test_without_a_charge_it_is_the_speed_up_of_the_convergence(priced: Path) ->
     assert price.making == pytest.approx(PRM_TFLOPS)
     course = convergence(run, "flow_grpo")
     for entry in price.paying:
-        known = course.speed("euphonium", "tflops", entry.share)
+        known = course.speed("euphonium", "tflops", entry.span)
         assert known is not None
         free = entry.speed[None]
-        assert (free.value, free.low, free.high) == pytest.approx(
-            (known.ratio.value, known.ratio.low, known.ratio.high), rel=1e-6
-        )
+        assert free.value == pytest.approx(known.ratio.value, rel=1e-6)
+        if entry.span == WHOLE:  # elsewhere the convergence widens for its secondary ranges, too
+            assert (free.low, free.high) == pytest.approx((known.ratio.low, known.ratio.high), rel=1e-6)
 
 
 def test_a_charge_is_added_to_what_the_method_spends(priced: Path) -> None:
@@ -42,12 +42,13 @@ def test_a_charge_is_added_to_what_the_method_spends(priced: Path) -> None:
     (price,) = process_costs(run, "flow_grpo")
     course = convergence(run, "flow_grpo")
     for entry in price.paying:
-        known = course.speed("euphonium", "tflops", entry.share)
+        known = course.speed("euphonium", "tflops", entry.span)
         assert known is not None
         for runs in SHARED:
             charge = 0.0 if runs is None else PRM_TFLOPS / runs
             expected = known.baseline_cost / (known.cost + charge)
-            assert entry.speed[runs].value == pytest.approx(expected, rel=1e-6)
+            # Means over a range of targets, of ratios and of costs, are nearly each other's ratios.
+            assert entry.speed[runs].value == pytest.approx(expected, rel=1e-6 if runs is None else 0.03)
         # After so many runs both have spent the same.
         spent = PRM_TFLOPS + entry.runs[0] * known.cost
         assert spent == pytest.approx(entry.runs[0] * known.baseline_cost, rel=1e-6)
@@ -65,7 +66,7 @@ def test_the_command_writes_table_and_figure(priced: Path, tmp_path: Path, capsy
     assert main([str(priced), "--output", str(tmp_path), "--baseline", "flow_grpo"]) == 0
     assert "What the process reward costs" in capsys.readouterr().out
     frame = pd.read_csv(tmp_path / "tables" / "process_cost.csv")
-    assert frame["share"].tolist() == list(SHARES)
+    assert frame["span"].tolist() == list(RANGES)
     assert np.isfinite(frame["speed_up_1"]).all()
     assert (tmp_path / "figures" / "process_cost.png").stat().st_size > 10_000
 

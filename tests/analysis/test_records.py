@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from analysis.curves import bands, counted_curves, final_values, run_status, seed_means
-from analysis.records import RecordError, load_run
+from analysis.records import RecordedQuestion, RecordError, load_run
+from analysis.schema import LOOKS_FILE
 from tests.analysis.synthetic import Plan, write_run
 
 
@@ -165,3 +166,27 @@ def test_methods_beyond_the_settings_are_kept(tmp_path: Path) -> None:
     settings["methods"] = ["flow_grpo"]
     file.write_text(yaml.safe_dump(settings))
     assert load_run(folder).methods == ("flow_grpo", "dance_grpo", "euphonium")
+
+
+def test_planned_looks_say_how_many_seeds_were_asked_for(run_copy: Path) -> None:
+    assert (load_run(run_copy).looks, load_run(run_copy).confidence) == (1, 0.95)
+    (run_copy / LOOKS_FILE).write_text("seeds,confidence\n3,0.994\n5,0.975\n")
+    run = load_run(run_copy)
+    assert (run.looks, run.confidence) == (2, 0.975)
+    assert run.asked["euphonium"] == (0, 1, 2, 3, 4)
+    assert len(run_status(run)) == 15
+
+
+def test_older_records_ask_about_speed(run_copy: Path) -> None:
+    assert load_run(run_copy).question == RecordedQuestion("speed", None)
+    file = run_copy / "settings.yaml"
+    asked = {"question": {"asks": "final", "baseline": "dance_grpo"}}
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | asked))
+    assert load_run(run_copy).question == RecordedQuestion("final", "dance_grpo")
+
+
+def test_a_unit_that_nothing_is_counted_in_is_refused(run_copy: Path) -> None:
+    file = run_copy / "settings.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"budget_unit": "parsecs"}))
+    with pytest.raises(RecordError, match="budget_unit is 'parsecs', not one of iterations, videos"):
+        load_run(run_copy)

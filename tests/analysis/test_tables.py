@@ -19,6 +19,7 @@ from analysis.tables import (
     write_table,
 )
 from analysis.tables.methods import methods_table
+from analysis.tables.text_table import to_latex
 
 
 def test_final_table_is_tidy_and_right(whole_run: Path) -> None:
@@ -71,16 +72,61 @@ def test_markdown_escapes_what_would_break_a_row(broken_run: Path) -> None:
 
 def test_plain_text_aligns_cells_of_several_lines() -> None:
     table = TextTable("Title", ("name", "value"), (("a", "1.5\n+0.1"), ("bc", "2")), "A note.")
-    assert to_text(table) == (
-        "Title\n\nname  value\n----  -----\na     1.5\n      +0.1\nbc    2\n\nA note.\n"
-    )
+    lines = to_text(table).split("\n")
+    assert lines[0] == "Title"
+    assert [line.split() for line in lines[2:7]] == [
+        ["name", "value"],
+        ["------", "-------"],
+        ["a", "1.5"],
+        ["+0.1"],
+        ["bc", "2"],
+    ]
+    assert len({line.index(cell) for line, cell in zip(lines[4:7], ("1.5", "+0.1", "2"), strict=True)}) == 1
+    assert lines[-2:] == ["A note.", ""]
+    assert not any(line.endswith(" ") for line in lines)
 
 
 def test_a_table_is_written_as_numbers_and_as_text(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"x": [1.23456789]})
-    csv, markdown = write_table(tmp_path / "tables", "one", frame, [TextTable("T", ("x",), (("1.2",),))])
-    assert pd.read_csv(csv)["x"].tolist() == [1.23457]
-    assert markdown.read_text().startswith("### T\n\n| x |")
+    folder = tmp_path / "tables"
+    texts = [TextTable("T", ("x",), (("1.2",),)), TextTable("No rows", ("x",), ())]
+    write_table(folder, "one", pd.DataFrame({"x": [1.23456789]}), texts)
+    assert pd.read_csv(folder / "one.csv")["x"].tolist() == [1.23457]
+    assert (folder / "one.md").read_text().startswith("### T\n\n| x |")
+    assert "No rows" not in (folder / "one.md").read_text()
+    assert {file.name for file in folder.iterdir()} == {"one.csv", "one.md", "one.tex"}
+
+
+def test_latex_is_a_table_of_its_own(whole_run: Path) -> None:
+    run = load_run(whole_run)
+    latex = to_latex(format_table(final_table(run)))
+    assert latex.startswith("\\begin{table}\n")
+    assert latex.rstrip().endswith("\\end{table}")
+    for name in ("table", "tabular"):
+        assert latex.count(f"\\begin{{{name}}}") == latex.count(f"\\end{{{name}}}") == 1
+    assert latex.count("\\toprule") == latex.count("\\midrule") == latex.count("\\bottomrule") == 1
+    assert "\\caption{Final rewards on held-out prompts. " in latex
+    depth = [latex[:place].count("{") - latex[:place].count("}") for place in range(len(latex))]
+    assert min(depth) == 0
+    assert latex.count("{") == latex.count("}")
+    # A row a method, all with as many cells as the table has columns.
+    columns = len(format_table(final_table(run)).columns)
+    body = latex.split("\\midrule")[1].split("\\bottomrule")[0].strip()
+    rows = re.split(r"\\\\\n(?!\s*\\shortstack)", body)
+    assert len(rows) == 4
+    assert all(len(re.findall(r"(?<!\\)&", row)) == columns - 1 for row in rows)
+    assert "flow\\_grpo" in latex
+    assert not re.search(r"(?<!\\)[_%#]", latex)
+    assert latex.isascii()
+
+
+def test_latex_escapes_what_it_would_read() -> None:
+    table = TextTable("A & B_c", ("50 %", "x"), (("a_b & c", "1×\n−2 # $3 {σ}"),), "~ ^ \\ |ρ − 1|")
+    latex = to_latex(table)
+    assert "A \\& B\\_c" in latex
+    assert "50 \\%" in latex
+    assert "a\\_b \\& c" in latex
+    assert "\\shortstack[l]{1$\\times$ \\\\ $-$2 \\# \\$3 \\{$\\sigma$\\}}" in latex
+    assert "\\textasciitilde{} \\textasciicircum{} \\textbackslash{}" in latex
 
 
 def test_methods_table_holds_exactly_what_differs(whole_run: Path) -> None:

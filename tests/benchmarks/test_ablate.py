@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from scipy.stats import ttest_ind
+from scipy.stats import t, ttest_ind
 from torch import Tensor
 
 from benchmarks import ablate
@@ -180,7 +181,7 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
         stopped = ablated.run(FILE, *given)
     assert stopped.code == 130
     command = f"python -m benchmarks.ablate --resume --output {stopped.folder}"
-    assert f"go on with `{command}`" in stopped.err
+    assert f"continue with `{command}`" in stopped.err
     assert resume_command(stopped.folder) == command
     result = ablated("--resume")
     assert result.code == 0, result.err
@@ -203,7 +204,7 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
         interval = test.confidence_interval(1 - 0.05 / 5)
         assert (row["low"], float(row["high"])) == pytest.approx((interval.low, interval.high), rel=1e-4)
         assert float(row["confidence"]) == pytest.approx(0.99)
-        assert row["verdict"] == ("told apart" if test.pvalue < 0.05 / 5 else "not told apart")
+        assert row["verdict"] == ("beyond chance" if test.pvalue < 0.05 / 5 else "not shown")
     rollouts = result.rows("iterations")
     guided = rollouts[rollouts["metric"] == "diagnostic/guided/accuracy"]
     ends = guided[guided["method"] == BASE].groupby("iteration")["value"].mean()
@@ -218,7 +219,7 @@ def test_a_whole_ablation_that_was_interrupted(ablated: Ablated, monkeypatch: py
     text = (result.folder / "tables" / "ablation.md").read_text()
     assert "| *Does guidance help?* |" in text
     assert "process.credit: state → next_state |" in text
-    assert "apart from rate-high |" in text
+    assert "(to rate-high) |" in text
     assert "each at 99 % so that all 5 hold together" in text
     assert {"ablation.png", "ablation.svg"} <= {path.name for path in (result.folder / "figures").iterdir()}
 
@@ -256,7 +257,7 @@ def test_variants_follow_the_base_as_it_is_set(ablated: Ablated) -> None:
         "--seeds",
         2,
     )
-    settings, _, arms, same = dry(ablated, FILE, *given)
+    settings, _, arms, same, _ = dry(ablated, FILE, *given)
     assert [arm.variant for arm in arms] == ["unguided", "state", "difference", "high", "higher"]
     assert same == []
     assert settings.methods == (BASE, *(arm.name for arm in arms))
@@ -266,14 +267,14 @@ def test_variants_follow_the_base_as_it_is_set(ablated: Ablated) -> None:
         assert arm.method.objective.clip_range == 0.5
         assert arm.method.group_size == 2
     assert flatten(arms[0].method)["process.credit"] == "next_state"
-    _, _, arms, same = dry(ablated, FILE, "--set", "all.optimiser.learning_rate=0.01")
+    _, _, arms, same, _ = dry(ablated, FILE, "--set", "all.optimiser.learning_rate=0.01")
     assert same == ["rate-high"]
     assert {arm.variant: arm.against for arm in arms}["higher"] == BASE
 
 
 def test_a_grid_is_every_combination_but_the_base(ablated: Ablated) -> None:
     grid = {"grid": {"sampler.noise.level": [0.5, 1.0], "process.credit": ["state", "next_state"]}}
-    _, base, arms, same = dry(ablated, grid, "--set", f"{BASE}.sampler.noise.level=1")
+    _, base, arms, same, _ = dry(ablated, grid, "--set", f"{BASE}.sampler.noise.level=1")
     assert [arm.name.removeprefix(f"{BASE}.grid-") for arm in arms] == [
         "level-0.5+credit-state",
         "level-0.5+credit-next_state",
@@ -286,8 +287,87 @@ def test_a_grid_is_every_combination_but_the_base(ablated: Ablated) -> None:
     }
 
 
+CROSS: dict[str, Any] = {
+    "cross": {
+        "process.credit": ["state", "next_state"],
+        "rate": {
+            "about": "Does a higher rate help?",
+            "levels": {"usual": {}, "high": {"optimiser": {"learning_rate": 0.03}}},
+        },
+    }
+}
+
+
+def test_a_crossed_design_runs_every_cell_once(ablated: Ablated) -> None:
+    """The base is a cell of it; what a level does not name stays the base's."""
+    settings, base, arms, same, design = dry(ablated, CROSS)
+    names = ["credit-state+rate-high", "credit-next_state+rate-usual", "credit-next_state+rate-high"]
+    assert [arm.name for arm in arms] == [f"{BASE}.cross-{name}" for name in names]
+    assert same == ["cross-credit-state+rate-usual"]
+    assert settings.methods == (BASE, *(arm.name for arm in arms))
+    assert list(design.methods.values()) == list(settings.methods)
+    assert shown_difference(base, arms[-1].method) == {
+        "process.credit": ("state", "next_state"),
+        "optimiser.learning_rate": (base.optimiser.learning_rate, 0.03),
+    }
+    both = {**FILE, **CROSS}
+    assert dry(ablated, both).design is not None
+    assert dry(ablated, both, "--factors", "rate").design is None
+    assert [arm.factor for arm in dry(ablated, both, "--factors", "cross").arms] == ["cross"] * 3
+
+
+def test_a_whole_crossed_design_of_which_a_run_is_missing(
+    ablated: Ablated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted, resumed, each effect by hand; then one seed of a cell is lost, and its effects say so."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_iterate", 5)
+        assert ablated.run(CROSS, "--seeds", 2, "--budget", 1).code == 130
+    result = ablated("--resume")
+    assert result.code == 0, result.err
+    evaluations = result.rows("evaluations").query(
+        "split == 'held_out' and reward == 'accuracy' and iteration == 1"
+    )
+    ends = evaluations.groupby(["method", "seed"])["value"].mean().unstack()
+    cells = [ends.loc[name].to_numpy() for name in [BASE, *_names(result)]]
+    table = pd.read_csv(result.folder / "tables" / "contrasts.csv").set_index("effect")
+    labels = ["credit: next_state − state", "rate: high − usual", "credit next_state × rate high"]
+    assert table.index.tolist() == labels
+    for name, signs, share in zip(
+        labels, [(-1, -1, 1, 1), (-1, 1, -1, 1), (1, -1, -1, 1)], (2, 2, 1), strict=True
+    ):
+        shares = [values.var(ddof=1) / 2 / share**2 for values in cells]
+        width = t.ppf(1 - 0.05 / 3 / 2, sum(shares) ** 2 / sum(s**2 for s in shares)) * sum(shares) ** 0.5
+        mean = sum(sign * values.mean() for sign, values in zip(signs, cells, strict=True)) / share
+        row = table.loc[name]
+        assert (row["estimate"], row["low"], row["high"]) == pytest.approx(
+            (mean, mean - width, mean + width), rel=1e-4
+        )
+        assert row["confidence"] == pytest.approx(1 - 0.05 / 3)
+        assert row["verdict"] == ("beyond chance" if abs(mean) > width else "not shown")
+    text = (result.folder / "tables" / "contrasts.md").read_text()
+    assert "each at 98.33 % so that all 3 hold together with 95 %" in text
+    assert "rate: Does a higher rate help?" in text
+    assert "| next_state | high |" in text
+    assert "Main effects and interactions of" in result.out
+    assert {"contrasts.png", "contrasts.svg"} <= {path.name for path in (result.folder / "figures").iterdir()}
+    lost = result.folder / "runs" / f"{_names(result)[-1]}-seed1"
+    monkeypatch.setattr(Training, "_iterate", _broken)
+    shutil.rmtree(lost)
+    again = ablated("--resume")
+    assert again.code == 2
+    table = pd.read_csv(result.folder / "tables" / "contrasts.csv")
+    assert set(table["missing"]) == {"one seed of credit-next_state+rate-high"}
+    assert table["low"].isna().all()
+    assert table["estimate"].notna().all()
+
+
+def _broken(*_: object) -> dict[str, float]:
+    raise FloatingPointError("the loss is NaN")
+
+
 def test_some_factors_only(ablated: Ablated) -> None:
-    _, _, arms, _ = dry(ablated, FILE, "--factors", "guidance,rate")
+    _, _, arms, _, _ = dry(ablated, FILE, "--factors", "guidance,rate")
     assert [arm.factor for arm in arms] == ["guidance", "rate", "rate"]
 
 
@@ -340,16 +420,63 @@ def variant(**fields: Any) -> dict[str, Any]:
         ({"factors": {"f": {"field": "group_size"}}}, (), "factors.f: give field and values, or variants"),
         ({"factors": {"f": {"about": "?"}}}, (), "factors.f: give field and values, or variants"),
         ({"factor": {}}, (), "unknown field 'factor'; did you mean 'factors'?"),
-        ({}, (), "it names neither factors nor grid"),
+        ({}, (), "it names neither factors nor grid nor cross"),
         ({**FILE, "settings": {"bugdet": 3}}, (), "settings.bugdet is no field of a run"),
         ({**FILE, "settings": {"methods": ["x"]}}, (), "settings.methods is no field of a run"),
         (FILE, ("--factors", "guidence"), "--factors names 'guidence'; did you mean 'guidance'?"),
-        (FILE, ("--set", "dance_grpo.group_size=4"), "--set names method 'dance_grpo', which does not run"),
+        (
+            FILE,
+            ("--set", "dance_grpo.group_size=4"),
+            "--set names method 'dance_grpo', which is not part of this run",
+        ),
         (
             {"factors": {"f": {"field": "objective.clip_range", "values": [1e-4]}}},
             (),
             f"no variant of {BASE} is left to run",
         ),
+        ({"cross": {"group_size": [2, 4]}}, (), "cross has group_size alone: give two factors or more"),
+        (
+            {"cross": {"group_size": [2], "f": {"levels": {"a": {}, "b": {}}}}},
+            (),
+            "levels are 2: give two or more",
+        ),
+        (
+            {"cross": {"group_size": [2, 2]}},
+            (),
+            "cross.group_size: levels are 2: give two or more that differ",
+        ),
+        (
+            {"cross": {"group_size": [2, 4], "f": {"levels": {"a": {}, "b": {}}}}},
+            (),
+            "cross: group_size-2+f-a and group_size-2+f-b are the same; give levels that differ",
+        ),
+        (
+            {"cross": {"group_size": [2, 4], "f": {"levels": {"a": {}, "b": {"group_size": 8}}}}},
+            (),
+            "cross: group_size and f both change group_size; let one factor change it",
+        ),
+        (
+            {
+                "cross": {
+                    "process.credit": ["state", "next_state"],
+                    "f": {"levels": {"a": {}, "b": {"process": None}}},
+                }
+            },
+            (),
+            "cross: process.credit and f both change process.credit",
+        ),
+        (
+            {"cross": {"f": {"field": "group_size", "levels": {"a": {}}}}},
+            (),
+            "cross.f: give field and values, or levels",
+        ),
+        ({"cross": {"f": {}, "g": {}}}, (), "cross.f: give field and values, or levels, and not both"),
+        (
+            {"factors": {"cross": {"field": "group_size", "values": [4]}}},
+            (),
+            "a factor cannot be called 'cross'",
+        ),
+        ({**FILE, "cross": {"group_size": [2, 4], "kl_weight": [0, 1]}}, (), "unknown field 'kl_weight'"),
         (
             {
                 "factors": {

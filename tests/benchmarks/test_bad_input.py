@@ -42,7 +42,10 @@ def refused(result: Result, *words: str) -> None:
         ((*GOOD, "--suite", "shape"), ("unknown suite 'shape'", "did you mean 'shapes'?")),
         ((*GOOD, "--preset", "defualt"), ("unknown preset 'defualt'", "did you mean 'default'?")),
         ((*GOOD, "--set", "dance_gpro.group_size=4"), ("'dance_gpro'", "did you mean 'dance_grpo'?")),
-        ((*GOOD, "--set", "euphonium.group_size=4"), ("'euphonium'", "does not run", "dance_grpo")),
+        (
+            (*GOOD, "--set", "euphonium.group_size=4"),
+            ("'euphonium'", "is not part of this run", "dance_grpo"),
+        ),
         ((*GOOD, "--set", "dance_grpo.groupsize=4"), ("'groupsize'", "did you mean 'group_size'?")),
         ((*GOOD, "--set", "dance_grpo.sampler.nose.level=1"), ("'nose'", "did you mean 'noise'?")),
         ((*GOOD, "--set", "dance_grpo.group_size.x=4"), ("'group_size' has no parts",)),
@@ -76,7 +79,7 @@ def refused(result: Result, *words: str) -> None:
         ((*GOOD, "--budget", "ten"), ("--budget", "'ten'")),
         ((*GOOD, "--budget-unit", "hours"), ("--budget-unit", "'hours'", "iterations")),
         ((*GOOD, "--seeds", "0"), ("seeds is 0",)),
-        ((*GOOD, "--seeds", "-1"), ("seeds is -1",)),
+        ((*GOOD, "--seeds", "-1"), ("--seeds is '-1'", "give a number such as 5")),
         ((*GOOD, "--seed", "3"), ("--seed",)),
         ((*GOOD, "--workers", "0"), ("--workers is 0", "at least 1")),
         ((*GOOD, "--workers", "-2"), ("--workers is -2",)),
@@ -115,11 +118,11 @@ def test_flags(bench: Bench, given: tuple[str, ...], words: tuple[str, ...]) -> 
         ({"prompts": {"train": prompt_split()[0][:1]}}, ("prompts_per_iteration is 2",)),
         (
             {"prompts": {"train": ["one", "two"], "held_out": ["two"]}},
-            ("'two'", "both trained on and held out"),
+            ("'two'", "both a training and a held-out prompt"),
         ),
         ({"prompts": {"train": ["one", "one"]}}, ("'one'", "twice")),
         ({"prompts": {"train": ["one", " "]}}, ("' '", "empty")),
-        ({"prompts": {"train": ["one", "two\nlines"]}}, ("longer than a line",)),
+        ({"prompts": {"train": ["one", "two\nlines"]}}, ("spans several lines",)),
         ({"method_settings": [1]}, ("method_settings",)),
         ({"method_settings": {"dance_grpo": 4}}, ("method_settings", "dance_grpo")),
         ({"method_settings": {"dance_gpro": {}}}, ("'dance_gpro'", "did you mean 'dance_grpo'?")),
@@ -148,10 +151,10 @@ def test_config(bench: Bench, changes: dict[str, Any], words: tuple[str, ...]) -
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"budget: [", ("is no YAML",)),
-        (b"- budget\n", ("no mapping",)),
-        (b"", ("no mapping",)),
-        (b"budget: \xff\xfe", ("is no YAML",)),
+        (b"budget: [", ("is not valid YAML",)),
+        (b"- budget\n", ("not hold a mapping",)),
+        (b"", ("not hold a mapping",)),
+        (b"budget: \xff\xfe", ("is not valid YAML",)),
         (b"3: 4\n", ("unknown field 3",)),
     ],
     ids=str,
@@ -173,7 +176,7 @@ def model(world: Path, tmp_path: Path) -> Path:
 def test_model_folder_is_no_pipeline(bench: Bench, model: Path) -> None:
     (model / "model_index.json").unlink()
     result = bench(*GOOD, model=model)
-    refused(result, str(model), "no diffusers pipeline", "model_index.json")
+    refused(result, str(model), "not a diffusers pipeline", "model_index.json")
     assert not result.folder.exists()
 
 

@@ -272,7 +272,7 @@ def test_reported_together_with_an_ordinary_run(reporting: Bench, file: Path, bu
         (("--data", "UNPRICED"), {}, ("does not say what it cost",)),
         (("--data", "OTHER MODEL"), {}, ("another base model",)),
         (("--data", "OTHER SCORE"), {}, ("'beauty'", "suite 'shapes'")),
-        (("--data", "HELD OUT"), {}, (prompt_split()[1][0], "training prompts")),
+        (("--data", "HELD OUT"), {}, (prompt_split()[1][0], "not a training prompt")),
         (("--data", "LARGER"), {}, ("latents of (4, 2, 3, 3)", "--video")),
         (("--budget", "1e-9"), {}, ("budget is 1e-09", "nothing is left")),
         (("--budget", "2", "--budget-unit", "iterations"), {}, ("--budget-unit tflops",)),
@@ -342,7 +342,7 @@ def test_a_run_of_another_kind_is_not_resumed(bench: Bench, tune: Callable[..., 
     assert ordinary.code == 0, ordinary.err
     refused = called(bench, "--resume")
     assert refused.code == 2
-    assert "none of benchmarks.best_of_n" in refused.err
+    assert "not of benchmarks.best_of_n" in refused.err
     assert tune(output="own").code == 0
     other_way = bench.resume("own")
     assert other_way.code == 2

@@ -134,4 +134,4 @@ def test_a_process_reward_that_costs_more_than_the_budget(bench: Bench, world: P
 def test_a_process_reward_of_unknown_cost_cannot_be_charged(bench: Bench) -> None:
     result = bench("--methods", "euphonium", "--budget-unit", "videos", "--charge-prm", budget=16)
     assert result.code == 2
-    assert "does not say what its training cost" in result.err
+    assert "does not record what its training cost" in result.err

@@ -24,6 +24,8 @@ FIELDS = {
 }
 #: Options that say where settings come from, or how this call runs: no fields of the settings.
 OTHERS = {"help", "preset", "set", "config", "workers", "output", "resume"}
+#: Options that `read_question` turns into fields (test_looks.py).
+ASKED = {"question", "baseline", "until"}
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -35,4 +37,4 @@ def test_option_reaches_its_field(field):
 
 def test_no_option_is_forgotten_above():
     options = {action.dest for action in arguments()._actions}
-    assert options == set(FIELDS) | OTHERS
+    assert options == set(FIELDS) | OTHERS | ASKED

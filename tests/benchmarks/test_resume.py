@@ -299,7 +299,7 @@ def test_a_run_under_way_is_not_resumed(bench: Bench, monkeypatch: pytest.Monkey
         refused = bench.resume()
     assert refused.code == 2
     (line,) = refused.err.splitlines()
-    assert line.startswith("error: another process is at work in ")
+    assert line.startswith("error: another process is using ")
     assert refused.out == ""
     assert digest(folder) == before
     assert bench.resume().code == 0

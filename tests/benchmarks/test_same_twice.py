@@ -32,4 +32,4 @@ def test_one_method_under_two_names_does_not_differ(bench: Bench) -> None:
     (difference,) = found.differences
     assert difference.interval.mean == 0
     assert not difference.distinct
-    assert "cannot be told apart" in found.sentence
+    assert "dance_grpo and again ended level" in found.sentence

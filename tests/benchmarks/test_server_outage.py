@@ -149,7 +149,7 @@ def test_a_server_that_stops_during_a_run(
     if not comes_back:
         (line,) = result.err.splitlines()
         assert line.startswith("warning: MLflow: ")
-        assert re.search("[12] of 2 runs were not sent whole", line)
+        assert re.search("[12] of 2 runs were not fully sent", line)
         resume = f"python -m benchmarks.run --resume --output {result.folder}"
         assert line.endswith(f"are complete, and `{resume}` sends the rest")
         server.start()

@@ -12,7 +12,7 @@ from analysis.schema import SETTINGS_FILE
 from benchmarks.presets import PRESETS
 from benchmarks.resolve import parse_assignment, read_config, resolve
 from benchmarks.session import check_methods
-from benchmarks.settings import RunSettings, SettingsError, parse_geometry, variant
+from benchmarks.settings import Question, RunSettings, SettingsError, parse_geometry, variant
 from methods.catalog import CATALOG, difference
 from methods.method import Method, differing, flatten
 from rewards.suites import suite_named
@@ -112,7 +112,7 @@ def test_settings_are_derived_from_settings(world: Path) -> None:
     for changes, message in (({"seeds": 0}, "seeds is 0"), ({"budget": 1.5}, "budget is 1.5: give a whole")):
         with pytest.raises(SettingsError, match=message):
             settings.replace(**changes)
-    with pytest.raises(SettingsError, match="name one twice"):
+    with pytest.raises(SettingsError, match="name a method twice"):
         settings.of_methods([dance, dance])
     with pytest.raises(SettingsError, match="mine: unknown field 'groupsize'; did you mean 'group_size'"):
         variant(dance, {"groupsize": 1}, "mine")
@@ -145,15 +145,18 @@ def test_written_settings_read_back_as_they_were(world: Path, tmp_path: Path, pr
     assert config.pop("preset") == preset
     for other in PRESETS:
         again = resolve(other, {**config}, {}, [], "command")
-        assert again == settings.model_copy(update={"preset": other})
+        named = {"preset": other, "question": Question(baseline="flow_grpo")}
+        assert again == settings.model_copy(update=named)
 
 
 def test_written_settings_serve_for_some_of_the_methods(world: Path, tmp_path: Path) -> None:
     config = dumped(
-        world_settings(world, ["euphonium", "dance_grpo"], ["all.objective.clip_range=0.01"]), tmp_path
+        world_settings(world, ["euphonium", "flow_grpo", "dance_grpo"], ["all.objective.clip_range=0.01"]),
+        tmp_path,
     )
     settings = resolve(config.pop("preset"), config, {"methods": ["dance_grpo"]}, [], "")
     assert settings.methods == ("dance_grpo",)
+    assert settings.question.baseline is None
     assert settings.method_settings["dance_grpo"].objective.clip_range == 0.01
 
 

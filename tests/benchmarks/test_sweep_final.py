@@ -167,8 +167,8 @@ def test_the_same_command_runs_what_is_missing(swept: Swept, monkeypatch: pytest
         interrupt(patch, Training, "_iterate", 4 * 2 + 4 * 2 + 2)  # trials, four finals, half of the fifth
         first = swept(*GIVEN, checkpoint_every=1)
     assert first.code == 130
-    assert "dance_grpo: the final is not over, 5 of its runs are missing" in first.out
-    assert "dance_grpo: the final is not over" in header(first)
+    assert "dance_grpo: the final is not finished; 5 of its runs are missing" in first.out
+    assert "dance_grpo: the final is not finished" in header(first)
     states = finals(first).groupby("state")["seed"].count()
     assert dict(states) == {"finished": 4, "running": 1, "waiting": 4}
 
@@ -230,14 +230,14 @@ def test_a_finalist_that_diverges_is_out_and_an_error_is_tried_again(
     first = swept(*GIVEN)
     assert first.code == 1
     assert first.err == "error: dance_grpo.trial-3 seed 101: OSError: no (see error.txt)\n"
-    assert "dance_grpo: the final is not over, 1 of its runs are missing" in first.out
+    assert "dance_grpo: the final is not finished; 1 of its runs are missing" in first.out
     del broken[refused]
     runs = began(monkeypatch)
     result = swept(*GIVEN)
     assert result.code == 0, result.err
     assert runs == [refused]
     assert "dance_grpo: trial 1 wins the final, reward 0.6 on" in result.out
-    assert "; out, for training diverged: trial 2" in result.out
+    assert "; excluded because training diverged: trial 2" in result.out
     assert finals(result)["state"].tolist() == ["finished"] * 4 + ["diverged"] + ["finished"] * 4
 
 
@@ -298,9 +298,9 @@ def test_finalists_are_the_best_complete_trials_that_differ() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--finalists", 1), "--finalists is 1; give at least 2, or leave it out for no final"),
+        (("--finalists", 1), "--finalists is 1; give at least 2, or omit it for no final"),
         (("--finalists", -3), "--finalists is -3; give at least 2"),
-        (("--final-seeds", 3), "--final-seeds is 3 and there is no final; give --finalists as well"),
+        (("--final-seeds", 3), "--final-seeds is 3 but there is no final; give --finalists as well"),
         (("--finalists", 2, "--final-seeds", 0), "--final-seeds is 0; give at least 1"),
         (("--finalists", 5, "--trials", 4), "--finalists is 5 and dance_grpo has 4 trials; give fewer"),
     ],

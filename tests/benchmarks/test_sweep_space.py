@@ -93,16 +93,16 @@ def test_a_learning_rate_for_all_weights_is_smaller() -> None:
             "'objective.clip_range' without a range; give objective.clip_range=LOW..HIGH",
         ),
         ("noise=1..0.5", "noise=1..0.5; give a lower end below the upper one"),
-        ("noise=0..1:log", "a logarithmic range begins above 0"),
+        ("noise=0..1:log", "a logarithmic range must start above 0"),
         ("noise=0..1:logg", "after the range give :log"),
         ("noise=0..1:0", "after the range give :log, and :POINTS"),
         ("noise=low..high", "give LOW..HIGH as numbers"),
         ("noise=0.5", "give a range LOW..HIGH or at least two values A|B"),
         ("noise=", "give a range LOW..HIGH or at least two values"),
         ("process.credit=state|state", "at least two values"),
-        ("process.credit=state|[next", "no YAML value"),
-        ("process.credit=state|{a: 1}", "no single value"),
-        ("updates_per_rollout=1.5..4", "updates_per_rollout holds whole numbers"),
+        ("process.credit=state|[next", "not a YAML value"),
+        ("process.credit=state|{a: 1}", "not a single value"),
+        ("updates_per_rollout=1.5..4", "updates_per_rollout takes integers"),
         ("guidance,sampler.guidance.strength=1..2", "names sampler.guidance.strength twice"),
         (" , ", "give names, such as guidance,noise"),
     ],
@@ -212,7 +212,7 @@ def test_of_several_methods_each_is_tuned_in_what_it_has() -> None:
             ("--methods", "euphonium", "--pruner", "wilcoxon", "--seeds", "3"),
             "the test needs 4 seeds a trial",
         ),
-        (("--methods", "euphonium", "--set", "dance_grpo.group_size=4"), "which does not run"),
+        (("--methods", "euphonium", "--set", "dance_grpo.group_size=4"), "which is not part of this run"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_before_it_begins(arguments: tuple[str, ...], message: str) -> None:
@@ -302,10 +302,10 @@ def test_a_parameter_that_changes_nothing_or_buys_compute_is_told() -> None:
     clip, group = one("clip"), one("group_size")
     two = changed(EUPHONIUM, {"updates_per_rollout": 2}, "two")
     once = changed(EUPHONIUM, {"updates_per_rollout": 1}, "once")
-    assert "the ratio is 1 and is never clipped" in caution(clip, once, [clip], "tflops")
+    assert "the ratio is 1 and never clipped" in caution(clip, once, [clip], "tflops")
     assert caution(clip, two, [clip], "tflops") == ""
     assert caution(clip, once, [clip, one("updates_per_rollout=1..2")], "tflops") == ""
-    assert "trials do not get the same compute" in caution(group, two, [group], "iterations")
+    assert "so trials differ in compute" in caution(group, two, [group], "iterations")
     assert caution(group, two, [group], "tflops") == ""
 
 

@@ -136,7 +136,7 @@ def test_a_killed_worker_loses_its_trial_only(
     assert pid != other
     out, err = capsys.readouterr()
     assert code == 0, err
-    assert f"trial 0: stopped (worker {pid} ended by signal 9; it begins again)" in out
+    assert f"trial 0: stopped (worker {pid} ended by signal 9; it restarts)" in out
     study = optuna.load_study(study_name="s/dance_grpo", storage=f"sqlite:///{tmp_path}/s.db")
     states = [trial.state.name for trial in study.trials]
     assert sorted(states) == ["COMPLETE"] * 3 + ["FAIL"]

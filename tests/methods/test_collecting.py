@@ -217,7 +217,7 @@ def test_a_preference_to_the_base_model_keeps_it_where_all_weights_are_trained(w
             {"distillation.anchor": "policy", "distillation.strength": 1},
             "distillation.anchor is 'policy', and objective",
         ),
-        ("diffusion_nft", {"distillation.strength": 3.0}, "without noise shifts nothing"),
+        ("diffusion_nft", {"distillation.strength": 3.0}, "without noise has no effect"),
     ],
 )
 def test_what_an_objective_cannot_do_is_refused(name, changes, message):

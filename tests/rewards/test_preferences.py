@@ -55,11 +55,11 @@ def test_a_file_that_is_missing_or_something_else_is_refused(tmp_path):
         PreferenceData.load(tmp_path)
     save_file({"latents": torch.zeros(1)}, tmp_path / "weights.safetensors")
     with pytest.raises(
-        ValueError, match=r"weights.safetensors' is no preference data: it names no base model"
+        ValueError, match=r"weights.safetensors' is not preference data: it names no base model"
     ):
         PreferenceData.load(tmp_path / "weights.safetensors")
     (tmp_path / "text").write_text("not a tensor in sight")
-    with pytest.raises(ValueError, match=r"text' is no preference data"):
+    with pytest.raises(ValueError, match=r"text' is not preference data"):
         PreferenceData.load(tmp_path / "text")
 
 

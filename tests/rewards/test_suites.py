@@ -100,7 +100,7 @@ def test_a_missing_outcome_model_is_an_error_that_says_where_to_name_it(tmp_path
     [
         (
             {"held_out": ("accuracy", "caption_match")},
-            r"rewards \['caption_match'\] both train and are held out",
+            r"rewards \['caption_match'\] are both training and held-out rewards",
         ),
         ({"headline": "motion_quality"}, "headline 'motion_quality' is not among the held-out rewards"),
         ({"training": {"beauty": 1.0}}, r"rewards \['beauty'\] are not in REWARDS; known: accuracy"),

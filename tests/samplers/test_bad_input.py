@@ -50,7 +50,7 @@ def settings(**changes: object) -> SamplerSettings:
         ),
         (
             lambda: settings(noise=Noise(kind="zero"), guidance=Guidance(strength=0.3)),
-            r"strength = 0.3 without noise shifts nothing.*give guidance.scale",
+            r"strength = 0.3 without noise has no effect.*give guidance.scale",
         ),
         (
             lambda: settings(window=Window(kind="range", start=4)),
@@ -62,7 +62,7 @@ def settings(**changes: object) -> SamplerSettings:
             r"window.count = 5 does not fit the 4 steps",
         ),
         (lambda: Window(kind="first"), r"window.count = 0 for kind 'first': give at least 1"),
-        (lambda: Window(kind="all", count=3), r"window.count means nothing for kind 'all'"),
+        (lambda: Window(kind="all", count=3), r"window.count is not used by kind 'all'"),
         (lambda: Window(kind="sliding", count=2, period=0), r"window.period = 0: give at least 1"),
         (lambda: Noise(kind="constant"), r"noise.level is missing for kind 'constant'"),
         (lambda: Noise(kind="constant", level=-0.1), r"noise.level = -0.1: give a finite number >= 0"),
@@ -138,7 +138,11 @@ def test_settings_that_cannot_be(make, message):
             r"reward_gradient has shape \(1, 3, 4\), x has \(2, 3, 4\)",
         ),
         (lambda s: s.transition(X, X, 0, X.to("meta")), ValueError, r"reward_gradient is on meta, x on cpu"),
-        (lambda s: s.transition(X, X, 0, X), ValueError, r"reward_gradient for a sampler without guidance"),
+        (
+            lambda s: s.transition(X, X, 0, X),
+            ValueError,
+            r"got a reward_gradient, but the sampler has no guidance",
+        ),
         (
             lambda s: s.transition(X, X, 0).sample(),
             ValueError,
@@ -187,9 +191,13 @@ def test_a_guided_score_needs_the_gradient_of_the_step():
 
 def test_no_density_and_no_kl_where_there_is_no_noise():
     ode = build("ode", num_steps=4)
-    with pytest.raises(ValueError, match=r"std is 0 for samples \[0, 1\], which have no density.*stochastic"):
+    with pytest.raises(
+        ValueError, match=r"std is 0 for samples \[0, 1\], so there is no density.*stochastic"
+    ):
         ode.transition(X, X, 1).log_prob(X)
-    with pytest.raises(ValueError, match=r"KL of step 1 is infinite, its std is 0: ask at stochastic steps"):
+    with pytest.raises(
+        ValueError, match=r"KL of step 1 is infinite because its std is 0: ask only at stochastic steps"
+    ):
         ode.kl_divergence(X, X + 1, 1)
 
 

@@ -228,7 +228,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path):
     with pytest.raises(ModelError, match=r"model folder '.*file' does not exist"):
         load_policy(tmp_path / "file", GEOMETRY)
     with pytest.raises(
-        ModelError, match=r"is no diffusers pipeline: it has no model_index.json; name the folder"
+        ModelError, match=r"is not a diffusers pipeline: it has no model_index.json; name the folder"
     ):
         load_policy(tmp_path, GEOMETRY)
 

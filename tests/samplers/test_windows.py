@@ -56,7 +56,7 @@ def test_a_random_window_must_be_drawn_before_use():
         lambda: sampler.stochastic(0),
         lambda: sampler.kl_divergence(x, x, 0),
     ):
-        with pytest.raises(ValueError, match=r"random and was not drawn: use sampler.at_iteration"):
+        with pytest.raises(ValueError, match=r"random and has not been drawn: use sampler.at_iteration"):
             use()
     with pytest.raises(ValueError, match="needs a generator"):
         sampler.at_iteration(0)

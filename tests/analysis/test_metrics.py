@@ -1,4 +1,4 @@
-"""Metrics of curves against integrals, interpolation and scipy."""
+"""Metrics of curves and of seeds against interpolation and scipy."""
 
 from __future__ import annotations
 
@@ -7,51 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy import integrate, stats
+from scipy import stats
 
-from analysis.statistics import (
-    area_under_curve,
-    cost_to_target,
-    final_value,
-    interquartile_mean,
-    probability_of_improvement,
-)
+from analysis.statistics import cost_to_target, interquartile_mean, probability_of_improvement
 
 COST = np.array([0.0, 5.0, 10.0, 20.0])
 VALUES = np.array([[0.0, 0.5, 0.4, 1.0], [0.0, 0.1, 0.2, 0.3]])
 heights = arrays.arrays(np.float64, (2, 6), elements=st.floats(-10, 10, width=32))
 steps = arrays.arrays(np.float64, 6, elements=st.floats(0.125, 5, width=32))
-
-
-def test_final_value_is_the_last() -> None:
-    assert final_value(VALUES).tolist() == [1.0, 0.3]
-
-
-def test_area_is_the_mean_height() -> None:
-    expected = [integrate.trapezoid(row, COST) / 20 for row in VALUES]
-    assert area_under_curve(COST, VALUES) == pytest.approx(expected, rel=1e-12)
-    assert area_under_curve(COST, np.full((1, 4), 0.7)) == pytest.approx([0.7])
-
-
-@settings(max_examples=60, deadline=None)
-@given(values=heights, widths=steps, share=st.floats(0.05, 1))
-def test_area_up_to_a_cost_is_the_integral_of_the_drawn_line(
-    values: np.ndarray, widths: np.ndarray, share: float
-) -> None:
-    cost = np.cumsum(widths)
-    end = cost[0] + share * (cost[-1] - cost[0])
-    fine = np.union1d(np.linspace(cost[0], end, 2001), cost[cost < end])
-    expected = [integrate.trapezoid(np.interp(fine, cost, row), fine) / (end - cost[0]) for row in values]
-    assert area_under_curve(cost, values, end) == pytest.approx(expected, abs=1e-9)
-
-
-def test_area_beyond_a_curves_end_is_unknown() -> None:
-    cost = np.stack([COST, COST / 2])
-    area = area_under_curve(cost, VALUES, 15.0)
-    assert np.isfinite(area[0])
-    assert np.isnan(area[1])
-    with pytest.raises(ValueError, match="range of costs"):
-        area_under_curve(COST, VALUES, 0.0)
 
 
 def test_cost_to_target_by_hand() -> None:
@@ -85,8 +48,12 @@ def test_costs_of_each_seed_are_its_own() -> None:
 @pytest.mark.parametrize("count", [3, 4, 5, 10])
 def test_interquartile_mean_is_scipys(count: int) -> None:
     values = np.random.default_rng(count).standard_cauchy((count, 6))
-    assert interquartile_mean(values) == pytest.approx(stats.trim_mean(values, 0.25, axis=0))
-    assert interquartile_mean(values, axis=1) == pytest.approx(stats.trim_mean(values, 0.25, axis=1))
+    assert interquartile_mean(values, axis=0) == pytest.approx(stats.trim_mean(values, 0.25, axis=0))
+    assert interquartile_mean(values) == pytest.approx(stats.trim_mean(values, 0.25, axis=1))
+    together = stats.trim_mean(values.ravel(), 0.25)
+    assert interquartile_mean(values, axis=(0, -1)) == pytest.approx(together)
+    stacked = interquartile_mean(np.stack([values, values + 1]), axis=(1, 2))
+    assert stacked == pytest.approx([together, together + 1])
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -113,8 +80,11 @@ def test_probability_of_improvement_is_mann_whitneys(ties: bool) -> None:
 def test_what_is_no_curve_is_refused(cost: np.ndarray, values: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cost_to_target(cost, values, 0.5)
-    with pytest.raises(ValueError, match=message):
-        area_under_curve(cost, values)
+
+
+def test_a_target_is_a_number() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        cost_to_target(COST, VALUES, np.nan)
 
 
 def test_equal_but_for_rounding_is_a_tie() -> None:
@@ -122,3 +92,19 @@ def test_equal_but_for_rounding_is_a_tie() -> None:
     x = np.array([0.7, 0.7 + 1.24e-9])
     assert probability_of_improvement(x, x[::-1]) == 0.5
     assert probability_of_improvement(x + 1e-5, x) == 1.0
+
+
+def test_ties_count_half() -> None:
+    assert probability_of_improvement([1.0, 1.0], [1.0, 1.0, 1.0]) == 0.5
+    assert probability_of_improvement([0.0, 1.0], [0.0, 1.0]) == 0.5
+    assert probability_of_improvement([1.0, 2.0], [0.0, 1.0]) == 0.875
+    assert probability_of_improvement([0.0], [0.0]) == 0.5
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=6), st.lists(st.integers(0, 4), min_size=1, max_size=6)
+)
+def test_improvement_is_the_share_of_pairs(x: list[int], y: list[int]) -> None:
+    expected = np.mean([(a > b) + 0.5 * (a == b) for a in x for b in y])
+    assert probability_of_improvement(x, y) == pytest.approx(expected)
