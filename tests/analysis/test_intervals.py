@@ -52,9 +52,9 @@ def test_all_pairs_of_equal_methods_raise_one_family_of_alarms(n: int) -> None:
             entry.distinct
             for entry in pairwise_differences({m: rng.normal(0.7, s, n) for m, s in spreads.items()})
         )
-        for _ in range(150)
+        for _ in range(60)
     ]
-    assert np.mean(alarms) < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 150)
+    assert np.mean(alarms) < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 60)
 
 
 def test_pairs_are_games_and_howells() -> None:

@@ -22,7 +22,7 @@ from analysis.statistics import look_confidences, speed_up
 from tests.analysis import simulation as sim
 from tests.analysis.synthetic import Plan, write_run
 
-REPETITIONS = 1000
+REPETITIONS = 500
 METHODS = ("a", "b", "flow_grpo")
 COPIES = {name: replace(world, speed=1.0) for name, world in sim.WORLDS.items()}
 
