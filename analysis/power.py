@@ -16,7 +16,7 @@ from analysis import text
 from analysis.commandline import command
 from analysis.convergence import WHOLE, Convergence, Speed, convergence
 from analysis.records import RecordError, Records
-from analysis.statistics import seeds_needed
+from analysis.statistics import satterthwaite, seeds_needed
 from analysis.statistics.planning import MOST_SEEDS
 from analysis.tables.text_table import TextTable, to_text
 
@@ -60,7 +60,7 @@ def _cells(entry: Speed, comparisons: int) -> tuple[str, ...]:
     if seeds < 2 or not sum(squares) > 0 or not entry.ratio.value > 0:
         return (text.NONE, *[text.NONE] * len(RATIOS))
     spread = math.sqrt(sum(squares) / 2)
-    freedom = (seeds - 1) * sum(squares) ** 2 / sum(square**2 for square in squares)
+    freedom = satterthwaite(squares, [seeds - 1] * 2)
     upper = spread * math.sqrt(freedom / float(chi2.ppf(1 - _CAUTION, freedom)))
     cells = []
     for ratio in RATIOS:

@@ -77,8 +77,7 @@ def _labels(runs: Sequence[Records]) -> list[str]:
 
 def _speed(run: Records, label: str, method: str, baseline: str | None) -> RunEffect | str:
     course = convergence(run, baseline)
-    unit = run.budget_unit if run.budget_unit in course.units else "iterations"
-    entry = course.speed(method, unit)
+    entry = course.speed(method, course.unit)
     if entry is None:
         return f"{label}: {course.why_not or f'no seed of {method} has finished'}"
     if not entry.ratio.low > 0:

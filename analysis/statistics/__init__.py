@@ -18,6 +18,7 @@ from analysis.statistics.intervals import (
     over_prompts,
     paired_gain,
     pairwise_differences,
+    satterthwaite,
     welch_difference,
 )
 from analysis.statistics.metrics import cost_to_target, interquartile_mean, probability_of_improvement
@@ -43,6 +44,7 @@ __all__ = [
     "pairwise_differences",
     "pooled",
     "probability_of_improvement",
+    "satterthwaite",
     "seeds_needed",
     "span_targets",
     "speed_up",

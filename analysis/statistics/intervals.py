@@ -12,7 +12,7 @@ Seeds that agree to within rounding show no spread and get no interval, as one s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -142,7 +142,7 @@ def over_prompts(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) 
     total = sum(part for part, _ in parts)
     if len(one) < 2 or one.shape[1] < 2 or not total > (ROUNDING * max(_size(one), _size(other))) ** 2:
         return Interval(mean, math.nan, math.nan, seeds, confidence)
-    freedom = total**2 / sum(part**2 / count for part, count in parts)
+    freedom = satterthwaite([part for part, _ in parts], [count for _, count in parts])
     width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(total)
     return Interval(mean, mean - width, mean + width, seeds, confidence)
 
@@ -171,7 +171,7 @@ def _games_howell(
             first, second, Interval(mean, math.nan, math.nan, min(seeds), confidence), math.nan, seeds
         )
     shares = one.var(ddof=1) / one.size, other.var(ddof=1) / other.size
-    freedom = sum(shares) ** 2 / sum(share**2 / (n - 1) for share, n in zip(shares, seeds, strict=True))
+    freedom = satterthwaite(shares, [n - 1 for n in seeds])
     error = math.sqrt(sum(shares) / 2)  # of the studentised range
     width = _range_quantile(confidence, methods, freedom) * error
     p = _range_p(abs(mean) / error, methods, freedom)
@@ -199,6 +199,12 @@ def _range_p(value: float, methods: int, freedom: float) -> float:
     if freedom >= 2:
         return float(np.ravel(psturng(value, methods, freedom))[0])
     return float(stats.studentized_range.sf(value, methods, freedom))
+
+
+def satterthwaite(variances: Iterable[float], freedoms: Iterable[float]) -> float:
+    """Degrees of freedom of a sum of independent variances that have these each (Biometrics Bull. 2, 1946)."""
+    pairs = list(zip(variances, freedoms, strict=True))
+    return float(sum(part for part, _ in pairs) ** 2 / sum(part**2 / count for part, count in pairs))
 
 
 def _spread(one: Floats, other: Floats) -> bool:

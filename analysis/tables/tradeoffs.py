@@ -8,29 +8,22 @@ import pandas as pd
 
 from analysis import text
 from analysis.records import Records
-from analysis.statistics import Interval
-from analysis.tables.text_table import TextTable
+from analysis.tables.text_table import TextTable, tidy
 from analysis.tradeoffs import QUANTITIES, AtReward
 
 
 def tradeoffs_table(run: Records, found: Sequence[AtReward]) -> tuple[pd.DataFrame, TextTable]:
     """One row a method: what it had spent of diversity and distance when it reached the level."""
-    frame = pd.DataFrame(
-        [
-            {"method": entry.method, "reward": entry.reward, "reached": entry.reached, "seeds": entry.seeds}
-            | {
-                f"{name}{end}": number
-                for name, value in entry.values.items()
-                for end, number in (("", value.mean), ("_low", value.low), ("_high", value.high))
-            }
-            for entry in found
-        ]
+    frame = tidy(
+        {"method": entry.method, "reward": entry.reward, "reached": entry.reached, "seeds": entry.seeds}
+        | entry.values
+        for entry in found
     )
     rows = tuple(
         (
             entry.method,
             f"{entry.reached} of {entry.seeds}",
-            *(_cell(entry.values[name]) for name in QUANTITIES),
+            *(text.cell(entry.values[name], text.number) for name in QUANTITIES),
         )
         for entry in found
     )
@@ -43,10 +36,3 @@ def tradeoffs_table(run: Records, found: Sequence[AtReward]) -> tuple[pd.DataFra
     )
     columns = ("method", "seeds that reach it", "gain in training rewards", "diversity", "KL to base (nats)")
     return frame, TextTable(f"At equal reward: {reward} {level}", columns, rows, note)
-
-
-def _cell(value: Interval) -> str:
-    if not value.n or pd.isna(value.mean):
-        return text.NONE
-    shown = text.number(value.mean)
-    return f"{shown}\n{text.number(value.low)} to {text.number(value.high)}" if value.known else shown

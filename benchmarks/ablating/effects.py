@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from analysis import text
 from analysis.records import Records
-from analysis.statistics import Interval, mean_interval
+from analysis.statistics import Interval, mean_interval, satterthwaite
 from analysis.style import FAINT, figure, looks, save, surround, tidy
 from benchmarks.ablating.crossing import MAIN, Cell, Contrast, Design, contrasts
 from benchmarks.ablating.table import (
@@ -84,7 +84,7 @@ def contrast_interval(
     total = float(shares.sum())
     if not total > 0:
         return Interval(mean, math.nan, math.nan, least, confidence), math.nan
-    freedom = float(total**2 / (shares**2 / (sizes - 1)).sum())
+    freedom = satterthwaite(shares, sizes - 1)
     width = float(stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(total))
     return Interval(mean, mean - width, mean + width, least, confidence), freedom
 
