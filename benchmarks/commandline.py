@@ -172,7 +172,7 @@ def exit_code(action: Callable[[], int], interrupted: str) -> int:
     from rewards.base import RewardError
     from rewards.provenance import ProvenanceError
     from rewards.suites import SuiteError
-    from samplers.pipeline import ModelError
+    from samplers.families import ModelError
 
     try:
         return action()

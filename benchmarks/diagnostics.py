@@ -20,7 +20,7 @@ from methods.update import Learner
 from rewards.base import OutcomeReward, ProcessReward, scored
 from rewards.suites import LoadedSuite
 from samplers import Noise, Reward, Sampler, SamplerSettings, Trajectory, build
-from samplers.pipeline import Condition
+from samplers.condition import Condition
 
 
 @torch.no_grad()

@@ -146,8 +146,8 @@ class FineTuning:
         optimiser = torch.optim.AdamW(
             weights.parameters, lr=choice.learning_rate, weight_decay=choice.weight_decay
         )
-        network, optimiser = accelerator.prepare(self.policy.transformer, optimiser)
-        self.policy.transformer = accelerator.unwrap_model(network)
+        network, optimiser = accelerator.prepare(self.policy.denoiser, optimiser)
+        self.policy.denoiser = accelerator.unwrap_model(network)
         return FineTuner(
             self.policy, network, weights, self.method, optimiser, accelerator, self.settings.micro_batch
         )

@@ -29,7 +29,8 @@ from methods.metering import unmetered
 from methods.seeding import generator
 from rewards.process import LatentProcessReward
 from samplers import Sampler, build, reward_value_and_gradient
-from samplers.pipeline import PipelinePolicy, load_policy
+from samplers.loading import load_policy
+from samplers.pipeline import PipelinePolicy
 
 
 @dataclass

@@ -25,7 +25,8 @@ from rewards.preferences import PreferenceData
 from rewards.provenance import Provenance
 from rewards.suites import SUITES, load_suite
 from samplers import build
-from samplers.pipeline import PipelinePolicy, load_policy
+from samplers.loading import load_policy
+from samplers.pipeline import PipelinePolicy
 
 #: Component name in the ledger for drawing preference data.
 SAMPLING = "preferences"
@@ -81,7 +82,7 @@ def sample_preferences(
         torch.cat(latents),
         torch.cat(scores),
         torch.arange(len(prompts)).repeat_interleave(per_prompt),
-        policy.encode(list(prompts)).embeds.float().cpu(),
+        {name: tensor.cpu() for name, tensor in policy.encode(list(prompts)).text.items()},
         tuple(prompts),
         Provenance.of(policy.pipeline),
         description,

@@ -20,7 +20,9 @@ from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance, ProvenanceError
 from rewards.suites import LoadedSuite, SuiteError, load_suite
 from samplers import Sampler
-from samplers.pipeline import ModelError, PipelinePolicy, load_policy
+from samplers.families import ModelError
+from samplers.loading import load_policy
+from samplers.pipeline import PipelinePolicy
 
 
 @dataclass

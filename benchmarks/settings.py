@@ -14,7 +14,7 @@ from analysis.schema import BASE, Asked, BudgetUnit, default_baseline, in_words
 from methods.method import Method
 from methods.naming import changed, closest, explain
 from methods.weights import WeightSettings
-from samplers.pipeline import Geometry
+from samplers.condition import Geometry
 
 VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
 #: Reserved method names: the untrained model's, and the one for all methods in `--set`.

@@ -65,7 +65,7 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
     meter = session.meter()
     policy = session.policy()
     # As trained policies are evaluated: under accelerate's mixed precision.
-    policy.transformer = session.accelerator.prepare_model(policy.transformer, evaluation_mode=True)
+    policy.denoiser = session.accelerator.prepare_model(policy.denoiser, evaluation_mode=True)
     with meter(EVALUATION, "base model", **evaluation_counts(session.settings, final=True)):
         result = evaluate(policy, session.suite, session.settings, 0, final=True)
     recorder.evaluation(0, result.rows)

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from samplers.pipeline import Condition
+from samplers.condition import Condition
 
 
 @dataclass(frozen=True)

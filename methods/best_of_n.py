@@ -20,7 +20,8 @@ from methods.parts import Optimiser
 from methods.seeding import generator
 from methods.weights import TrainedWeights
 from rewards.preferences import PreferenceData
-from samplers.pipeline import Condition, PipelinePolicy
+from samplers.condition import Condition
+from samplers.pipeline import PipelinePolicy
 
 REFERENCE = "best-of-n: flow matching on the best videos of the preference data (docs/best_of_n.md)"
 
@@ -117,7 +118,7 @@ class Kept:
         Classifier-free guidance applies only to sampling; the conditional velocity is trained, as in pretraining.
         """
         rows, encoded = best_share(data, keep), policy.encode(data.prompts)
-        condition = Condition(encoded.prompts, encoded.embeds)
+        condition = Condition(encoded.prompts, encoded.text)
         return cls(data.latents[rows].to(policy.device, torch.float32), data.prompt[rows], condition)
 
     def batch(self, size: int, shift: float, seed: int, step: int) -> Batch:
@@ -193,9 +194,9 @@ class FineTuner:
     @contextmanager
     def _wrapped(self) -> Iterator[None]:
         """In this context the policy's velocity goes through accelerate's wrapper."""
-        plain = self.policy.transformer
-        self.policy.transformer = self.network
+        plain = self.policy.denoiser
+        self.policy.denoiser = self.network
         try:
             yield
         finally:
-            self.policy.transformer = plain
+            self.policy.denoiser = plain

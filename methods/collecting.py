@@ -15,7 +15,8 @@ from methods.method import Method
 from methods.seeding import generator
 from rewards.base import scored
 from samplers import Sampler, Trajectory
-from samplers.pipeline import Condition, PipelinePolicy
+from samplers.condition import Condition
+from samplers.pipeline import PipelinePolicy
 from samplers.trajectory import joined
 
 

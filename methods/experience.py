@@ -10,7 +10,7 @@ from torch import Tensor
 
 from methods.seeding import generator
 from samplers import Trajectory
-from samplers.pipeline import Condition
+from samplers.condition import Condition
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from methods.objectives.base import Network
 from methods.terms import Terms
 from methods.weights import TrainedWeights
 from samplers import Sampler
-from samplers.pipeline import Condition, PipelinePolicy
+from samplers.condition import Condition
+from samplers.pipeline import PipelinePolicy
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Networks:
     """A policy and its copies at one iteration; the `methods.objectives.Context` of a run.
 
     Attributes:
-        policy: the policy, its transformer as it is.
-        wrapped: the same transformer, wrapped by accelerate (gradients averaged over processes).
+        policy: the policy, its networks as they are.
+        wrapped: the same networks, wrapped by accelerate (gradients averaged over processes).
         trained: its trained part, with the base model and the copies.
         accelerator: precision of the networks.
         terms: the reward terms.
@@ -72,9 +73,9 @@ class Networks:
 
     @contextmanager
     def _through_accelerate(self) -> Iterator[None]:
-        plain = self.policy.transformer
-        self.policy.transformer = self.wrapped
+        plain = self.policy.denoiser
+        self.policy.denoiser = self.wrapped
         try:
             yield
         finally:
-            self.policy.transformer = plain
+            self.policy.denoiser = plain

@@ -11,6 +11,7 @@ from methods.experience import Experience
 from methods.metering import Meter, unmetered
 from methods.parts import ProcessRefresh
 from rewards.train_prm import bradley_terry_loss, noised_values
+from samplers.condition import selected
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Refresher:
             values = noised_values(
                 self.model,
                 experience.trajectory.final[rows].float(),
-                experience.condition.embeds[rows],
+                selected(experience.condition.text, rows),
                 self.shift,
                 choice,
             )

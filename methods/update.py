@@ -33,8 +33,8 @@ class Learner:
     """A policy being trained by one method.
 
     Attributes:
-        policy: the policy, its transformer as it is.
-        network: the same transformer, wrapped by accelerate (gradients averaged over processes).
+        policy: the policy, its networks as they are.
+        network: the same networks, wrapped by accelerate (gradients averaged over processes).
         weights: its trained part, and copies of it.
         method: the method's settings.
         terms: the reward terms.
@@ -95,9 +95,9 @@ class Learner:
         optimiser = torch.optim.AdamW(
             weights.parameters, lr=method.optimiser.learning_rate, weight_decay=method.optimiser.weight_decay
         )
-        network, optimiser = accelerator.prepare(policy.transformer, optimiser)
+        network, optimiser = accelerator.prepare(policy.denoiser, optimiser)
         # Rollouts and evaluation need no gradient, and not every process evaluates: they use the plain module.
-        policy.transformer = accelerator.unwrap_model(network)
+        policy.denoiser = accelerator.unwrap_model(network)
         terms = reward_terms(method, rewards.weights)
         return cls(
             policy,

@@ -13,14 +13,14 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from methods.naming import closest
 from samplers.pipeline import PipelinePolicy
-
-#: Linear layers of a diffusers video transformer: attention projections and feed-forward.
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-
 
 #: The copy that averages the trained weights, if a method has one.
 AVERAGE = "average"
+
+#: Names in the pipeline: of the only network, or the one for high noise; and what precedes the second one's weights.
+FIRST, SECOND = "transformer", "transformer_2."
 
 
 class WeightSettings(BaseModel):
@@ -30,6 +30,7 @@ class WeightSettings(BaseModel):
         kind: "lora" adapters or "full".
         rank: rank of the adapters.
         alpha: sets the adapters' scale, alpha / rank.
+        targets: name endings of the layers that get adapters; None for the family's attention and feed-forward.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,17 +38,25 @@ class WeightSettings(BaseModel):
     kind: Literal["lora", "full"] = "lora"
     rank: int = Field(default=32, ge=1)
     alpha: float = Field(default=64, gt=0)
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+
+
+class WeightsError(ValueError):
+    """The trained part of a model cannot be made; names the setting, its value and the remedy."""
 
 
 class TrainedWeights:
-    """The trainable part of a policy's transformer.
+    """The trainable part of a policy's networks.
 
     Args:
-        policy: the policy; its transformer is frozen except for the trained part.
+        policy: the policy; its networks are frozen except for the trained part.
         settings: which part is trained.
         seed: seed of the adapters' initialisation. They start as the identity: the policy is the base model.
         reference: whether the base model's velocity is needed (for a KL term).
         copies: names of copies of the trained weights, initially equal to them.
+
+    Raises:
+        WeightsError: a network has no layer of a target's name.
     """
 
     def __init__(
@@ -58,24 +67,29 @@ class TrainedWeights:
         reference: bool,
         copies: Iterable[str] = (),
     ) -> None:
-        self._transformer: Any = policy.transformer
         self._policy = policy
+        self._denoiser: Any = policy.denoiser
+        #: Name in the pipeline -> network; two for Wan 2.2 A14B.
+        self.networks: dict[str, Any] = dict(policy.plain.networks.items())
         self.settings = settings
         self._base: nn.Module | None = None
         if settings.kind == "lora":
+            targets = list(settings.targets or policy.family.lora_targets)
+            for name, network in self.networks.items():
+                _require_targets(name, network, targets)
             config = LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.alpha,
-                target_modules=list(LORA_TARGETS),
-                init_lora_weights=True,
+                r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, init_lora_weights=True
             )
             with torch.random.fork_rng():  # peft draws from the global generator
                 torch.manual_seed(seed)
-                self._transformer.add_adapter(config)
+                for network in self.networks.values():
+                    network.add_adapter(config)
+            for parameter in self.parameters:  # adapters step in float32, whatever the base model's precision
+                parameter.data = parameter.data.float()
         else:
             if reference:
-                self._base = copy.deepcopy(self._transformer)
-            self._transformer.requires_grad_(True)
+                self._base = copy.deepcopy(self._denoiser)
+            self._denoiser.requires_grad_(True)
         #: Name -> the copy's tensors, in the order of `parameters`.
         self.copies: dict[str, list[Tensor]] = {
             name: [parameter.detach().clone() for parameter in self.parameters] for name in sorted(copies)
@@ -84,16 +98,19 @@ class TrainedWeights:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that are trained."""
-        return [parameter for parameter in self._transformer.parameters() if parameter.requires_grad]
+        return [parameter for parameter in self._denoiser.parameters() if parameter.requires_grad]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the trained weights, on the CPU."""
-        state = (
-            get_peft_model_state_dict(self._transformer)
-            if self.settings.kind == "lora"
-            else self._transformer.state_dict()
-        )
+        """Copies of the trained weights, on the CPU; of a second network below `transformer_2.`."""
+        state: dict[str, Tensor] = {}
+        for network, module in self.networks.items():
+            own = self.adapter(network) if self.settings.kind == "lora" else module.state_dict()
+            state |= {_prefix(network) + name: tensor for name, tensor in own.items()}
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+    def adapter(self, network: str) -> dict[str, Tensor]:
+        """The adapter of one network, in peft's names."""
+        return get_peft_model_state_dict(self.networks[network])
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores the result of `state_dict`.
@@ -109,10 +126,16 @@ class TrainedWeights:
                 f"checkpoint does not fit these weights ({self.settings.kind}): {name} is {found.get(name)}, "
                 f"expected {expected.get(name)}"
             )
-        if self.settings.kind == "lora":
-            set_peft_model_state_dict(self._transformer, state)
-        else:
-            self._transformer.load_state_dict(state)
+        for network, module in self.networks.items():
+            own = {
+                name.removeprefix(_prefix(network)): tensor
+                for name, tensor in state.items()
+                if name.startswith(SECOND) == (network != FIRST)
+            }
+            if self.settings.kind == "lora":
+                set_peft_model_state_dict(module, own)
+            else:
+                module.load_state_dict(own)
 
     def copies_state_dict(self) -> dict[str, Tensor]:
         """The copies' weights, on the CPU."""
@@ -165,17 +188,40 @@ class TrainedWeights:
     def reference(self) -> Iterator[None]:
         """In this context the policy's velocity is that of the base model."""
         if self.settings.kind == "lora":
-            self._transformer.disable_adapters()
+            for network in self.networks.values():
+                network.disable_adapters()
             try:
                 yield
             finally:
-                self._transformer.enable_adapters()
+                for network in self.networks.values():
+                    network.enable_adapters()
             return
         if self._base is None:
             raise ValueError("the base model was not kept: create TrainedWeights with reference=True")
-        trained = self._policy.transformer
-        self._policy.transformer = self._base
+        trained = self._policy.denoiser
+        self._policy.denoiser = self._base
         try:
             yield
         finally:
-            self._policy.transformer = trained
+            self._policy.denoiser = trained
+
+
+def _prefix(network: str) -> str:
+    """What precedes the names of a network's weights in a state."""
+    return "" if network == FIRST else SECOND
+
+
+def _require_targets(name: str, network: nn.Module, targets: Iterable[str]) -> None:
+    """Checks that every target is a linear layer's name: a name of another family would train nothing, without a word.
+
+    Raises:
+        WeightsError: one is not.
+    """
+    layers = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
+    for target in targets:
+        if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
+            endings = sorted({".".join(layer.split(".")[2:]) for layer in layers if layer.count(".") > 1})
+            raise WeightsError(
+                f"weights.targets names {target!r}, and {name} ({type(network).__name__}) has no such linear layer; "
+                f"{closest(target, endings)}"
+            )

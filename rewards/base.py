@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from samplers.condition import Text
+
 
 class RewardError(RuntimeError):
     """A reward failed, or returned a value that cannot be trained on.
@@ -35,8 +37,8 @@ class Encoded(Protocol):
     """The part of an encoded prompt batch that a process reward reads."""
 
     @property
-    def embeds(self) -> Tensor:
-        """(B, L, D) prompt embeddings."""
+    def text(self) -> Text:
+        """Name -> (B, ...), encoded prompts as the family's network reads them."""
 
 
 class ProcessReward(Protocol):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rewards.cost import Cost
 from rewards.provenance import Provenance
+from samplers.condition import Text
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class PreferenceData:
         latents: (N, C, F', H', W') clean latents, normalised as the policy sees them.
         scores: (N,) outcome scores; of two samples for one prompt, the higher-scoring one is preferred.
         prompt: (N,) position of each sample's prompt, non-decreasing.
-        embeds: (P, L, D) prompt embeddings.
+        text: name -> (P, ...), the encoded prompts.
         prompts: the P texts.
         provenance: the base model that drew the samples.
         description: how they were drawn and scored.
@@ -33,7 +34,7 @@ class PreferenceData:
     latents: Tensor
     scores: Tensor
     prompt: Tensor
-    embeds: Tensor
+    text: Text
     prompts: tuple[str, ...]
     provenance: Provenance
     description: dict[str, str | int | float]
@@ -64,7 +65,7 @@ class PreferenceData:
             "latents": self.latents,
             "scores": self.scores,
             "prompt": self.prompt,
-            "embeds": self.embeds,
+            **self.text,
         }
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
 
@@ -84,11 +85,13 @@ class PreferenceData:
                 metadata = file.metadata() or {}
                 if "provenance" not in metadata:
                     raise ValueError(f"{str(path)!r} is not preference data: it names no base model")
-                tensors = {name: file.get_tensor(name) for name in ("latents", "scores", "prompt", "embeds")}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+                rows = {name: tensors.pop(name) for name in ("latents", "scores", "prompt")}
         except SafetensorError as error:
             raise ValueError(f"{str(path)!r} is not preference data: {error}") from error
         return cls(
-            **tensors,
+            **rows,
+            text=tensors,
             prompts=tuple(json.loads(metadata["prompts"])),
             provenance=Provenance.model_validate_json(metadata["provenance"]),
             description=json.loads(metadata["description"]),
@@ -109,7 +112,7 @@ class PreferenceData:
             self.latents[rows],
             self.scores[rows],
             self.prompt[rows],
-            self.embeds,
+            self.text,
             self.prompts,
             self.provenance,
             self.description,

@@ -6,7 +6,6 @@ exactly as the policy does, so it is differentiable in the latent and needs no d
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -18,31 +17,51 @@ from torch import Tensor, nn
 from rewards.base import Encoded
 from rewards.cost import Cost
 from rewards.provenance import Provenance, ProvenanceError
+from samplers.condition import Text
+from samplers.denoiser import Denoiser
+from samplers.families import Family, family_of
+
+
+class _Reached(Exception):
+    """Carries the last block's hidden states out of the library's own forward pass, whose head is not needed."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+
+def _stop(module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
+    """A forward hook: blocks that keep text in a stream of its own return (video, text)."""
+    del module, given
+    raise _Reached(result[0] if isinstance(result, tuple) else result)
+
+
+def _blocks(family: Family, network: Any) -> list[nn.Module]:
+    """All blocks of a network, in the order in which they run."""
+    return [block for name in family.block_lists for block in getattr(network, name)]
 
 
 class LatentProcessReward(nn.Module):
     """r(x_t, t, c): a scalar for a noised latent, in the units of the loss that trained it (Bradley-Terry logits).
 
     Args:
-        trunk: a Wan-style transformer, already cut to its first blocks (`cut_transformer`).
-        num_train_timesteps: factor from sigma in [0, 1] to the trunk's timestep.
+        trunk: a denoiser already cut to its first blocks (`cut_denoiser`).
 
     Attributes:
         cost: compute used by its training, including its preference data; None if it was not recorded.
     """
 
-    def __init__(self, trunk: Any, num_train_timesteps: int = 1000) -> None:
+    def __init__(self, trunk: Denoiser) -> None:
         super().__init__()
-        width = trunk.config.num_attention_heads * trunk.config.attention_head_dim
-        # The output layers predict velocity and are not used here.
-        trunk.norm_out, trunk.proj_out = nn.Identity(), nn.Identity()
-        trunk.register_parameter("scale_shift_table", None)
-        self.trunk: Any = trunk  # diffusers models are typed as plain modules
-        self.num_train_timesteps = num_train_timesteps
+        self.family, self.constants = trunk.family, dict(trunk.constants)
+        self.num_train_timesteps = trunk.train_timesteps
+        self.trunk: Any = trunk.first  # diffusers models are typed as plain modules
+        heads = self.trunk.config.num_attention_heads
+        width = heads * self.trunk.config.attention_head_dim
         self.cost: Cost | None = None
         self.query = nn.Parameter(torch.zeros(1, 1, width))
         self.norm = nn.LayerNorm(width)
-        self.pool = nn.MultiheadAttention(width, trunk.config.num_attention_heads, batch_first=True)
+        self.pool = nn.MultiheadAttention(width, heads, batch_first=True)
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)
         )
@@ -53,35 +72,42 @@ class LatentProcessReward(nn.Module):
         Args:
             x: (B, C, F', H', W') latents at noise level sigma.
             sigma: (B,) in [0, 1].
-            condition: has `embeds`, (B, L, D).
+            condition: has `text`, name -> (B, ...).
 
         Returns:
             (B,) float32.
         """
-        tokens = self.norm(self._tokens(x, sigma, condition.embeds).float())
+        tokens = self.norm(self._tokens(x, sigma, condition.text).float())
         query = self.query.expand(len(x), -1, -1)
         pooled, _ = self.pool(query, tokens, tokens, need_weights=False)
         return self.head(pooled).flatten()
 
-    def _tokens(self, x: Tensor, sigma: Tensor, embeds: Tensor) -> Tensor:
-        """(B, tokens, width) hidden states after the trunk's last block."""
-        trunk = self.trunk
-        dtype = trunk.patch_embedding.weight.dtype
-        rotary = trunk.rope(x)
-        hidden = trunk.patch_embedding(x.to(dtype)).flatten(2).transpose(1, 2).contiguous()
+    def _tokens(self, x: Tensor, sigma: Tensor, text: Text) -> Tensor:
+        """(B, tokens, width) hidden states of the video after the trunk's last block."""
+        dtype = self.trunk.dtype
+        cast = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in text.items()
+        }
         timestep = sigma.to(torch.float32) * self.num_train_timesteps
-        _, modulation, text, _ = trunk.condition_embedder(timestep, embeds.to(dtype), None)
-        modulation = modulation.unflatten(1, (6, -1))
-        for block in trunk.blocks:
-            hidden = block(hidden, text, modulation, rotary)
-        return hidden
+        arguments = self.family.arguments(x.to(dtype), timestep, cast, self.constants)
+        last = _blocks(self.family, self.trunk)[-1]
+        hook = last.register_forward_hook(_stop)
+        try:
+            self.trunk(**arguments, return_dict=False)
+        except _Reached as reached:
+            return reached.tokens
+        finally:
+            hook.remove()
+        raise RuntimeError(f"the last block of {type(self.trunk).__name__} was not run")
 
     def save(self, folder: Path, provenance: Provenance, measured: dict[str, Any]) -> None:
         """Writes `config.json` (architecture, provenance, figures) and `model.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
         trunk = {key: value for key, value in self.trunk.config.items() if not key.startswith("_")}
         config = {
+            "family": self.family.pipeline,
             "trunk": trunk,
+            "constants": self.constants,
             "num_train_timesteps": self.num_train_timesteps,
             "provenance": provenance.model_dump(),
             "measured": measured,
@@ -101,7 +127,7 @@ class LatentProcessReward(nn.Module):
         Raises:
             ProvenanceError: it was made for another latent space or base model, or does not exist.
         """
-        from diffusers import WanTransformer3DModel
+        import diffusers
 
         if not (folder / "config.json").is_file():
             raise ProvenanceError(
@@ -110,24 +136,43 @@ class LatentProcessReward(nn.Module):
         config = json.loads((folder / "config.json").read_text())
         if expected is not None:
             expected.require(Provenance(**config["provenance"]), f"the process reward at {str(folder)!r}")
-        model = cls(WanTransformer3DModel(**config["trunk"]), config["num_train_timesteps"])
+        # Models written before there were several families name none.
+        family = family_of(config.get("family", "WanPipeline"))
+        network = _headless(family, getattr(diffusers, family.transformer)(**config["trunk"]))
+        constants, timesteps = config.get("constants", {}), config["num_train_timesteps"]
+        model = cls(Denoiser(family, {"transformer": network}, constants, None, timesteps))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         model.cost = Cost(**config["cost"]) if config.get("cost") else None
         return model.requires_grad_(False).eval()
 
 
-def cut_transformer(transformer: Any, blocks: int) -> Any:
-    """A trainable copy of the transformer's embedders and first `blocks` blocks, without its output layers.
+def cut_denoiser(denoiser: Denoiser, blocks: int) -> Denoiser:
+    """A trainable copy of a denoiser's first network: embedders and first `blocks` blocks, without its head.
 
     Raises:
-        ValueError: the transformer has fewer blocks.
+        ValueError: the network has fewer blocks.
     """
-    available = len(transformer.blocks)
+    network, family = denoiser.first, denoiser.family
+    available = len(_blocks(family, network))
     if not 1 <= blocks <= available:
         raise ValueError(f"blocks is {blocks}; this transformer has {available}: choose 1 to {available}")
-    config = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
-    trunk = type(transformer)(**{**config, "num_layers": blocks})
-    for name in ("rope", "patch_embedding", "condition_embedder"):
-        setattr(trunk, name, copy.deepcopy(getattr(transformer, name)))
-    trunk.blocks = nn.ModuleList(copy.deepcopy(block) for block in transformer.blocks[:blocks])
-    return trunk.requires_grad_(True)
+    counts, left = {}, blocks
+    for name, counted in family.block_lists.items():
+        counts[counted] = min(left, len(getattr(network, name)))
+        left -= counts[counted]
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    trunk = _headless(family, type(network)(**{**config, **counts}))
+    state = network.state_dict()
+    trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
+    trunk.to(network.dtype).requires_grad_(True)
+    return Denoiser(family, {"transformer": trunk}, denoiser.constants, None, denoiser.train_timesteps)
+
+
+def _headless(family: Family, network: Any) -> Any:
+    """A network without the parts that predict the velocity."""
+    for name in family.head:
+        if isinstance(getattr(network, name), nn.Parameter):
+            network.register_parameter(name, None)
+        else:
+            setattr(network, name, nn.Identity())
+    return network

@@ -9,6 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from samplers.families import ModelError, family_of
+
 
 class ProvenanceError(ValueError):
     """A process reward made for another model or latent space than the one in use."""
@@ -20,7 +22,7 @@ class Provenance(BaseModel):
     Attributes:
         family: the pipeline's class name.
         latent_space: fingerprint of the autoencoder: its weights and its latents' mean and deviation.
-        transformer: fingerprint of the base model's transformer.
+        transformer: fingerprint of the base model's network, or of both joined by a plus.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,17 +38,15 @@ class Provenance(BaseModel):
         Raises:
             ProvenanceError: the pipeline is of a family without these parts.
         """
-        vae: Any = getattr(pipeline, "vae", None)
-        if not hasattr(pipeline, "transformer") or not hasattr(getattr(vae, "config", None), "latents_mean"):
-            raise ProvenanceError(
-                f"a {type(pipeline).__name__} is not supported: it has no transformer, or no autoencoder that "
-                "names its latents' mean and deviation; use a Wan 2.1 pipeline"
-            )
-        scale = torch.tensor([vae.config.latents_mean, vae.config.latents_std])
+        try:
+            family = family_of(type(pipeline).__name__)
+        except ModelError as error:
+            raise ProvenanceError(str(error)) from error
+        networks = family.networks(pipeline).values()
         return cls(
             family=type(pipeline).__name__,
-            latent_space=fingerprint(vae, scale),
-            transformer=fingerprint(pipeline.transformer),
+            latent_space=fingerprint(pipeline.vae, family.latent_scale(pipeline)),
+            transformer="+".join(map(fingerprint, networks)),
         )
 
     def require(self, made_for: Provenance, what_it_is: str) -> None:

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from rewards.cost import Cost, FlopCounter
 from rewards.fitting import Schedule, optimise
 from rewards.preferences import PreferenceData
-from rewards.process import LatentProcessReward, cut_transformer
+from rewards.process import LatentProcessReward, cut_denoiser
 from rewards.provenance import Provenance
+from samplers.condition import Text, selected
+from samplers.denoiser import Denoiser
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +52,10 @@ class PrmTraining(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Embeds:
+class _Encoded:
     """The part of an encoded prompt batch that a process reward reads."""
 
-    embeds: Tensor
+    text: Text
 
 
 def _noised(clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
@@ -62,14 +64,14 @@ def _noised(clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
 
 
 def noised_values(
-    model: nn.Module, clean: Tensor, embeds: Tensor, shift: float, generator: torch.Generator
+    model: nn.Module, clean: Tensor, text: Text, shift: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Values of n pairs of samples. Both members are noised to the same random level, with different noise.
 
     Args:
         model: a process reward.
         clean: (2n, ...) clean latents: the first members of all pairs, then the second ones.
-        embeds: (2n, L, D) their prompts' embeddings.
+        text: name -> (2n, ...), their encoded prompts.
         shift: noise levels are drawn uniformly and shifted by this factor.
         generator: source of levels and noise, on the CPU.
 
@@ -80,7 +82,7 @@ def noised_values(
     sigma = (shift * uniform / (1 + (shift - 1) * uniform)).to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     both = torch.cat([sigma, sigma])
-    first, second = model(_noised(clean, both, noise), both, _Embeds(embeds)).chunk(2)
+    first, second = model(_noised(clean, both, noise), both, _Encoded(text)).chunk(2)
     return first, second
 
 
@@ -101,9 +103,8 @@ def preference_loss(
     """The loss of one batch of pairs."""
     first, second = data.pairs(settings.schedule.batch, generator)
     rows = torch.cat([first, second])
-    better, worse = noised_values(
-        model, data.latents[rows], data.embeds[data.prompt[rows]], settings.shift, generator
-    )
+    text = selected(data.text, data.prompt[rows])
+    better, worse = noised_values(model, data.latents[rows], text, settings.shift, generator)
     if settings.loss == "binary":
         return F.binary_cross_entropy_with_logits(torch.cat([better, worse]), _above_median(data)[rows])
     return bradley_terry_loss(better, worse, data.scores[first] - data.scores[second])
@@ -130,7 +131,7 @@ def accuracy_by_level(
     for level in LEVELS:
         sigma = torch.full((len(data.latents),), level)
         noise = torch.randn(data.latents.shape, generator=generator)
-        values = model(_noised(data.latents, sigma, noise), sigma, _Embeds(data.embeds[data.prompt]))
+        values = model(_noised(data.latents, sigma, noise), sigma, _Encoded(selected(data.text, data.prompt)))
         right = (values[first] - values[second]).sign() == difference.sign()
         centred = torch.stack([_centred(values, data), _centred(data.scores, data)])
         result[f"{level:g}"] = {
@@ -147,7 +148,7 @@ def _centred(values: Tensor, data: PreferenceData) -> Tensor:
 
 
 def train_prm(
-    transformer: nn.Module,
+    denoiser: Denoiser,
     data: PreferenceData,
     settings: PrmTraining,
     validation: PreferenceData | None = None,
@@ -155,7 +156,7 @@ def train_prm(
     """Trains a process reward from the base model's first blocks.
 
     Args:
-        transformer: the base model's.
+        denoiser: the base model's networks.
         data: samples to train on.
         settings: settings of the training.
         validation: samples to validate with; None holds out some of `data`.
@@ -180,7 +181,7 @@ def train_prm(
                 "with"
             )
     torch.manual_seed(settings.seed)  # for the new layers' initialisation, which takes no generator
-    model = LatentProcessReward(cut_transformer(transformer, settings.blocks))
+    model = LatentProcessReward(cut_denoiser(denoiser, settings.blocks))
     tflops = settings.schedule.steps * _step_tflops(model, training, settings)
     started = time.perf_counter()
     optimise(
@@ -275,7 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
         validation = None if given.validation is None else PreferenceData.load(given.validation)
         if validation is not None:
             provenance.require(validation.provenance, f"the preference data at {str(given.validation)!r}")
-        model, measured = train_prm(pipeline.transformer, data, settings, validation)
+        model, measured = train_prm(Denoiser.of(pipeline), data, settings, validation)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {_one_line(error)}\n")
         return 2

@@ -2,114 +2,111 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
-from pydantic import ConfigDict, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
-#: Pipeline classes whose velocity this module can evaluate.
-FAMILIES = ("WanPipeline",)
-
-
-class ModelError(ValueError):
-    """A model folder cannot be used; gives the reason and the remedy."""
+from samplers.condition import Condition, Geometry
+from samplers.denoiser import Denoiser
+from samplers.families import ModelError, family_of
+from samplers.prompts import PromptCache
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """The videos to generate: frames, height and width in pixels. Checked where it is a field of settings."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    num_frames: PositiveInt = 9
-    height: PositiveInt = 32
-    width: PositiveInt = 32
-
-
-@dataclass(frozen=True)
-class Condition:
-    """Encoded prompts of a batch.
+class Scales:
+    """Guidance scales of a velocity.
 
     Attributes:
-        prompts: the B texts.
-        embeds: (B, L, D) prompt embeddings.
-        negative_embeds: (B, L, D) embeddings of the negative prompt; None without classifier-free guidance.
+        free: classifier-free guidance, v_u + w (v_c - v_u); 1 turns it off.
+        free_2: the same below the boundary of a pipeline with two networks; None for `free`.
+        embedded: scale given to a network distilled with guidance (HunyuanVideo); None for the family's own.
     """
 
-    prompts: tuple[str, ...]
-    embeds: Tensor
-    negative_embeds: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.prompts)
+    free: float = 1.0
+    free_2: float | None = None
+    embedded: float | None = None
 
     @property
-    def branches(self) -> int:
-        """Evaluations of the network for one velocity: 2 with classifier-free guidance."""
-        return 1 if self.negative_embeds is None else 2
+    def low(self) -> float:
+        """Classifier-free guidance below the boundary."""
+        return self.free if self.free_2 is None else self.free_2
 
-    def select(self, positions: Sequence[int]) -> Condition:
-        """The condition of the samples at `positions`, repeats allowed."""
-        rows = torch.as_tensor(positions, device=self.embeds.device)
-        negative = None if self.negative_embeds is None else self.negative_embeds[rows]
-        return Condition(tuple(self.prompts[i] for i in rows.tolist()), self.embeds[rows], negative)
+    @property
+    def guided(self) -> bool:
+        """Whether a velocity takes two evaluations of the network."""
+        return self.free != 1.0 or self.low != 1.0
 
 
 @dataclass
 class PipelinePolicy:
     """A text-to-video flow-matching pipeline as a `samplers.Policy`.
 
-    `transformer` is a separate attribute, so that training can wrap it (LoRA, accelerate) while the pipeline
-    still encodes and decodes.
-
     Attributes:
-        pipeline: a loaded diffusers pipeline of one of `FAMILIES`.
+        pipeline: a loaded diffusers pipeline of one of `samplers.families.FAMILIES`.
         geometry: the videos to generate.
-        guidance_scale: classifier-free guidance inside the velocity, v_u + w (v_c - v_u); 1 turns it off.
+        guidance_scale: classifier-free guidance, or all scales.
         negative_prompt: prompt of the unconditional branch.
         decode_batch: videos decoded at a time, to bound the decoder's memory.
+        prompts: encoded prompts; may be shared by policies of one pipeline.
+        denoiser: the networks; training replaces it by a wrapped or copied one.
     """
 
     pipeline: Any
     geometry: Geometry
-    guidance_scale: float = 1.0
+    guidance_scale: float | Scales = 1.0
     negative_prompt: str = ""
     decode_batch: int = 64
-    _cache: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    prompts: PromptCache = field(default_factory=PromptCache, repr=False)
+    denoiser: nn.Module = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.family = family_of(type(self.pipeline).__name__)
+        given = self.guidance_scale
+        self.scales = given if isinstance(given, Scales) else Scales(given)
+        self._check_scales()
+        self.denoiser = Denoiser.of(self.pipeline, self.scales.embedded)
+        texts = (getattr(self.pipeline, name) for name in self.family.text_parts)
+        for module in (self.denoiser, self.pipeline.vae, *texts):
+            if module is not None:
+                module.requires_grad_(False).eval()
+
+    def _check_scales(self) -> None:
         name = type(self.pipeline).__name__
-        if name not in FAMILIES:
-            raise ModelError(f"pipeline family {name!r} is not supported; supported: {', '.join(FAMILIES)}")
-        if self.pipeline.config.get("boundary_ratio") is not None or self.pipeline.config.get(
-            "expand_timesteps"
-        ):
+        if self.scales.embedded is not None and self.family.embedded_guidance is None:
             raise ModelError(
-                f"this {name} uses two transformers or per-token timesteps (Wan 2.2), which is not supported; "
-                "use a single-transformer checkpoint such as Wan 2.1"
+                f"embedded_guidance is {self.scales.embedded:g}, and the network of a {name} takes none; "
+                "set guidance_scale for classifier-free guidance"
             )
-        self.transformer: Any = self.pipeline.transformer
-        for module in (self.transformer, self.pipeline.vae, self.pipeline.text_encoder):
-            module.requires_grad_(False).eval()
+        if self.scales.free_2 is not None and self.family.boundary(self.pipeline) is None:
+            raise ModelError(
+                f"guidance_scale_2 is {self.scales.free_2:g}, and this {name} has one network; set guidance_scale"
+            )
+
+    @property
+    def plain(self) -> Denoiser:
+        """The networks below any wrapper."""
+        module: Any = self.denoiser
+        while not isinstance(module, Denoiser):
+            module = module.module
+        return module
+
+    @property
+    def transformer(self) -> Any:
+        """The only network, or the one for high noise."""
+        return self.plain.first
 
     @property
     def device(self) -> torch.device:
-        """The device of the pipeline's weights."""
-        return self.pipeline.vae.device
+        """The device of the networks' weights."""
+        return next(self.denoiser.parameters()).device
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """(C, F', H', W') of one sample's latents."""
-        vae = self.pipeline.vae.config
-        frames = (self.geometry.num_frames - 1) // vae.scale_factor_temporal + 1
-        side = vae.scale_factor_spatial
-        return vae.z_dim, frames, self.geometry.height // side, self.geometry.width // side
+        return self.family.latent_shape(self.pipeline, self.geometry)
 
     def velocity(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Velocity v = E[e - x0 | x_t].
@@ -122,45 +119,49 @@ class PipelinePolicy:
         Returns:
             (B, C, F', H', W') in float32.
         """
-        embeds = condition.embeds
-        guided = condition.negative_embeds is not None
-        if condition.negative_embeds is not None:
-            embeds = torch.cat([embeds, condition.negative_embeds])
-            x, sigma = torch.cat([x, x]), torch.cat([sigma, sigma])
-        timestep = sigma.to(torch.float32) * self.pipeline.scheduler.config.num_train_timesteps
-        velocity = self.transformer(
-            hidden_states=x.to(embeds.dtype),
-            timestep=timestep,
-            encoder_hidden_states=embeds,
-            return_dict=False,
-        )[0].float()
-        if not guided:
-            return velocity
+        if condition.negative is None:
+            return self.denoiser(x, sigma, condition.text)
+        both = {
+            name: torch.cat([tensor, condition.negative[name]]) for name, tensor in condition.text.items()
+        }
+        velocity = self.denoiser(torch.cat([x, x]), torch.cat([sigma, sigma]), both)
         conditional, unconditional = velocity.chunk(2)
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+        return unconditional + self._scale(sigma) * (conditional - unconditional)
+
+    def _scale(self, sigma: Tensor) -> float | Tensor:
+        """Classifier-free guidance at sigma: a number, or (B, 1, 1, 1, 1) where it differs between rows."""
+        if self.scales.free == self.scales.low:
+            return self.scales.free
+        scale = torch.where(self.plain.high(sigma), self.scales.free, self.scales.low)
+        return scale.view(-1, 1, 1, 1, 1)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """Encodes prompts; each distinct text is encoded once and cached."""
-        guided = self.guidance_scale != 1.0
-        wanted = [*prompts, self.negative_prompt] if guided else list(prompts)
-        missing = [text for text in dict.fromkeys(wanted) if text not in self._cache]
-        if missing:
-            embeds, _ = self.pipeline.encode_prompt(
-                prompt=missing,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self._max_sequence_length,
-                device=self.device,
-            )
-            self._cache.update(zip(missing, embeds.to(self.pipeline.transformer.dtype), strict=True))
-        embeds = torch.stack([self._cache[prompt] for prompt in prompts])
-        negative = self._cache[self.negative_prompt].expand_as(embeds) if guided else None
-        return Condition(tuple(prompts), embeds, negative)
+        """Encodes prompts; each distinct text is encoded once and cached.
 
-    @property
-    def _max_sequence_length(self) -> int:
-        # Wan pads to 512 tokens and attends to the padding too; a tokenizer with a shorter maximum was trained with it.
-        return min(self.pipeline.tokenizer.model_max_length, 512)
+        Raises:
+            ModelError: a text is new, and the text encoder was freed.
+        """
+        guided = self.scales.guided
+        self.prompts.encode([*prompts, self.negative_prompt] if guided else prompts, self._encoded)
+        dtype = self.transformer.dtype
+        text = self.prompts.rows(prompts, self.device, dtype)
+        if not guided:
+            return Condition(tuple(prompts), text)
+        negative = self.prompts.rows([self.negative_prompt], self.device, dtype)
+        expanded = {name: tensor.expand_as(text[name]) for name, tensor in negative.items()}
+        return Condition(tuple(prompts), text, expanded)
+
+    def _encoded(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        if any(getattr(self.pipeline, name) is None for name in self.family.text_parts):
+            raise ModelError(
+                f"prompt {texts[0]!r} was not encoded before the text encoder was freed; encode all prompts first"
+            )
+        return self.family.encode(self.pipeline, texts)
+
+    def free_text_encoders(self) -> None:
+        """Frees the memory of all that only encodes prompts; from now on only texts encoded before are known."""
+        self.pipeline.register_modules(**dict.fromkeys(self.family.text_parts))
 
     def initial_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         """(B, C, F', H', W') standard normal latents, one generator per sample."""
@@ -174,56 +175,6 @@ class PipelinePolicy:
 
         Differentiable in the latents; the decoder's weights are frozen, so latents without a gradient build no graph.
         """
-        vae = self.pipeline.vae
-        mean, std = (
-            torch.tensor(values, device=latents.device, dtype=torch.float32).view(1, -1, 1, 1, 1)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
-        )
-        scaled = (latents.float() * std + mean).to(vae.dtype)
-        parts = [vae.decode(part, return_dict=False)[0].float() for part in scaled.split(self.decode_batch)]
+        most = min(self.decode_batch, self.family.decode_batch or self.decode_batch)
+        parts = [self.family.decode(self.pipeline, part).float() for part in latents.float().split(most)]
         return ((torch.cat(parts) + 1) / 2).clamp(0, 1).transpose(1, 2)
-
-
-def load_policy(
-    path: str | Path, geometry: Geometry, guidance_scale: float = 1.0, dtype: torch.dtype = torch.float32
-) -> PipelinePolicy:
-    """Loads a local pipeline directory.
-
-    Raises:
-        ModelError: there is no pipeline at `path`, its family is not supported, or `geometry` does not fit its
-            autoencoder.
-    """
-    folder = Path(path)
-    index = folder / "model_index.json"
-    if not folder.is_dir():
-        raise ModelError(f"model folder {str(folder)!r} does not exist")
-    if not index.is_file():
-        raise ModelError(
-            f"model folder {str(folder)!r} is not a diffusers pipeline: it has no model_index.json; "
-            "name the folder that `pipeline.save_pretrained` wrote"
-        )
-    family = json.loads(index.read_text()).get("_class_name")
-    if family not in FAMILIES:
-        raise ModelError(
-            f"model folder {str(folder)!r} holds a {family!r}, which is not supported; "
-            f"supported families: {', '.join(FAMILIES)}"
-        )
-    pipeline = DiffusionPipeline.from_pretrained(str(folder), dtype=dtype, local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    _check_geometry(pipeline, geometry)
-    return PipelinePolicy(pipeline, geometry, guidance_scale)
-
-
-def _check_geometry(pipeline: Any, geometry: Geometry) -> None:
-    """Refuses sizes that the autoencoder's strides and the transformer's patches do not divide."""
-    vae, patch = pipeline.vae.config, pipeline.transformer.config.patch_size
-    temporal = vae.scale_factor_temporal
-    if (geometry.num_frames - 1) % temporal:
-        raise ModelError(
-            f"num_frames is {geometry.num_frames}; this autoencoder needs a multiple of {temporal} plus 1, "
-            f"such as {(geometry.num_frames - 1) // temporal * temporal + 1}"
-        )
-    for name, size, side in (("height", geometry.height, patch[1]), ("width", geometry.width, patch[2])):
-        stride = vae.scale_factor_spatial * side
-        if size % stride or size < stride:
-            raise ModelError(f"{name} is {size}; this model needs a positive multiple of {stride}")

@@ -1,5 +1,5 @@
 """The size of the tiny world's videos."""
 
-from samplers.pipeline import Geometry
+from samplers.condition import Geometry
 
 GEOMETRY = Geometry(5, 16, 16)

@@ -15,9 +15,10 @@ from benchmarks.testbed.tokenizer import new_tokenizer
 from benchmarks.testbed.train_outcome import VOCABULARY
 from benchmarks.testbed.train_transformer import TEXT_DIM, new_text_encoder
 from rewards.caption_match import VideoWordModel
-from rewards.process import LatentProcessReward, cut_transformer
+from rewards.process import LatentProcessReward, cut_denoiser
 from rewards.provenance import Provenance
-from samplers.pipeline import PipelinePolicy, load_policy
+from samplers.loading import load_policy
+from samplers.pipeline import PipelinePolicy
 from tests.geometry import GEOMETRY
 
 
@@ -68,7 +69,7 @@ def build_world(folder: Path, seed: int = 0, channels: int = 4) -> None:
         pipeline.save_pretrained(folder / "pipeline")
         VideoWordModel(VOCABULARY, side=16, width=8).save(folder / "outcome", {})
         policy = world_policy(folder)
-        process = LatentProcessReward(cut_transformer(policy.transformer, 1))
+        process = LatentProcessReward(cut_denoiser(policy.plain, 1))
         torch.nn.init.normal_(process.query)
         process.save(folder / "process_reward", Provenance.of(policy.pipeline), {})
 

@@ -23,7 +23,8 @@ from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance
 from rewards.suites import load_suite
 from rewards.train_prm import train_prm
-from samplers.pipeline import PipelinePolicy, load_policy
+from samplers.loading import load_policy
+from samplers.pipeline import PipelinePolicy
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from methods.seeding import generator
 from rewards.caption_match import CaptionMatch, VideoWordModel
 from rewards.shapes import ATTRIBUTES, measure
 from samplers import build
-from samplers.pipeline import Geometry, PipelinePolicy
+from samplers.condition import Geometry
+from samplers.pipeline import PipelinePolicy
 
 GEOMETRY = Geometry(NUM_FRAMES, SIDE, SIDE)
 VIDEOS_PER_PROMPT = 16

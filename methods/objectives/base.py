@@ -16,7 +16,7 @@ from methods.batches import Pairs
 from methods.experience import Experience
 from methods.parts import Settings
 from samplers import Sampler
-from samplers.pipeline import Condition
+from samplers.condition import Condition
 from samplers.sampler import KLWeighting
 from samplers.trajectory import Keep
 

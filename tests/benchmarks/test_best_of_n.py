@@ -30,7 +30,7 @@ from rewards.cost import Cost
 from rewards.preferences import PreferenceData
 from rewards.provenance import Provenance
 from rewards.suites import load_suite
-from samplers.pipeline import Condition
+from samplers.condition import Condition
 from tests.benchmarks.harness import Bench, Result, assert_same_records, assert_same_state, interrupt
 from tests.world import build_world, world_policy
 

@@ -19,7 +19,8 @@ from benchmarks.records import read_rows
 from benchmarks.session import Session
 from benchmarks.settings import RunSettings
 from benchmarks.task import Training, evaluate_base
-from samplers.pipeline import Condition, PipelinePolicy
+from samplers.condition import Condition
+from samplers.pipeline import PipelinePolicy
 from tests.benchmarks.harness import Bench, Result, assert_same_state, same_tensors
 from tests.world import world_settings
 

@@ -16,7 +16,8 @@ from methods.guiding import Rewards
 from methods.method import Method
 from methods.parts import AdvantageSettings
 from samplers import Guidance, SamplerSettings
-from samplers.pipeline import Condition, PipelinePolicy
+from samplers.condition import Condition
+from samplers.pipeline import PipelinePolicy
 
 
 def coefficient(settings: SamplerSettings, sigmas: list[float], step: int) -> float:

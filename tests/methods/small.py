@@ -30,7 +30,8 @@ from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance
 from rewards.suites import LoadedSuite, load_suite
 from samplers import Sampler
-from samplers.pipeline import PipelinePolicy, load_policy
+from samplers.loading import load_policy
+from samplers.pipeline import PipelinePolicy
 from tests.geometry import GEOMETRY
 
 NUM_STEPS = 4
@@ -79,7 +80,7 @@ class World:
     def copy(self) -> PipelinePolicy:
         """The base model; reading its folder is most of a small test's time."""
         policy = copy.copy(self.policy)
-        policy.transformer = copy.deepcopy(policy.transformer)
+        policy.denoiser = copy.deepcopy(policy.denoiser)
         return policy
 
     def process_reward(self, method: Method) -> LatentProcessReward | None:

@@ -116,7 +116,7 @@ MUTATIONS = [
     Mutation(
         "base model that is the trained one",
         TrainedWeights.reference,
-        "self._policy.transformer = self._base",
+        "self._policy.denoiser = self._base",
         "",
         equations("everything at once", "full"),
     ),

@@ -19,7 +19,10 @@ def data(counts: list[int], **changes: object) -> PreferenceData:
         "latents": torch.arange(total, dtype=torch.float32).view(-1, 1, 1, 1, 1),
         "scores": torch.rand(total, generator=torch.Generator().manual_seed(total)),
         "prompt": torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
-        "embeds": torch.rand(len(counts), 2, 3, generator=torch.Generator().manual_seed(1)),
+        "text": {
+            "embeds": torch.rand(len(counts), 2, 3, generator=torch.Generator().manual_seed(1)),
+            "mask": torch.arange(2).expand(len(counts), 2) > 0,
+        },
         "prompts": tuple(f"prompt {i}" for i in range(len(counts))),
         "provenance": MADE_FOR,
         "description": {"sampler": "ode", "num_steps": 8, "shift": 3.0},
@@ -31,8 +34,10 @@ def test_data_come_back_from_disk(tmp_path):
     made = data([3, 5, 2])
     made.save(tmp_path / "deep" / "data.safetensors")
     again = PreferenceData.load(tmp_path / "deep" / "data.safetensors")
-    for name in ("latents", "scores", "prompt", "embeds"):
+    for name in ("latents", "scores", "prompt"):
         assert torch.equal(getattr(again, name), getattr(made, name))
+    assert again.text.keys() == made.text.keys()
+    assert all(torch.equal(again.text[name], tensor) for name, tensor in made.text.items())
     assert (again.prompts, again.provenance, again.description) == (
         made.prompts,
         made.provenance,

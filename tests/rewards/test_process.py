@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, DiffusionPipeline
+from diffusers import AutoencoderKLWan, DiffusionPipeline, WanPipeline
 
-from rewards.process import LatentProcessReward, cut_transformer
+from rewards.process import LatentProcessReward, cut_denoiser
 from rewards.provenance import Provenance, ProvenanceError, fingerprint
 from tests.world import GEOMETRY, build_world, tiny_transformer, world_policy
 
@@ -36,7 +36,7 @@ def inputs(policy, count: int = 3, seed: int = 0):
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_the_trunk_is_a_copy_of_the_first_blocks(policy, blocks):
     transformer = policy.transformer
-    trunk = cut_transformer(transformer, blocks)
+    trunk = cut_denoiser(policy.plain, blocks).first
     assert len(trunk.blocks) == trunk.config.num_layers == blocks
     state, cut = transformer.state_dict(), trunk.state_dict()
     for part in ("patch_embedding", "condition_embedder", *(f"blocks.{i}" for i in range(blocks))):
@@ -50,7 +50,7 @@ def test_the_trunk_is_a_copy_of_the_first_blocks(policy, blocks):
 def test_the_trunk_is_no_alias_of_the_policy(policy):
     transformer = policy.transformer
     before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
-    trunk = cut_transformer(transformer, 2)
+    trunk = cut_denoiser(policy.plain, 2)
     theirs = {tensor.data_ptr() for tensor in transformer.state_dict().values()}
     assert not theirs & {tensor.data_ptr() for tensor in trunk.state_dict().values()}
     model = LatentProcessReward(trunk)
@@ -72,7 +72,7 @@ def test_the_trunk_sees_what_the_policy_sees(policy):
         )
         policy.velocity(x, sigma, condition)
         hook.remove()
-        model = LatentProcessReward(cut_transformer(policy.transformer, blocks))
+        model = LatentProcessReward(cut_denoiser(policy.plain, blocks))
         hidden: list[torch.Tensor] = []
         model.norm.register_forward_pre_hook(lambda module, given, hidden=hidden: hidden.append(given[0]))
         model.trunk.condition_embedder.register_forward_pre_hook(
@@ -86,7 +86,7 @@ def test_the_trunk_sees_what_the_policy_sees(policy):
 @pytest.mark.parametrize("blocks", [0, -1, 3])
 def test_blocks_that_the_transformer_does_not_have_are_refused(policy, blocks):
     with pytest.raises(ValueError, match=f"blocks is {blocks}; this transformer has 2: choose 1 to 2"):
-        cut_transformer(policy.transformer, blocks)
+        cut_denoiser(policy.plain, blocks)
 
 
 def test_the_reward_depends_on_latent_noise_level_and_prompt(policy, reward):
@@ -127,7 +127,9 @@ def test_the_gradient_in_the_latent_is_its_finite_difference(policy, reward):
 def test_a_reward_comes_back_frozen_and_bit_for_bit(policy, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = LatentProcessReward(cut_transformer(policy.transformer, 2), num_train_timesteps=500)
+        trunk = cut_denoiser(policy.plain, 2)
+        trunk.train_timesteps = 500
+        model = LatentProcessReward(trunk)
         torch.nn.init.normal_(model.query)
     made_for, measured = Provenance.of(policy.pipeline), {"by_noise_level": {"0.5": {"accuracy": 0.75}}}
     model.save(tmp_path / "deep" / "prm", made_for, measured)
@@ -176,29 +178,31 @@ def test_another_seeds_world_is_another_model(world, tmp_path):
         LatentProcessReward.load(world / "process_reward", expected)
 
 
+def wan_pipeline(vae: torch.nn.Module, transformer: torch.nn.Module) -> WanPipeline:
+    parts = dict.fromkeys(("tokenizer", "text_encoder", "scheduler"))
+    return WanPipeline(vae=vae, transformer=transformer, **parts)
+
+
 def test_provenance_tells_models_and_latent_spaces_apart(policy):
     pipeline, own = policy.pipeline, Provenance.of(policy.pipeline)
     assert Provenance.of(pipeline) == own
     with torch.random.fork_rng():
         torch.manual_seed(5)
         transformer = tiny_transformer()
-    other = SimpleNamespace(vae=pipeline.vae, transformer=transformer)
+    other = wan_pipeline(pipeline.vae, transformer)
     assert Provenance.of(other).transformer != own.transformer
     assert Provenance.of(other).latent_space == own.latent_space
     # The same weights with another scale of the latents are another latent space.
     vae = AutoencoderKLWan.from_config({**pipeline.vae.config, "latents_mean": [0.5] + [0.0] * 3})
     vae.load_state_dict(pipeline.vae.state_dict())
-    assert Provenance.of(SimpleNamespace(vae=vae, transformer=transformer)).latent_space != own.latent_space
+    assert Provenance.of(wan_pipeline(vae, transformer)).latent_space != own.latent_space
 
 
-def test_a_pipeline_without_such_latents_is_refused():
-    for pipeline in (
-        SimpleNamespace(transformer=tiny_transformer()),
-        SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace()), transformer=tiny_transformer()),
-        SimpleNamespace(vae=AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)),
+def test_a_pipeline_of_no_supported_family_has_no_provenance():
+    with pytest.raises(
+        ProvenanceError, match="pipeline family 'SimpleNamespace' is not supported; supported: Wan"
     ):
-        with pytest.raises(ProvenanceError, match="SimpleNamespace is not supported: it has no"):
-            Provenance.of(pipeline)
+        Provenance.of(SimpleNamespace(transformer=tiny_transformer()))
 
 
 def test_the_same_weights_in_half_the_precision_are_the_same_model(world, policy):
@@ -232,7 +236,7 @@ def test_the_fingerprint_looks_at_more_than_half_of_a_tensors_length(count):
 
 def test_the_geometry_is_not_part_of_the_model(policy):
     """The same reward serves other lengths and sizes of video: it pools over tokens."""
-    model = LatentProcessReward(cut_transformer(policy.transformer, 1))
+    model = LatentProcessReward(cut_denoiser(policy.plain, 1))
     longer = torch.randn(2, policy.latent_shape[0], 3, 4, 4, generator=torch.Generator().manual_seed(0))
     condition = policy.encode(["a small red ball moving left"] * 2)
     assert model(longer, torch.tensor([0.5, 0.2]), condition).shape == (2,)

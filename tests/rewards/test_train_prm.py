@@ -34,7 +34,7 @@ def separable(policy, per_prompt: int = 60, **changes: object) -> PreferenceData
         "latents": latents,
         "scores": quality + 100.0 * prompt,  # comparing across prompts would learn the prompt instead
         "prompt": prompt,
-        "embeds": policy.encode(PROMPTS).embeds,
+        "text": policy.encode(PROMPTS).text,
         "prompts": PROMPTS,
         "provenance": Provenance.of(policy.pipeline),
         "description": {"made": "by a test"},
@@ -51,7 +51,7 @@ def settings(loss: str, **changes: object) -> PrmTraining:
 def test_a_separable_preference_is_learnt_in_a_few_steps(policy, loss):
     before = {name: tensor.clone() for name, tensor in policy.transformer.state_dict().items()}
     data = separable(policy)
-    model, measured = train_prm(policy.transformer, data, settings(loss))
+    model, measured = train_prm(policy.plain, data, settings(loss))
     assert [float(level) for level in measured] == list(LEVELS)
     assert measured["0"]["accuracy"] > 0.8
     assert measured["0"]["correlation"] > 0.7
@@ -71,7 +71,7 @@ def test_a_separable_preference_is_learnt_in_a_few_steps(policy, loss):
 def test_what_says_nothing_is_not_learnt(policy):
     """The accuracy above is measured on what the model has not seen: of random scores it learns nothing."""
     scores = torch.rand(120, generator=torch.Generator().manual_seed(9))
-    _, measured = train_prm(policy.transformer, separable(policy, scores=scores), settings("bradley_terry"))
+    _, measured = train_prm(policy.plain, separable(policy, scores=scores), settings("bradley_terry"))
     assert measured["0"]["accuracy"] < 0.7
 
 
@@ -90,7 +90,7 @@ def test_what_is_measured_was_never_trained_on(policy, monkeypatch):
     for name in used:
         monkeypatch.setattr(train_prm_module, name, noting(name))
     short = Schedule(steps=3, batch=8, learning_rate=1e-2)
-    train_prm(policy.transformer, separable(policy), settings("bradley_terry", schedule=short))
+    train_prm(policy.plain, separable(policy), settings("bradley_terry", schedule=short))
     assert len(used["preference_loss"]) == 90
     assert len(used["accuracy_by_level"]) == 30
     assert not used["preference_loss"] & used["accuracy_by_level"]
@@ -99,7 +99,7 @@ def test_what_is_measured_was_never_trained_on(policy, monkeypatch):
 def test_training_is_reproducible_by_its_seed(policy):
     short = {"schedule": Schedule(steps=3, batch=8, learning_rate=1e-2)}
     one, two, other = (
-        train_prm(policy.transformer, separable(policy), settings("bradley_terry", seed=seed, **short))[0]
+        train_prm(policy.plain, separable(policy), settings("bradley_terry", seed=seed, **short))[0]
         for seed in (0, 0, 1)
     )
     states = [model.state_dict() for model in (one, two, other)]
@@ -115,7 +115,7 @@ class Oracle(torch.nn.Module):
         self.sign = sign
 
     def forward(self, x: torch.Tensor, sigma: torch.Tensor, condition: object) -> torch.Tensor:
-        assert len(condition.embeds) == len(x) == len(sigma)
+        assert len(condition.text["embeds"]) == len(x) == len(sigma)
         return self.sign * x.flatten(1)[:, 0]
 
 
@@ -126,7 +126,7 @@ def numbered(scores: list[float]) -> PreferenceData:
         30 * values.view(-1, 1, 1, 1, 1),
         values,
         torch.zeros(len(values), dtype=torch.long),
-        torch.zeros(1, 1, 1),
+        {"embeds": torch.zeros(1, 1, 1)},
         ("p",),
         Provenance(family="a", latent_space="b", transformer="c"),
         {},
@@ -176,9 +176,9 @@ def test_too_little_data_is_refused_before_training(policy, monkeypatch):
     with pytest.raises(
         ValueError, match=r"prompt '.*left' has 1 held-back samples and needs 2; held_back is 0.25"
     ):
-        train_prm(policy.transformer, separable(policy, 5), settings("bradley_terry"))
+        train_prm(policy.plain, separable(policy, 5), settings("bradley_terry"))
     with pytest.raises(ValueError, match=r"prompt '.*left' has 1 training samples and needs 2"):
-        train_prm(policy.transformer, separable(policy, 3), settings("bradley_terry", held_back=0.6))
+        train_prm(policy.plain, separable(policy, 3), settings("bradley_terry", held_back=0.6))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 25])

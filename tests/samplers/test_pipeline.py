@@ -1,6 +1,7 @@
 """A diffusers pipeline as a policy: what diffusers itself generates, batched, and clear errors for other models."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import torch
 from diffusers import DiffusionPipeline, UniPCMultistepScheduler
 
 from samplers import Noise, Policy, Sampler, SamplerSettings, Trajectory, build, scheduler_sigmas
-from samplers.pipeline import FAMILIES, Geometry, ModelError, PipelinePolicy, load_policy
+from samplers.condition import Geometry
+from samplers.families import REFUSED, ModelError
+from samplers.loading import load_policy
+from samplers.pipeline import PipelinePolicy, Scales
 
 GEOMETRY = Geometry(5, 16, 16)
 PROMPTS = ["a small red ball moving left", "a large blue ball moving up", "a medium green ball moving down"]
@@ -168,7 +172,7 @@ def test_each_prompt_is_encoded_once(world, scale, monkeypatch):
     assert torch.equal(first.embeds[0], second.embeds[1])
     assert (first.embeds[0] - first.embeds[1]).abs().max() > 1e-3
     assert first.embeds.shape == (3, MAX_SEQUENCE_LENGTH, 48)
-    assert (first.negative_embeds is not None) == (scale > 1)
+    assert (first.negative is not None) == (scale > 1)
     assert not first.embeds.requires_grad
     fresh = load_policy(world / "pipeline", GEOMETRY, guidance_scale=scale).encode([PROMPTS[0]])
     torch.testing.assert_close(fresh.embeds[0], first.embeds[0], atol=1e-6, rtol=0)  # whatever the batch
@@ -180,7 +184,7 @@ def test_a_condition_selects_its_samples(world):
     assert len(some) == 3
     assert some.prompts == (PROMPTS[2], PROMPTS[0], PROMPTS[0])
     assert torch.equal(some.embeds, condition.embeds[[2, 0, 0]])
-    assert torch.equal(some.negative_embeds, condition.negative_embeds[[2, 0, 0]])
+    assert torch.equal(some.negative["embeds"], condition.negative["embeds"][[2, 0, 0]])
 
 
 def test_initial_noise_is_standard_normal_and_each_samples_own(policy):
@@ -233,29 +237,40 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path: Path):
         load_policy(tmp_path, GEOMETRY)
 
 
-@pytest.mark.parametrize("family", ["LTXPipeline", "WanImageToVideoPipeline", None])
+@pytest.mark.parametrize("family", [*REFUSED, "SkyReelsV2Pipeline", None])
 def test_a_pipeline_of_another_family_is_refused_before_it_is_loaded(tmp_path, family):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": family}))
-    with pytest.raises(
-        ModelError, match=f"holds a {family!r}, which is not supported.*families: WanPipeline"
-    ):
+    why = f": {REFUSED[family]}" if family in REFUSED else ""
+    refusal = (
+        f"model folder '{tmp_path}': pipeline family '{family}' is not supported{why}; supported: WanPipeline"
+    )
+    with pytest.raises(ModelError, match=re.escape(refusal)):
         load_policy(tmp_path, GEOMETRY)
 
 
-def test_a_pipeline_with_two_transformers_is_refused(world, tmp_path):
+def test_a_boundary_without_a_second_network_is_refused(world, tmp_path):
     shutil.copytree(world / "pipeline", tmp_path / "pipeline")
     index = tmp_path / "pipeline" / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "boundary_ratio": 0.875}))
-    with pytest.raises(ModelError, match=r"two transformers or per-token timesteps \(Wan 2.2\)"):
+    with pytest.raises(ModelError, match=r"boundary_ratio is 0.875, and there is 1 network \(transformer\)"):
         load_policy(tmp_path / "pipeline", GEOMETRY)
 
 
 def test_an_object_that_is_no_supported_pipeline_is_refused():
     with pytest.raises(ModelError, match="pipeline family 'object' is not supported; supported: WanPipeline"):
         PipelinePolicy(object(), GEOMETRY)
-    assert FAMILIES == (
-        "WanPipeline",
-    )  # a family that is added here is added to the comparison with diffusers
+
+
+@pytest.mark.parametrize(
+    ("scales", "refusal"),
+    [
+        (Scales(embedded=6.0), "embedded_guidance is 6, and the network of a WanPipeline takes none"),
+        (Scales(3.0, free_2=2.0), "guidance_scale_2 is 2, and this WanPipeline has one network"),
+    ],
+)
+def test_a_scale_that_the_network_has_no_use_for_is_refused(world, scales, refusal):
+    with pytest.raises(ModelError, match=refusal):
+        load_policy(world / "pipeline", GEOMETRY, scales)
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of diffusers

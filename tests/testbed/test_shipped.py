@@ -14,7 +14,7 @@ from rewards.caption_match import VideoWordModel
 from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance
 from rewards.shapes import ATTRIBUTES, parse_caption
-from samplers.pipeline import load_policy
+from samplers.loading import load_policy
 
 
 @pytest.fixture(scope="module")
