@@ -38,7 +38,7 @@ def _stop(module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
 
 def _blocks(family: Family, network: Any) -> list[nn.Module]:
     """All blocks of a network, in the order in which they run."""
-    return [block for name in family.block_lists for block in getattr(network, name)]
+    return [block for name, _ in family.block_lists for block in getattr(network, name)]
 
 
 class LatentProcessReward(nn.Module):
@@ -157,7 +157,7 @@ def cut_denoiser(denoiser: Denoiser, blocks: int) -> Denoiser:
     if not 1 <= blocks <= available:
         raise ValueError(f"blocks is {blocks}; this transformer has {available}: choose 1 to {available}")
     counts, left = {}, blocks
-    for name, counted in family.block_lists.items():
+    for name, counted in family.block_lists:
         counts[counted] = min(left, len(getattr(network, name)))
         left -= counts[counted]
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}

@@ -29,7 +29,7 @@ class Family(ABC):
     Attributes:
         pipeline: class name of the diffusers pipeline.
         transformer: class name of its network.
-        block_lists: the network's lists of blocks in order -> the field of its config that counts them.
+        block_lists: the network's lists of blocks in order, each with the field of its config that counts them.
         head: the network's parts after the blocks, which predict the velocity.
         lora_targets: name endings of the linear layers that adapters are added to: attention and feed-forward.
         text_parts: modules of the pipeline that only encode prompts.
@@ -41,7 +41,7 @@ class Family(ABC):
 
     pipeline: ClassVar[str]
     transformer: ClassVar[str]
-    block_lists: ClassVar[Mapping[str, str]]
+    block_lists: ClassVar[tuple[tuple[str, str], ...]]
     head: ClassVar[tuple[str, ...]]
     lora_targets: ClassVar[tuple[str, ...]]
     text_parts: ClassVar[tuple[str, ...]] = ("text_encoder",)

@@ -17,7 +17,10 @@ class HunyuanVideo(Family):
 
     pipeline = "HunyuanVideoPipeline"
     transformer = "HunyuanVideoTransformer3DModel"
-    block_lists = {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"}
+    block_lists = (
+        ("transformer_blocks", "num_layers"),
+        ("single_transformer_blocks", "num_single_layers"),
+    )
     head = ("norm_out", "proj_out")
     lora_targets = (
         *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),

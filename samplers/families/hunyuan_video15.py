@@ -17,7 +17,7 @@ class HunyuanVideo15(Family):
 
     pipeline = "HunyuanVideo15Pipeline"
     transformer = "HunyuanVideo15Transformer3DModel"
-    block_lists = {"transformer_blocks": "num_layers"}
+    block_lists = (("transformer_blocks", "num_layers"),)
     head = ("norm_out", "proj_out")
     lora_targets = (
         *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),

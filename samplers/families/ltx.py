@@ -24,7 +24,7 @@ class LTXVideo(Family):
 
     pipeline = "LTXPipeline"
     transformer = "LTXVideoTransformer3DModel"
-    block_lists = {"transformer_blocks": "num_layers"}
+    block_lists = (("transformer_blocks", "num_layers"),)
     head = ("norm_out", "proj_out", "scale_shift_table")
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
     slices = False  # slicing hands each slice the time steps of the whole batch

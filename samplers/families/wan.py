@@ -19,7 +19,7 @@ class Wan(Family):
 
     pipeline = "WanPipeline"
     transformer = "WanTransformer3DModel"
-    block_lists = {"blocks": "num_layers"}
+    block_lists = (("blocks", "num_layers"),)
     head = ("norm_out", "proj_out", "scale_shift_table")
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
