@@ -1,4 +1,7 @@
-"""Imports run one way: samplers is a leaf, rewards reads its pipeline families, methods joins them, benchmarks runs methods, analysis reads."""
+"""Imports run one way: rewards reads the samplers' pipeline families, methods joins them, benchmarks runs methods.
+
+The analysis reads what they record and imports none of them.
+"""
 
 import ast
 import graphlib
