@@ -70,7 +70,12 @@ def add_settings(
         help="charge the training of the process reward to the budget of methods that use it",
     )
     add("--suite", help="reward suite: training rewards and held-out rewards")
-    add("--model", type=Path, metavar="PATH", help="base model: folder of a diffusers Wan pipeline")
+    add(
+        "--model",
+        type=Path,
+        metavar="MODEL",
+        help="base model: folder of a diffusers pipeline, or its id on the hub, owner/name@revision",
+    )
     add("--process-reward", type=Path, metavar="PATH", help="process reward model, made by rewards.train_prm")
     add("--outcome-model", type=Path, metavar="PATH", help="learned outcome reward model")
     add("--video", metavar="FxHxW", help=VIDEO_HELP)

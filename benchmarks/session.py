@@ -21,8 +21,9 @@ from rewards.provenance import Provenance, ProvenanceError
 from rewards.suites import LoadedSuite, SuiteError, load_suite
 from samplers import Sampler
 from samplers.families import ModelError
-from samplers.loading import load_policy
+from samplers.loading import load_policy, model_folder, pipeline_family, prompt_cache
 from samplers.pipeline import PipelinePolicy
+from samplers.prompts import PromptCache
 
 
 @dataclass
@@ -34,12 +35,14 @@ class Session:
         accelerator: devices, precision, processes.
         suite: the rewards.
         flops: measured costs of sections; within a run they depend only on their keys.
+        prompts: the run's prompts, encoded once.
     """
 
     settings: RunSettings
     accelerator: Accelerator
     suite: LoadedSuite
     flops: dict[tuple[str, Hashable], float] = field(default_factory=dict)
+    prompts: PromptCache = field(default_factory=PromptCache)
 
     @classmethod
     def open(cls, settings: RunSettings) -> Session:
@@ -47,23 +50,45 @@ class Session:
 
         Raises:
             SuiteError: the suite cannot be loaded.
+            ModelError: the base model cannot be found.
         """
         accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
         with _loading("outcome model", settings.outcome_model, SuiteError):
             suite = load_suite(settings.suite, settings.outcome_model)
         for reward in suite.all.values():
             _to_device(reward, accelerator.device)
-        return cls(settings, accelerator, suite)
+        folder = settings.execution.prompt_cache
+        with _loading("model", settings.model, ModelError):
+            prompts = PromptCache() if folder is None else prompt_cache(settings.model, folder)
+        return cls(settings, accelerator, suite, prompts=prompts)
 
     def policy(self) -> PipelinePolicy:
-        """A fresh copy of the base model.
+        """A fresh copy of the base model, which knows the run's prompts and no other.
 
         Raises:
             ModelError: it cannot be used, or its folder is damaged.
         """
         settings = self.settings
-        with _loading("model folder", settings.model, ModelError):
-            policy = load_policy(settings.model, settings.video, settings.guidance_scale)
+        with _loading("model", settings.model, ModelError):
+            folder = model_folder(settings.model)
+            parts = pipeline_family(folder).text_parts
+            known = not self.prompts.missing(settings.texts)
+            policy = load_policy(
+                folder,
+                settings.video,
+                settings.scales,
+                settings.execution.torch_dtype,
+                self.prompts,
+                # Text encoders are the largest part of many pipelines: not read where they have nothing to do.
+                **(dict.fromkeys(parts) if known else {}),
+            )
+            policy.negative_prompt = settings.negative_prompt
+            settings.execution.prepare(policy)
+            if not known:
+                for part in parts:
+                    getattr(policy.pipeline, part).to(self.accelerator.device)
+                policy.encode(settings.prompts.train + settings.prompts.held_out)
+                policy.free_text_encoders()
         policy.pipeline.to(self.accelerator.device)
         return policy
 

@@ -11,10 +11,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.schema import BASE, Asked, BudgetUnit, default_baseline, in_words
+from benchmarks.execution import Execution
 from methods.method import Method
 from methods.naming import changed, closest, explain
 from methods.weights import WeightSettings
 from samplers.condition import Geometry
+from samplers.pipeline import Scales
 
 VIDEO_HELP = "videos to generate, FRAMESxHEIGHTxWIDTH in pixels (9x32x32)"
 #: Reserved method names: the untrained model's, and the one for all methods in `--set`.
@@ -132,11 +134,14 @@ class RunSettings(_Settings):
         budget, budget_unit: budget of each (method, seed); units are explained in `analysis.schema.UNITS`.
         charge_prm: whether methods that use a process reward pay for its training out of their budget.
         suite: name of the reward suite.
-        model: folder of the base model, a diffusers pipeline.
+        model: base model, a diffusers pipeline: its folder, or an id on the hub such as owner/name@revision.
         outcome_model: folder of the learned outcome model.
         process_reward: folder of the process reward model.
         video: size of the videos.
         guidance_scale: classifier-free guidance inside the velocity; 1 turns it off.
+        guidance_scale_2: the same below the boundary of a pipeline with two networks (Wan 2.2 A14B); None for the same.
+        embedded_guidance: scale given to a network distilled with guidance (HunyuanVideo); None for the family's own.
+        negative_prompt: prompt of the unconditional branch of classifier-free guidance.
         prompts: training and held-out prompts.
         prompts_per_iteration: prompts in one batch of rollouts, over all processes.
         weights: which weights are trained.
@@ -145,6 +150,7 @@ class RunSettings(_Settings):
         micro_batch: rows in one training pass; results do not depend on it.
         rollout_batch: videos of an iteration drawn, decoded and scored at a time; None for all. Bounds memory.
         precision: accelerate's mixed precision of the policy's network.
+        execution: how the model is held and run.
     """
 
     command: str = ""
@@ -164,6 +170,9 @@ class RunSettings(_Settings):
     process_reward: Path
     video: Geometry = Geometry()
     guidance_scale: float = Field(default=1.0, ge=1)
+    guidance_scale_2: float | None = Field(default=None, ge=1)
+    embedded_guidance: float | None = Field(default=None, ge=0)
+    negative_prompt: str = ""
     prompts: Prompts
     prompts_per_iteration: int = Field(default=8, ge=1)
     weights: WeightSettings = WeightSettings()
@@ -172,6 +181,7 @@ class RunSettings(_Settings):
     micro_batch: int = Field(default=512, ge=1)
     rollout_batch: int | None = Field(default=None, ge=1)
     precision: Literal["no", "bf16"] = "no"
+    execution: Execution = Execution()
 
     @model_validator(mode="after")
     def _affordable(self) -> RunSettings:
@@ -255,6 +265,16 @@ class RunSettings(_Settings):
         """
         named = {method.name: method for method in methods}
         return self.replace(methods=tuple(method.name for method in methods), method_settings=named)
+
+    @property
+    def scales(self) -> Scales:
+        """The guidance scales of a velocity."""
+        return Scales(self.guidance_scale, self.guidance_scale_2, self.embedded_guidance)
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text that a run encodes."""
+        return [*self.prompts.train, *self.prompts.held_out, *([self.negative_prompt] * self.scales.guided)]
 
     @property
     def budget_text(self) -> str:

@@ -81,7 +81,7 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
 def evaluation_counts(settings: RunSettings, final: bool) -> dict[str, float]:
     """Videos and network evaluations of one evaluation."""
     videos = len(evaluation_prompts(settings)) * settings.evaluation.samples(final)
-    branches = 1 if settings.guidance_scale == 1 else 2
+    branches = 2 if settings.scales.guided else 1
     return {"videos": videos, "nfe": videos * settings.evaluation.num_steps * branches}
 
 

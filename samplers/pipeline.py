@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,7 @@ class PipelinePolicy:
         guidance_scale: classifier-free guidance, or all scales.
         negative_prompt: prompt of the unconditional branch.
         decode_batch: videos decoded at a time, to bound the decoder's memory.
+        offload_decoder: keeps the decoder on the CPU while it does not decode.
         prompts: encoded prompts; may be shared by policies of one pipeline.
         denoiser: the networks; training replaces it by a wrapped or copied one.
     """
@@ -59,6 +61,7 @@ class PipelinePolicy:
     guidance_scale: float | Scales = 1.0
     negative_prompt: str = ""
     decode_batch: int = 64
+    offload_decoder: bool = False
     prompts: PromptCache = field(default_factory=PromptCache, repr=False)
     denoiser: nn.Module = field(init=False, repr=False)
 
@@ -176,5 +179,17 @@ class PipelinePolicy:
         Differentiable in the latents; the decoder's weights are frozen, so latents without a gradient build no graph.
         """
         most = min(self.decode_batch, self.family.decode_batch or self.decode_batch)
-        parts = [self.family.decode(self.pipeline, part).float() for part in latents.float().split(most)]
+        with self._decoder():
+            latents = latents.to(self.device, torch.float32)
+            parts = [self.family.decode(self.pipeline, part).float() for part in latents.split(most)]
         return ((torch.cat(parts) + 1) / 2).clamp(0, 1).transpose(1, 2)
+
+    @contextmanager
+    def _decoder(self) -> Iterator[None]:
+        """In this context the decoder is on the device of the networks."""
+        vae = self.pipeline.vae.to(self.device)
+        try:
+            yield
+        finally:
+            if self.offload_decoder:
+                vae.to("cpu")
