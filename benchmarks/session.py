@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
 
 from benchmarks.ledger import UsageMeter
@@ -21,7 +22,7 @@ from rewards.provenance import Provenance, ProvenanceError
 from rewards.suites import LoadedSuite, SuiteError, load_suite
 from samplers import Sampler
 from samplers.families import ModelError
-from samplers.loading import load_policy, model_folder, pipeline_family, prompt_cache
+from samplers.loading import has_two_networks, load_policy, model_folder, pipeline_family, prompt_cache
 from samplers.pipeline import PipelinePolicy
 from samplers.prompts import PromptCache
 
@@ -52,14 +53,22 @@ class Session:
             SuiteError: the suite cannot be loaded.
             ModelError: the base model cannot be found.
         """
-        accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
+        with _loading("model", settings.model, ModelError):
+            model = model_folder(settings.model)
+            pipeline_family(model)
+            # A batch of a pipeline with two networks may lie on one side of their boundary.
+            unused = DistributedDataParallelKwargs(find_unused_parameters=has_two_networks(model))
+            folder = settings.execution.prompt_cache
+            prompts = PromptCache() if folder is None else prompt_cache(model, folder)
+        accelerator = Accelerator(
+            mixed_precision=settings.precision,
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[unused],
+        )
         with _loading("outcome model", settings.outcome_model, SuiteError):
             suite = load_suite(settings.suite, settings.outcome_model)
         for reward in suite.all.values():
             _to_device(reward, accelerator.device)
-        folder = settings.execution.prompt_cache
-        with _loading("model", settings.model, ModelError):
-            prompts = PromptCache() if folder is None else prompt_cache(settings.model, folder)
         return cls(settings, accelerator, suite, prompts=prompts)
 
     def policy(self) -> PipelinePolicy:
