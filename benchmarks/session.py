@@ -16,6 +16,7 @@ from benchmarks.ledger import UsageMeter
 from benchmarks.settings import RunSettings, SettingsError
 from methods.method import Method
 from methods.seeding import generator
+from methods.weights import checked_targets
 from rewards.cost import Cost
 from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance, ProvenanceError
@@ -133,12 +134,14 @@ def check(settings: RunSettings) -> None:
     """Checks, before anything is written, that model, suite and process reward can be used.
 
     Raises:
-        SettingsError: a method could not train.
+        SettingsError, WeightsError: a method could not train.
         ModelError, SuiteError, ProvenanceError: something cannot be loaded, or parts do not fit together.
     """
     check_methods(settings)
     session = Session.open(settings)
     policy = session.policy()
+    if settings.weights.kind == "lora":
+        checked_targets(policy, settings.weights)
     for method in settings.method_settings.values():
         if method.needs_process_reward:
             paid_before(settings, session.process_reward(policy, method))
@@ -171,7 +174,8 @@ def check_methods(settings: RunSettings) -> None:
     """Checks, before anything is loaded, that the methods can train with the run's settings.
 
     Raises:
-        SettingsError: a rollout has fewer videos than updates, or no trainable step.
+        SettingsError: a rollout has fewer videos than updates, or no trainable step; or the decoder moves while it is
+            differentiated.
     """
     for name, method in settings.method_settings.items():
         videos = settings.prompts_per_iteration * method.group_size
@@ -183,6 +187,12 @@ def check_methods(settings: RunSettings) -> None:
         sampler = Sampler(method.sampler).at_iteration(0, generator(0, "window", 0))
         if problem := method.objective.refusal(sampler):
             raise SettingsError(f"{name}: {problem}")
+        exact = method.outcome_guidance is not None and method.outcome_guidance.estimator == "autograd"
+        if settings.execution.offload_decoder and (exact or method.objective.needs.differentiable):
+            raise SettingsError(
+                f"{name}: execution.offload_decoder is true, and the method differentiates through the decoder, which "
+                "must stay where it is; set it to false"
+            )
 
 
 def _to_device(reward: object, device: torch.device) -> None:

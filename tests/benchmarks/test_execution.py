@@ -117,3 +117,26 @@ def test_a_base_model_in_bfloat16_trains_adapters_in_float32(bench: Bench, world
     assert result.code == 0, result.err
     assert {tensor.dtype for tensor in result.weights("dance_grpo").values()} == {torch.float32}
     assert policy(world, dtype="bfloat16").transformer.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        (
+            {"methods": ["refl"], "execution": {"offload_decoder": True}},
+            "refl: execution.offload_decoder is true",
+        ),
+        ({"weights": {"targets": ["to_q", "ffn.net.o.proj"]}}, "did you mean 'ffn.net.0.proj'?"),
+        ({"model": "nobody/nothing"}, "model 'nobody/nothing' is no folder here and cannot be downloaded"),
+        ({"guidance_scale_2": 3.0}, "guidance_scale_2 is 3, and this WanPipeline has one network"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], refusal: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    result = bench(**{"methods": ["dance_grpo"], **changes})
+    assert result.code == 2
+    assert refusal in result.err
+    assert result.err.count("\n") == 1
+    assert not result.folder.exists()
