@@ -272,11 +272,6 @@ class RunSettings(_Settings):
         return Scales(self.guidance_scale, self.guidance_scale_2, self.embedded_guidance)
 
     @property
-    def texts(self) -> list[str]:
-        """Every text that a run encodes."""
-        return [*self.prompts.train, *self.prompts.held_out, *([self.negative_prompt] * self.scales.guided)]
-
-    @property
     def budget_text(self) -> str:
         """The budget of each (method, seed) as text: "30 iterations", "1.5 TFLOP"."""
         return in_words(self.budget, self.budget_unit)
