@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -62,6 +62,14 @@ def plain(method: Method) -> bool:
         and method.sampler.density == "gaussian"
         and method.best_of is None
     )
+
+
+def one_of_each(kind: Callable[[Method], Hashable]) -> list[str]:
+    """The first method of the catalogue of every kind: where others of the kind would run the same code."""
+    found: dict[Hashable, str] = {}
+    for name, method in CATALOG.items():
+        found.setdefault(kind(method), name)
+    return list(found.values())
 
 
 #: The methods that others are variants of.
