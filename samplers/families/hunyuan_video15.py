@@ -60,7 +60,7 @@ class HunyuanVideo15(Family):
         image = x.new_zeros(len(x), int(constants["image_tokens"]), int(constants["image_width"]))
         return {
             "hidden_states": torch.cat([x, empty], dim=1),
-            "timestep": timestep,
+            "timestep": timestep.to(x.dtype),  # its embedding stays in this precision; the pipeline rounds it too
             "encoder_hidden_states": text["embeds"],
             "encoder_attention_mask": text["mask"],
             "encoder_hidden_states_2": text["glyphs"],
