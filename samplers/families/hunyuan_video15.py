@@ -24,7 +24,7 @@ class HunyuanVideo15(Family):
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     )
     text_parts = ("text_encoder", "text_encoder_2")
-    decode_batch = 1  # a tile of its decoder loses all videos but the first
+    decode_batch = 1  # the mask in its decoder's attention fits one video
 
     def constants(self, pipeline: Any, embedded_guidance: float | None) -> dict[str, float]:
         del embedded_guidance

@@ -330,7 +330,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "wan22_ti2v_5b": Variant(lambda: wan(residual=True, expand_timesteps=True), Geometry(5, 32, 64)),
     "hunyuan_video": Variant(hunyuan_video, Geometry(5, 16, 32)),
-    "hunyuan_video15": Variant(hunyuan_video15, Geometry(5, 32, 48), shrink=shrink_hunyuan_video15),
+    "hunyuan_video15": Variant(hunyuan_video15, Geometry(5, 32, 64), shrink=shrink_hunyuan_video15),
     "ltx": Variant(lambda: ltx(timed=False), Geometry(5, 32, 64)),
     "ltx_timed": Variant(lambda: ltx(timed=True), Geometry(5, 32, 64)),
 }
@@ -359,17 +359,20 @@ def by_diffusers(policy: PipelinePolicy, start: Tensor, num_steps: int, output_t
     pipeline, scales = policy.pipeline, policy.scales
     options = OWN_OPTIONS[policy.family.pipeline](pipeline, scales)
     packs = hasattr(pipeline, "_pack_latents")
-    frames = pipeline(
-        prompt=list(PROMPTS[: len(start)]),
-        **{"negative_prompt": [policy.negative_prompt] * len(start), **options},
-        num_frames=policy.geometry.num_frames,
-        height=policy.geometry.height,
-        width=policy.geometry.width,
-        num_inference_steps=num_steps,
-        latents=pipeline._pack_latents(start) if packs else start.clone(),
-        generator=[torch.Generator().manual_seed(0) for _ in start],  # LTX-Video's decoder: as `Family.decode` has it
-        output_type=output_type,
-    ).frames
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # and the generators: LTX-Video's decoder draws noise from both
+        frames = pipeline(
+            prompt=list(PROMPTS[: len(start)]),
+            negative_prompt=[policy.negative_prompt] * len(start),
+            **options,
+            num_frames=policy.geometry.num_frames,
+            height=policy.geometry.height,
+            width=policy.geometry.width,
+            num_inference_steps=num_steps,
+            latents=pipeline._pack_latents(start) if packs else start.clone(),
+            generator=[torch.Generator().manual_seed(0) for _ in start],
+            output_type=output_type,
+        ).frames
     if output_type == "latent" and packs:
         return pipeline._unpack_latents(frames, *start.shape[2:])
     return frames
