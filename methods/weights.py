@@ -74,11 +74,16 @@ class TrainedWeights:
         self.settings = settings
         self._base: nn.Module | None = None
         if settings.kind == "lora":
-            targets = list(settings.targets or policy.family.lora_targets)
+            family = policy.family
+            targets = list(settings.targets or family.lora_targets)
             for name, network in self.networks.items():
-                _require_targets(name, network, targets)
+                _require_targets(name, network, targets, family.lora_targets)
             config = LoraConfig(
-                r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, init_lora_weights=True
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                target_modules=targets,
+                exclude_modules=family.idle_layers(policy.transformer) or None,
+                init_lora_weights=True,
             )
             with torch.random.fork_rng():  # peft draws from the global generator
                 torch.manual_seed(seed)
@@ -211,8 +216,14 @@ def _prefix(network: str) -> str:
     return "" if network == FIRST else SECOND
 
 
-def _require_targets(name: str, network: nn.Module, targets: Iterable[str]) -> None:
+def _require_targets(name: str, network: nn.Module, targets: Iterable[str], usual: Iterable[str]) -> None:
     """Checks that every target is a linear layer's name: a name of another family would train nothing, without a word.
+
+    Args:
+        name: the network's, in the pipeline.
+        network: the network.
+        targets: name endings.
+        usual: the family's own, suggested with the network's other layers in place of a wrong one.
 
     Raises:
         WeightsError: one is not.
@@ -220,8 +231,8 @@ def _require_targets(name: str, network: nn.Module, targets: Iterable[str]) -> N
     layers = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
-            endings = sorted({".".join(layer.split(".")[2:]) for layer in layers if layer.count(".") > 1})
+            endings = {".".join(layer.split(".")[2:]) for layer in layers if layer.count(".") > 1}
             raise WeightsError(
                 f"weights.targets names {target!r}, and {name} ({type(network).__name__}) has no such linear layer; "
-                f"{closest(target, endings)}"
+                f"{closest(target, {*usual, *endings})}"
             )

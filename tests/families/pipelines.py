@@ -33,7 +33,6 @@ from transformers import (
     CLIPTextModel,
     LlamaConfig,
     LlamaModel,
-    PreTrainedTokenizerFast,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLTextModel,
     T5Config,
@@ -325,9 +324,7 @@ def ltx(timed: bool) -> DiffusionPipeline:
 #: Name -> tiny pipeline. A new family adds its own here, and every test of this folder runs on it.
 VARIANTS: dict[str, Variant] = {
     "wan21": Variant(wan, Geometry(5, 16, 32)),
-    "wan22_a14b": Variant(
-        lambda: wan(boundary_ratio=0.875), Geometry(5, 16, 32), Scales(4.0, free_2=2.5)
-    ),
+    "wan22_a14b": Variant(lambda: wan(boundary_ratio=0.875), Geometry(5, 16, 32), Scales(4.0, free_2=2.5)),
     "wan22_ti2v_5b": Variant(lambda: wan(residual=True, expand_timesteps=True), Geometry(5, 32, 64)),
     "hunyuan_video": Variant(hunyuan_video, Geometry(5, 16, 32)),
     "hunyuan_video15": Variant(hunyuan_video15, Geometry(5, 32, 64), shrink=shrink_hunyuan_video15),
@@ -354,7 +351,9 @@ def start_noise(policy: PipelinePolicy, count: int) -> Tensor:
     return policy.initial_noise([torch.Generator().manual_seed(i) for i in range(count)])
 
 
-def by_diffusers(policy: PipelinePolicy, start: Tensor, num_steps: int, output_type: str = "latent") -> Tensor:
+def by_diffusers(
+    policy: PipelinePolicy, start: Tensor, num_steps: int, output_type: str = "latent"
+) -> Tensor:
     """What the pipeline's own call makes of a noise, at the policy's scales: latents, or videos (B, F, 3, H, W)."""
     pipeline, scales = policy.pipeline, policy.scales
     options = OWN_OPTIONS[policy.family.pipeline](pipeline, scales)

@@ -25,7 +25,7 @@ def generated(policy: PipelinePolicy) -> tuple[Tensor, Tensor]:
     """Latents and videos of the pipeline's own calls, one at a time: HunyuanVideo 1.5 cannot decode a batch."""
     rows = start_noise(policy, 2).split(1)
     latents, videos = (
-        torch.cat([by_diffusers(policy, row, 1, kind) for row in rows]).float() for kind in ("latent", "pt")
+        torch.cat([by_diffusers(policy, row, 2, kind) for row in rows]).float() for kind in ("latent", "pt")
     )
     return latents, videos
 
