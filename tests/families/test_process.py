@@ -42,7 +42,9 @@ def given(policy: PipelinePolicy) -> tuple[torch.Tensor, torch.Tensor, Condition
     return start_noise(policy, 3), SIGMA, policy.encode(PROMPTS)
 
 
-def test_its_tokens_are_the_policys_own_hidden_states(policy):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_tokens_are_the_policys_own_hidden_states(tiny, name, dtype):
+    policy = tiny.policy(name, dtype=dtype)
     x, _, condition = given(policy)
     sigma = torch.tensor([1.0, 0.95, 0.9])  # where the first of two networks is used
     for blocks in counts(policy):
@@ -58,8 +60,9 @@ def test_its_tokens_are_the_policys_own_hidden_states(policy):
         hidden: list[torch.Tensor] = []
         reward.norm.register_forward_pre_hook(lambda module, args, hidden=hidden: hidden.append(args[0]))
         values = reward(x, sigma, condition)
-        torch.testing.assert_close(hidden[0], seen[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(hidden[0], seen[0].float(), atol=1e-5, rtol=1e-5)
         assert values.shape == (3,)
+        assert values.dtype == torch.float32
         tokens = torch.tensor(policy.latent_shape[1:]) // torch.tensor(policy.family.patch(policy.pipeline))
         assert hidden[0].shape[1] == int(tokens.prod())  # of the video alone
     with pytest.raises(ValueError, match=f"this transformer has {blocks}: choose 1 to {blocks}"):
