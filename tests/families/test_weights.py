@@ -91,6 +91,20 @@ def test_every_adapter_learns_and_nothing_else_does(policy):
         assert all(parameter.grad is None for parameter in getattr(policy.pipeline, part).parameters())
 
 
+def test_adapters_learn_in_float32_on_a_model_in_half_the_precision(tiny, name):
+    """As large models are trained."""
+    policy = with_copied_networks(tiny.policy(name, dtype=torch.bfloat16))
+    weights = trained(policy)
+    assert {parameter.dtype for parameter in weights.parameters} == {torch.float32}
+    found = velocity(policy)
+    assert found.dtype == torch.float32
+    found.square().mean().backward()
+    norms = [float(parameter.grad.norm()) for parameter in weights.parameters if parameter.grad is not None]
+    assert len(norms) == len(weights.parameters)
+    assert all(norm < float("inf") for norm in norms)
+    assert sum(norm > 0 for norm in norms) == len(norms) // 2  # as yet only what follows the adapters' zeros
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_base_trained_and_restored(tiny, policy, name, kind):
     with torch.no_grad():
