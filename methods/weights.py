@@ -78,6 +78,7 @@ class TrainedWeights:
                 r=settings.rank,
                 lora_alpha=settings.alpha,
                 target_modules=checked_targets(policy, settings),
+                exclude_modules=policy.family.idle_layers(policy.transformer) or None,
                 init_lora_weights=True,
             )
             with torch.random.fork_rng():  # peft draws from the global generator
@@ -217,18 +218,30 @@ def checked_targets(policy: PipelinePolicy, settings: WeightSettings) -> list[st
     Raises:
         WeightsError: a network has no linear layer of that name.
     """
-    targets = list(settings.targets or policy.family.lora_targets)
+    usual = policy.family.lora_targets
+    targets = list(settings.targets or usual)
     for name, network in policy.plain.networks.items():
-        _require_targets(name, network, targets)
+        _require_targets(name, network, targets, usual)
     return targets
 
 
-def _require_targets(name: str, network: nn.Module, targets: Iterable[str]) -> None:
+def _require_targets(name: str, network: nn.Module, targets: Iterable[str], usual: Iterable[str]) -> None:
+    """Checks that every target is a linear layer's name: a name of another family would train nothing, without a word.
+
+    Args:
+        name: the network's, in the pipeline.
+        network: the network.
+        targets: name endings.
+        usual: the family's own, suggested with the network's other layers in place of a wrong one.
+
+    Raises:
+        WeightsError: one is not.
+    """
     layers = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
-            endings = sorted({".".join(layer.split(".")[2:]) for layer in layers if layer.count(".") > 1})
+            endings = {".".join(layer.split(".")[2:]) for layer in layers if layer.count(".") > 1}
             raise WeightsError(
                 f"weights.targets names {target!r}, and {name} ({type(network).__name__}) has no such linear layer; "
-                f"{closest(target, endings)}"
+                f"{closest(target, {*usual, *endings})}"
             )
