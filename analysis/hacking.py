@@ -9,17 +9,28 @@ to the base model says whether a method found better videos near it, or only wen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
+from analysis import style, text
 from analysis.curves import counted, counted_curves, seed_means
+from analysis.plots import panels
+from analysis.plots.rewards import base_value
 from analysis.records import Records, once
 from analysis.schema import BASE, KL_TO_BASE
 from analysis.statistics import Interval, mean_interval
+from analysis.tables.text_table import TextTable, tidy
 
 DIVERSITY = "diversity"
+
+LEAST_NATS = 10.0
+"""Nearer to the base model than this, a gain for each nat is noise over nearly nothing."""
+
 _KEYS = ["method", "seed", "iteration"]
 
 
@@ -40,6 +51,11 @@ class Course:
     gap: Interval
     kl: Interval
     gain: Interval
+
+    @property
+    def early(self) -> int:
+        """Seeds that peaked before their end."""
+        return sum(peak < end for peak, end in zip(self.peaks, self.ends, strict=True))
 
 
 @once
@@ -95,21 +111,10 @@ def kl_frame(run: Records) -> pd.DataFrame:
     return every.sort_values(_KEYS, ignore_index=True)
 
 
-def reward_and_kl(run: Records) -> pd.DataFrame:
-    """Headline reward on held-out prompts (`value`) and distance to the base (`kl`) where both were measured."""
-    here = _headline(run)
-    return here.merge(kl_frame(run).rename(columns={"value": "kl"}), on=_KEYS, how="inner")
-
-
-def _headline(run: Records) -> pd.DataFrame:
-    means = counted_curves(run)
-    chosen = (means["split"] == run.split) & (means["reward"] == run.suite.headline)
-    return means.loc[chosen, [*_KEYS, "value"]]
-
-
 def courses(run: Records) -> list[Course]:
     """One entry a method with a finished seed, in the run's order."""
-    headline = _headline(run).dropna(subset=["value"])
+    means = counted_curves(run).dropna(subset=["value"])
+    headline = means[(means["split"] == run.split) & (means["reward"] == run.suite.headline)]
     gaps, distance = proxy_frame(run), counted(run, kl_frame(run))
     found = []
     for method in (name for name in run.methods if name in set(headline["method"])):
@@ -136,3 +141,102 @@ def _last(frame: pd.DataFrame, column: str) -> Interval:
     """Interval over seeds of a column's last values."""
     known = frame.dropna(subset=[column]).sort_values("iteration")
     return mean_interval(known.groupby("seed")[column].last())
+
+
+def hacking_frame(found: Sequence[Course]) -> pd.DataFrame:
+    """One row a method, tidy."""
+    return tidy(
+        {
+            "method": entry.method,
+            "median_peak_iteration": median(entry.peaks),
+            "seeds_that_peaked_before_the_end": entry.early,
+            **{name: getattr(entry, name) for name in ("peak", "end", "lost", "gap", "kl", "gain")},
+            "seeds": len(entry.peaks),
+        }
+        for entry in found
+    )
+
+
+def hacking_table(run: Records, found: Sequence[Course]) -> TextTable:
+    """When the headline peaks, what is lost after it, the proxy gap at the end, and how far each method moved."""
+
+    def peak(entry: Course) -> str:
+        middle = f"{median(entry.peaks):g}"
+        return middle if len(entry.peaks) < 2 else f"{middle}\n{min(entry.peaks)} to {max(entry.peaks)}"
+
+    def efficiency(entry: Course) -> str:
+        far = entry.kl.mean >= LEAST_NATS
+        return text.signed(100 * entry.gain.mean / entry.kl.mean) if far else text.NONE
+
+    columns = {
+        "method": lambda entry: entry.method,
+        "iteration of the peak": peak,
+        "seeds past it": lambda entry: f"{entry.early} of {len(entry.peaks)}",
+        "peak → end": lambda entry: text.change(entry.peak, entry.end),
+        "lost after it": lambda entry: text.cell(entry.lost, text.number),
+        "proxy gap at the end": lambda entry: text.cell(entry.gap),
+    }
+    reward = text.reward_name(run.suite.headline)
+    note = (
+        f"Peak of {reward} on {text.SPLIT_NAMES[run.split]}: median and range over seeds. The best of several noisy "
+        "evaluations lies above the truth, so some loss after it is expected of every method. Proxy gap: gain on the "
+        f"rewards trained on (training prompts) less gain on {reward} (held-out prompts), each in standard deviations "
+        "of the base model's videos. Intervals: Student's 95 %, over seeds."
+    )
+    if any(entry.kl.n for entry in found):
+        columns["KL to base at the end"] = lambda entry: text.cell(entry.kl, text.number)
+        columns["gain per 100 nats"] = efficiency
+        note += " KL: nats per video, over the whole path, under the memoryless SDE."
+    return TextTable.of("Peaks, proxy gaps and distances", found, columns, note)
+
+
+def proxy_figure(run: Records) -> Figure | None:
+    """A panel a method: gain on the training rewards and on the headline, in base standard deviations."""
+    proxy = proxy_frame(run)
+    shown = [name for name in run.methods if name in set(proxy["method"])]
+    if not shown or proxy[["training", "headline"]].isna().all().any():
+        return None
+    headline = text.reward_name(run.suite.headline)
+    lines = {
+        "training": panels.line("rewards trained on, training prompts", lw=2),
+        "training_held_out": panels.line("the same, held-out prompts", kind="--", lw=1.2),
+        "headline": panels.line(f"{headline}, held-out prompts", style.VERMILION, lw=2),
+    }
+    peaks = {entry.method: entry.peaks for entry in courses(run)}
+    drawn, axes = panels.grid(len(shown), 2.2, columns=4, share_y=True)
+    for each, method in zip(axes, shown, strict=True):
+        panels.level(each)
+        for name, look in lines.items():
+            curve = panels.over_iterations(proxy[proxy["method"] == method], name)
+            x, colour = curve["iteration"].to_numpy(), str(look.get_color())
+            each.plot(x, curve["mean"], color=colour, ls=look.get_linestyle(), lw=look.get_linewidth())
+            if name != "training_held_out":
+                panels.band(each, x, curve, colour)
+        at, below = peaks.get(method, ()), each.get_xaxis_transform()
+        each.plot(at, [0] * len(at), "^", ms=6, color=style.VERMILION, clip_on=False, transform=below)
+        panels.panel(each, method, below="iteration", left="gain (base s.d.)", whole=True)
+    notes = panels.band_note(run, False, always=True), f"Triangles: where {headline} peaks in each seed."
+    heading = "What is trained on against what is meant"
+    return panels.finish(run, drawn, heading, list(lines.values()), *notes)
+
+
+def distance_figure(run: Records) -> Figure | None:
+    """The proxy gap, diversity and KL to the base over training."""
+    curves = seed_means(run)
+    diverse = curves[(curves["split"] == run.split) & (curves["reward"] == DIVERSITY)]
+    gap = proxy_frame(run).rename(columns={"gap": "value"})
+    series = [
+        ("proxy gap", "base standard deviations", gap, 0.0),
+        ("diversity", f"mean on {text.SPLIT_NAMES[run.split]}", counted(run, diverse), base_value(diverse)),
+        ("KL to the base model", "nats per video", counted(run, kl_frame(run)), 0.0),
+    ]
+    series = [entry for entry in series if entry[2]["value"].notna().any()]
+    if not series:
+        return None
+    drawn, axes = panels.grid(len(series), 2.6)
+    for each, (title, left, frame, height) in zip(axes, series, strict=True):
+        panels.level(each, height)
+        panels.means(each, run, panels.over_iterations(frame), "iteration")
+        panels.panel(each, title, below="iteration", left=left, whole=True)
+    heading = "Proxy gap, diversity, and distance from the base model"
+    return panels.finish(run, drawn, heading, panels.handles(run, base=True), panels.band_note(run, False))

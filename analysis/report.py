@@ -17,13 +17,10 @@ from analysis.convergence import Convergence, convergence
 from analysis.costs import spending, spending_frame
 from analysis.curves import final_values, run_status
 from analysis.export import write_exports
-from analysis.guidance import accuracies, gaps
-from analysis.hacking import courses
+from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table, guidance_figure
+from analysis.hacking import courses, distance_figure, hacking_frame, hacking_table, proxy_figure
 from analysis.page import Folded, Part, Picture, Section, filled, picture, render
 from analysis.plots.convergence import write_curves
-from analysis.plots.guidance import guidance_figure
-from analysis.plots.hacking import distance_figure, proxy_figure
-from analysis.plots.tradeoffs import tradeoffs_figure
 from analysis.power import power_table
 from analysis.records import Records, load_run
 from analysis.schema import BASE
@@ -31,12 +28,9 @@ from analysis.tables.alignment import folded, pairs_table, summaries_table, wins
 from analysis.tables.compute import budget_tables
 from analysis.tables.convergence import short_speed_table, speed_table, write_convergence
 from analysis.tables.final import final_table, format_table, status_table
-from analysis.tables.guidance import accuracies_table, gaps_table
-from analysis.tables.hacking import hacking_frame, hacking_table
 from analysis.tables.methods import methods_table
 from analysis.tables.text_table import TextTable, write_table
-from analysis.tables.tradeoffs import tradeoffs_table
-from analysis.tradeoffs import at_equal_reward
+from analysis.tradeoffs import at_equal_reward, tradeoffs_figure, tradeoffs_table
 
 FEW_PAIRED = 4
 """With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone, and
@@ -117,7 +111,7 @@ def _figures(evidence: _Evidence) -> dict[str, Picture]:
     if files and "train" in run.splits and course.split != "train":
         drawn["rewards_train"] = plots.reward_curves(run, "train", course.unit)
     files |= {name: style.save(figure, folder, name)[0] for name, figure in drawn.items() if figure}
-    return {name: picture(file, _caption(name)) for name, file in files.items()}
+    return {name: picture(file, CAPTIONS[name]) for name, file in files.items()}
 
 
 CAPTIONS = {
@@ -129,17 +123,9 @@ CAPTIONS = {
     "proxy": "Gain on the rewards trained on, and on the headline reward",
     "distance": "Proxy gap, diversity and KL to the base model",
     "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
-    "guidance": "Guided and unguided rollouts, accuracy of the process reward, shares of the gradient",
+    "guidance": "Reward that guidance adds, accuracy of the process reward, shares of the gradient",
     "training": "Rewards and updates during training",
 }
-
-
-def _caption(name: str) -> str:
-    """What a figure shows, for those who cannot see it."""
-    if name in CAPTIONS:
-        return CAPTIONS[name]
-    kind, _, unit = name.rpartition("_")
-    return f"{CAPTIONS[kind]} against {text.UNIT_AXES[unit]}"
 
 
 def _budget(evidence: _Evidence) -> Section:
@@ -178,11 +164,8 @@ def _convergence(evidence: _Evidence) -> Section:
         units = dict.fromkeys([course.unit, "iterations"])
         speed = [short_speed_table(course, unit) for unit in units]
         speed.append(Folded("Speed-ups in every unit", [speed_table(course)]))
-    main = f"rewards_{course.split}"
-    rest = [entry for name, entry in pictures.items() if name.startswith(f"{main}_")]
     parts: list[Part | None] = [pictures.get("convergence"), *speed]
-    parts += [pictures.get(name) for name in ("speed_up", main, "rewards_train")]
-    parts.append(Folded("All rewards against other units of compute", rest))
+    parts += [pictures.get(name) for name in ("speed_up", f"rewards_{course.split}", "rewards_train")]
     why = f"No speed-up is given: {course.why_not}." if course.why_not and len(run.methods) > 1 else ""
     return Section("Convergence", filled(parts), why, dense=True)
 

@@ -23,7 +23,7 @@ def training_curves(run: Records) -> Figure | None:
     window = max(1, int(records["iteration"].max()) // 10)
     records = _smooth(records.astype({"method": str, "metric": str}), window)
     average = bands(counted(run, records), ["method", "metric", "iteration"])
-    drawn, axes = grid(len(metrics), 2.15, len(run.methods), columns=3)
+    drawn, axes = grid(len(metrics), 2.15, columns=3)
     for each, metric in zip(axes, metrics, strict=True):
         mean = average[average["metric"] == metric]
         means(each, run, mean, "iteration", markers=False)
@@ -33,33 +33,16 @@ def training_curves(run: Records) -> Figure | None:
             each.axhline(0, color=style.FAINT, lw=1, zorder=0)
         if metric in _POSITIVE:
             _log_scale(each, mean)
-    still = ", ".join(text.metric_name(name) for name in constant_metrics(run))
-    zero = f"0 throughout: {still}." if still else ""
     smoothing = f"Each seed: moving average of {window} iterations." if window > 1 else ""
-    return finish(run, drawn, "Rollouts and updates", handles(run), smoothing, band_note(run), zero)
+    return finish(run, drawn, "Rollouts and updates", handles(run), smoothing, band_note(run))
 
 
 def training_metrics(run: Records) -> list[str]:
-    """The recorded metrics that the figure shows: rewards of the rollouts, then those of `text.METRICS`.
-
-    A metric that never leaves zero says in a table what a panel would: `constant_metrics` names it.
-    """
-    largest = _largest(run)
-    rewards = sorted(name for name in largest if name.startswith("reward/"))
-    return [*rewards, *(name for name in text.METRICS if largest.get(name, 0) > 0)]
-
-
-def constant_metrics(run: Records) -> list[str]:
-    """Metrics of `text.METRICS` that were recorded and were 0 throughout."""
-    largest = _largest(run)
-    return [name for name in text.METRICS if largest.get(name) == 0]
-
-
-def _largest(run: Records) -> dict[str, float]:
-    """Largest absolute value of each recorded metric."""
+    """The recorded metrics that the figure shows: rewards of the rollouts, then those of `text.METRICS` that left 0."""
     sizes = run.iterations["value"].astype("float64").abs()
-    largest = sizes.groupby(run.iterations["metric"], observed=True).max()
-    return {str(name): float(value) for name, value in largest.items()}
+    largest = sizes.groupby(run.iterations["metric"].astype(str)).max()
+    rewards = sorted(name for name in largest.index if name.startswith("reward/"))
+    return [*rewards, *(name for name in text.METRICS if largest.get(name, 0) > 0)]
 
 
 def _smooth(records: pd.DataFrame, window: int) -> pd.DataFrame:

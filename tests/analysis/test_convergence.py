@@ -12,7 +12,6 @@ import pytest
 from analysis.convergence import SPANS, UNDECIDED, WHOLE, check_baseline, convergence, curve_arrays
 from analysis.convergence.__main__ import main
 from analysis.curves import counted_curves, over_cost
-from analysis.plots.convergence import telling_units
 from analysis.records import RecordError, load_run
 from analysis.schema import default_baseline
 from analysis.tables.convergence import short_speed_table, speed_frame, speed_table
@@ -193,16 +192,6 @@ def test_failed_seeds_take_no_part(broken_run: Path) -> None:
     assert set(counted_curves(run)["method"]) == set(run.methods)
 
 
-def test_units_that_are_iterations_times_a_factor_get_no_figure(whole_run: Path) -> None:
-    run = load_run(whole_run)
-    assert telling_units(run, ("iterations", "videos", "nfe", "tflops", "seconds")) == [
-        "iterations",
-        "nfe",
-        "tflops",
-        "seconds",
-    ]
-
-
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = _straight(tmp_path / "run", {"euphonium": 0.006, "flow_grpo": 0.003})
     assert main([str(folder), "--baseline", "euphonium"]) == 0
@@ -217,7 +206,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "speed_up.md",
         "speed_up.tex",
     }
-    assert {"convergence.png", "convergence.svg", "speed_up.png", "rewards_held_out_tflops.svg"} <= {
+    assert {"convergence.png", "convergence.svg", "speed_up.png", "rewards_held_out.svg"} <= {
         file.name for file in (folder / "figures").iterdir()
     }
     assert main([str(folder), "--baseline", "euphonum"]) == 2

@@ -12,7 +12,7 @@ from analysis.convergence import SPANS, convergence
 from analysis.costs import cumulative_costs
 from analysis.plots.convergence import speed_figure
 from analysis.plots.panels import band_note, footer
-from analysis.plots.training import constant_metrics, training_metrics
+from analysis.plots.training import training_metrics
 from analysis.records import load_run
 from tests.analysis.synthetic import Plan, write_run
 
@@ -100,4 +100,3 @@ def test_training_shows_the_recorded_metrics_by_their_names(tmp_path: Path) -> N
     titles = [axes.get_title(loc="left") for axes in drawn.axes]
     assert "gradient norm before clipping" in titles
     assert not any("diagnostic" in title for title in titles)
-    assert constant_metrics(run) == []

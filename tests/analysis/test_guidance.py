@@ -8,11 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.guidance import Gap, accuracies, accuracy_frame, gap_frame, gaps, share_frame
-from analysis.plots.guidance import guidance_figure
+from analysis.guidance import (
+    Gap,
+    accuracies,
+    accuracies_table,
+    accuracy_frame,
+    gap_frame,
+    gaps,
+    gaps_table,
+    guidance_figure,
+    share_frame,
+)
 from analysis.records import load_run
 from analysis.statistics import Interval, mean_interval
-from analysis.tables.guidance import accuracies_table, gaps_table
 from tests.analysis.synthetic import SIGMAS, Plan, write_run
 
 

@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis.convergence import convergence
-from analysis.pool import FINAL, SPEED, pool
-from analysis.pool.__main__ import main
+from analysis.pool import FINAL, SPEED, main, pool
 from analysis.records import RecordError, Records, load_run
 from analysis.statistics import pooled
 from tests.analysis.synthetic import Plan, write_run

@@ -9,11 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis.convergence import convergence
-from analysis.plots.tradeoffs import tradeoffs_figure
 from analysis.records import load_run
 from analysis.schema import KL_TO_BASE
-from analysis.tables.tradeoffs import tradeoffs_table
-from analysis.tradeoffs import at_equal_reward, course_frame, front
+from analysis.tradeoffs import at_equal_reward, course_frame, front, tradeoffs_figure, tradeoffs_table
 from tests.analysis.synthetic import Plan, write_run
 
 METHODS = ("flow_grpo", "wide", "never")

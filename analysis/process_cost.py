@@ -1,4 +1,4 @@
-"""What the process reward costs, and when it pays for itself.
+"""What the process reward costs, and when it pays for itself: `python -m analysis.process_cost RUN [RUN ...]`.
 
 A process reward is made once and used by any number of runs. Here its making is charged to a run in full, shared among
 ten runs, and not at all; and the number of runs is found at which a method that uses it has spent as much as the
@@ -8,23 +8,30 @@ baseline, which needs none, when both stand at the same target.
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from analysis import text
+from analysis.commandline import command
 from analysis.convergence import SPANS, WHOLE, Curves, check_baseline, headline_curves
 from analysis.costs import spending
 from analysis.curves import final_values
-from analysis.guidance import accuracies
 from analysis.records import RecordError, Records
 from analysis.schema import PRM_TRAINING
 from analysis.statistics import Estimate, Interval, mean_cost, paired_gain, span_targets, speed_up
+from analysis.tables.text_table import TextTable, tidy, to_text, write_table
 
 UNIT = "tflops"
 RANGES = (WHOLE, "around 75 %")
 """Ranges of targets, as shares of the baseline's gain."""
-SHARED = (1, 10, None)
-"""Runs that share the making of a process reward; None charges nothing."""
+SHARED = {1: "charged to one run", 10: "shared by ten", None: "not charged"}
+"""Runs that share the making of a process reward, in words; None charges nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,12 @@ class Paying:
 class Price:
     """One method and its process reward, made with `making` TFLOP.
 
-    `gain` is that of `final_gain`; `accuracy` the share of pairs of the base model's videos that the process reward
-    orders correctly, by noise level; `paying` has one entry for each of `RANGES`.
+    `gain` is of the headline reward on held-out prompts at the end; `paying` has one entry for each of `RANGES`.
     """
 
     method: str
     making: float
     gain: Interval
-    accuracy: dict[float, float]
     paying: tuple[Paying, ...]
 
 
@@ -77,21 +82,15 @@ def process_costs(run: Records, baseline: str | None = None) -> list[Price]:
     gain = paired_gain(curves[name].values[:, -1], curves[name].values[:, 0])
     if not gain.mean > 0:
         raise RecordError(f"the baseline {name} gained nothing ({gain.mean:+.3f}), so it sets no target")
-    known = accuracies(run)
+    values = final_values(run)
+    ends = values[(values["reward"] == run.suite.headline) & (values["split"] == "held_out")]
     prices = []
     for method, cost in zip(map(str, making.index), map(float, making), strict=True):
         paying = tuple(_paying(curves[method], curves[name], cost, span, len(making)) for span in RANGES)
-        own = {entry.sigma: entry.first.mean for entry in known if entry.method == method}
-        prices.append(Price(method, cost, final_gain(run, method), own, paying))
+        own = ends[ends["method"] == method]
+        gain = paired_gain(own["final"].to_numpy(), own["base"].to_numpy())
+        prices.append(Price(method, cost, gain, paying))
     return sorted(prices, key=lambda price: price.making)
-
-
-def final_gain(run: Records, method: str) -> Interval:
-    """Gain of the headline reward over the base model, on held-out prompts, at the end."""
-    values = final_values(run)
-    own = values[(values["method"] == method) & (values["reward"] == run.suite.headline)]
-    own = own[own["split"] == "held_out"]
-    return paired_gain(own["final"].to_numpy(), own["base"].to_numpy())
 
 
 def _paying(own: Curves, baseline: Curves, making: float, span: str, comparisons: int) -> Paying:
@@ -121,3 +120,64 @@ def _runs(making: float, baseline_cost: float, ratio: float) -> float:
         return math.inf
     saved = baseline_cost * (1 - (0 if math.isinf(ratio) else 1 / ratio))
     return making / saved if saved > 0 else math.inf
+
+
+def process_cost_table(
+    prices: Sequence[Price], baseline: str, run: Records
+) -> tuple[pd.DataFrame, TextTable]:
+    """One row a method and range of targets, tidy; and a row a method as text."""
+    frame = tidy(
+        {"method": price.method, "making_tflops": price.making, "gain": price.gain, "span": entry.span}
+        | {f"speed_up_{'free' if runs is None else runs}": speed for runs, speed in entry.speed.items()}
+        | dict(zip(("runs", "runs_low", "runs_high"), entry.runs, strict=True))
+        for price in prices
+        for entry in price.paying
+    )
+    columns: dict[str, Callable[[Price], str]] = {
+        "method": lambda price: price.method,
+        "making, TFLOP": lambda price: f"{price.making:.3g}",
+        "gain": lambda price: text.cell(price.gain),
+    }
+    for place, span in enumerate(RANGES):
+        for shared, words in SHARED.items():
+            columns[f"{span}: {words}"] = partial(_speed, place=place, shared=shared)
+        columns[f"{span}: pays after"] = partial(_after, place=place)
+    note = (
+        f"Speed-up over {baseline} in operations, over the whole curve (25 to 85 % of its gain) and around 75 %, of "
+        f"{text.reward_name(run.suite.headline)} on held-out prompts, with the making of the process reward charged to "
+        "the run, shared by ten runs, or not charged; intervals over seeds, widened for "
+        f"{text.count(len(prices), 'comparison')}. Pays after: this many runs to the target, making included, cost no "
+        "more operations than as many of the baseline."
+    )
+    return frame, TextTable.of("What the process reward costs", prices, columns, note)
+
+
+def _speed(price: Price, place: int, shared: int | None) -> str:
+    speed = price.paying[place].speed[shared]
+    bounds = f"\n{text.bounds(speed.low, speed.high)}" if speed.known else ""
+    return f"{text.ratio(speed.value)}{bounds}"
+
+
+def _after(price: Price, place: int) -> str:
+    value, low, high = (max(1.0, runs) for runs in price.paying[place].runs)
+    if math.isinf(value):
+        return "never" if math.isinf(low) else f"never\n{low:.2g} or more"
+    upper = "never" if math.isinf(high) else f"{high:.2g}"
+    return f"{value:.2g} {'run' if value == 1 else 'runs'}\n{low:.2g} to {upper}"
+
+
+def _report(run: Records, output: Path, baseline: str | None) -> str:
+    frame, table = process_cost_table(process_costs(run, baseline), check_baseline(run, baseline), run)
+    write_table(output / "tables", "process_cost", frame, [table])
+    return to_text(table)
+
+
+main = command(
+    "analysis.process_cost",
+    "What the process reward costs, and after how many runs it has paid for itself.",
+    _report,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""One answer from several benchmarks that cannot be joined, such as other suites or other models: `analysis.pool`.
+
+Each run gives one effect of a method against a baseline, with its error over seeds; a random-effects mean pools them
+and says how much the truth itself differs between runs. Two effects are pooled: the logarithm of the whole-curve
+speed-up, and the difference of final rewards in standard deviations of the base model's videos, a scale that
+suites share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import style, text
+from analysis.commandline import closest, output_folder
+from analysis.convergence import check_baseline, convergence
+from analysis.hacking import proxy_frame
+from analysis.plots import panels
+from analysis.records import RecordError, Records, load_run
+from analysis.statistics import Interval, Pooled, pooled, welch_difference
+from analysis.tables.text_table import TextTable, to_text, write_table
+
+SPEED, FINAL = "speed-up", "final difference"
+
+
+@dataclass(frozen=True)
+class RunEffect:
+    """What one run says of the method against the baseline: on the scale that is pooled, with its standard error."""
+
+    run: str
+    value: float
+    error: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class PooledEffects:
+    """One quantity over all runs; `why_not` says why it cannot be pooled, and then there is no `result`."""
+
+    quantity: str
+    effects: tuple[RunEffect, ...]
+    result: Pooled | None
+    why_not: str = ""
+
+    @property
+    def title(self) -> str:
+        """What a reader is told of the quantity."""
+        return "whole-curve speed-up" if self.quantity == SPEED else "difference of final rewards (base s.d.)"
+
+    def shown(self, interval: Interval) -> Interval:
+        """An interval on the scale that a reader sees: speed-ups as ratios."""
+        if self.quantity != SPEED:
+            return interval
+        mean, low, high = map(math.exp, (interval.mean, interval.low, interval.high))
+        return Interval(mean, low, high, interval.n, interval.confidence)
+
+
+def pool(runs: Sequence[Records], method: str, baseline: str | None = None) -> list[PooledEffects]:
+    """The speed-up and the difference of final rewards of a method over a baseline, over all runs.
+
+    Raises:
+        RecordError: fewer than two runs, or one that does not hold the method or the baseline.
+    """
+    if len(runs) < 2:
+        raise RecordError("pooling needs two runs or more; analysis.report reads a single one")
+    for run in runs:
+        if method not in run.methods:
+            raise RecordError(f"{run.path}: no method {method!r}; {closest(method, run.methods)}")
+        if check_baseline(run, baseline) == method:
+            raise RecordError(f"{run.path}: {method} cannot be compared with itself; name another --baseline")
+    named = list(zip(runs, _labels(runs), strict=True))
+    return [
+        _pooled(quantity, [effect(run, label, method, baseline) for run, label in named])
+        for quantity, effect in ((SPEED, _speed), (FINAL, _final))
+    ]
+
+
+def _labels(runs: Sequence[Records]) -> list[str]:
+    """What to call each run: its folder's name, with its parent's where two are alike."""
+    names = [run.path.resolve().name for run in runs]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{run.path.resolve().parent.name}/{run.path.resolve().name}" for run in runs]
+
+
+def _speed(run: Records, label: str, method: str, baseline: str | None) -> RunEffect | str:
+    course = convergence(run, baseline)
+    entry = course.speed(method, course.unit)
+    if entry is None:
+        return f"{label}: {course.why_not or f'no seed of {method} has finished'}"
+    if not entry.ratio.low > 0:
+        return f"{label}: {method}, or without one of its seeds, does not get through the range, so it has no error"
+    ratio = entry.ratio
+    value, low, high = (math.log(number) for number in (ratio.value, ratio.low, ratio.high))
+    return RunEffect(label, value, ratio.error, Interval(value, low, high, ratio.seeds, ratio.confidence))
+
+
+def _final(run: Records, label: str, method: str, baseline: str | None) -> RunEffect | str:
+    name = check_baseline(run, baseline)
+    frame = proxy_frame(run).sort_values("iteration").groupby(["method", "seed"])["headline"].last()
+    ends = {one: frame[one].to_numpy() if one in frame else [] for one in (method, name)}
+    found = welch_difference(ends[method], ends[name])
+    if not found.known:
+        return f"{label}: fewer than two finished seeds of {method} or {name}, or no evaluation of the base model"
+    variances = [pd.Series(values).var() / len(values) for values in ends.values()]
+    return RunEffect(label, found.mean, math.sqrt(sum(variances)), found)
+
+
+def _pooled(quantity: str, found: Sequence[RunEffect | str]) -> PooledEffects:
+    """All runs or none: to leave out the runs in which a method fails would flatter it."""
+    problems = [entry for entry in found if isinstance(entry, str)]
+    effects = tuple(entry for entry in found if isinstance(entry, RunEffect))
+    if problems:
+        return PooledEffects(quantity, effects, None, "; ".join(problems))
+    return PooledEffects(quantity, effects, pooled([e.value for e in effects], [e.error for e in effects]))
+
+
+def pool_frame(found: Sequence[PooledEffects]) -> pd.DataFrame:
+    """One row per (quantity, run), and one `pooled` where there is one; speed-ups as ratios."""
+    rows: list[tuple[object, ...]] = []
+    for entry in found:
+        entries = [(effect.run, effect.interval, effect.error, math.nan) for effect in entry.effects]
+        if entry.result:
+            entries.append(("pooled", entry.result.mean, math.nan, entry.result.between))
+        for run, interval, error, between in entries:
+            shown = entry.shown(interval)
+            rows.append((entry.quantity, run, shown.mean, shown.low, shown.high, error, between, shown.n))
+    columns = ["quantity", "run", "estimate", "low", "high", "error", "between_runs", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def pool_table(entry: PooledEffects, method: str, baseline: str) -> TextTable:
+    """One quantity as a reader sees it: a row a run, the pooled mean last."""
+    ratio = entry.quantity == SPEED
+
+    def cell(interval: Interval) -> str:
+        shown = entry.shown(interval)
+        if ratio:
+            return f"{text.ratio(shown.mean)} ({text.bounds(shown.low, shown.high)})"
+        return f"{text.signed(shown.mean)} ({text.interval(shown)})"
+
+    rows = [(effect.run, str(effect.interval.n), cell(effect.interval)) for effect in entry.effects]
+    note = "Each run: 95 % interval over its seeds."
+    if entry.result:
+        rows.append(("pooled", text.count(len(entry.effects), "run"), cell(entry.result.mean)))
+        note += (
+            " Pooled: random effects (Paule and Mandel), with Hartung and Knapp's 95 % interval over runs. The truth "
+            f"differs between runs with a standard deviation of {text.number(entry.result.between)}"
+            f"{' of the logarithm' if ratio else ''}; {text.percent(entry.result.heterogeneity)} of the variance "
+            "between estimates is more than their own error."
+        )
+    else:
+        note += f" Not pooled: {entry.why_not}. Leaving runs out would flatter one side."
+    title = f"{method} against {baseline}: {entry.title}"
+    return TextTable(title, ("run", "seeds", "estimate"), tuple(rows), note)
+
+
+def forest_figure(found: Sequence[PooledEffects], method: str, baseline: str) -> Figure:
+    """A panel a quantity: a line a run, its square the larger the more it weighs, and the pooled mean below."""
+    lines = max(len(entry.effects) for entry in found) + 1
+    drawn = style.figure(9.0, 0.34 * lines + 1.6)
+    for axes, entry in zip(drawn.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        _forest(axes, entry)
+    note = (
+        "Lines: 95 % intervals over seeds. Squares: larger for runs that weigh more. Diamond: random-effects mean over "
+        "runs with its interval."
+    )
+    style.surround(drawn, f"{method} against {baseline}, run by run", note, [])
+    return drawn
+
+
+def _forest(axes: Axes, entry: PooledEffects) -> None:
+    weights = entry.result.weights if entry.result else [1 / max(len(entry.effects), 1)] * len(entry.effects)
+    lines = [
+        (effect.run, effect.interval, style.BLUE, "s", 3 + 8 * math.sqrt(weight))
+        for effect, weight in zip(entry.effects, weights, strict=True)
+    ]
+    if entry.result:
+        lines.append(("pooled", entry.result.mean, style.VERMILION, "D", 9))
+    for row, (_, interval, colour, marker, size) in enumerate(lines):
+        shown = entry.shown(interval)
+        panels.estimate(axes, row, shown.mean, shown.low, shown.high, colour, marker=marker, ms=size)
+    panels.panel(axes, entry.title)
+    panels.rows(axes, [run for run, *_ in lines], origin=1 if entry.quantity == SPEED else 0)
+    if entry.quantity == SPEED:
+        panels.ratio_axis(axes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pool runs; exit code 2 and one line where that cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.pool",
+        description="One random-effects estimate of a method against a baseline, from several benchmarks.",
+        allow_abbrev=False,
+    )
+    given = "folder given to benchmarks.run as --output"
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=given)
+    parser.add_argument("--method", required=True, metavar="METHOD", help="the method whose effect is pooled")
+    against = "what it is compared with (each run's own baseline)"
+    parser.add_argument("--baseline", metavar="METHOD", help=against)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where table and figure go")
+    options = parser.parse_args(arguments)
+    try:
+        output = output_folder([*options.runs, *options.runs], options.output)
+        runs = [load_run(path) for path in options.runs]
+        found = pool(runs, options.method, options.baseline)
+    except RecordError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    own = dict.fromkeys(check_baseline(run, options.baseline) for run in runs)
+    baseline = text.listed(list(own), "or")
+    tables = [pool_table(entry, options.method, baseline) for entry in found]
+    write_table(output / "tables", "pooled", pool_frame(found), tables)
+    style.save(forest_figure(found, options.method, baseline), output / "figures", "pooled")
+    sys.stdout.write("\n".join(map(to_text, tables)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
