@@ -24,11 +24,11 @@ from analysis.plots.convergence import write_curves
 from analysis.power import power_table
 from analysis.records import Records, load_run
 from analysis.schema import BASE
-from analysis.tables.alignment import folded, pairs_table, summaries_table, wins_table, write_alignment
+from analysis.tables.alignment import folded, pairs_table, summaries_table, write_alignment
 from analysis.tables.compute import budget_tables
 from analysis.tables.convergence import short_speed_table, speed_table, write_convergence
-from analysis.tables.final import final_table, format_table, status_table
-from analysis.tables.methods import methods_table
+from analysis.tables.final import final_table, format_table
+from analysis.tables.runs import methods_table, status_table
 from analysis.tables.text_table import TextTable, write_table
 from analysis.tradeoffs import at_equal_reward, tradeoffs_figure, tradeoffs_table
 
@@ -145,15 +145,15 @@ def _final(evidence: _Evidence) -> Section:
     for split in run.splits:
         summaries = summaries_table(found, run, split)
         pairs, *rest = folded(pairs_table(found, run, split, run.suite.headline))
-        more: list[TextTable] = [wins_table(found, run, split)]
+        more: list[TextTable] = []
         if split == run.split:
             parts += [pairs, *(Folded(table.title, [table]) for table in rest), summaries]
         else:
-            more = [summaries, pairs, *rest, *more]
+            more = [summaries, pairs, *rest]
         if len(run.methods) <= FEW_PAIRED:
             others = (reward for reward in run.rewards if reward != run.suite.headline)
             more += [pairs_table(found, run, split, reward) for reward in others]
-        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: all rewards, prompt by prompt", more))
+        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: methods in pairs on all rewards", more))
     return Section("Final rewards", filled(parts), dense=True)
 
 
@@ -222,7 +222,7 @@ def _videos(evidence: _Evidence) -> tuple[list[Picture], list[str]]:
     videos.contact_sheet(grid).save(folder / "videos.png")
     same = "Samples from the same noise"
     caption = f"{same}: a row is a prompt, a column a model, the first seed of each method."
-    frames = f"{same}: a block is a prompt, a row a model, time runs from left to right."
+    frames = f"{same}: a row is a model, a column a prompt, time runs from left to right."
     still = picture(folder / "videos.png", frames, "paper", captioned=True)
     return [picture(moving, caption, "screen", captioned=True), still], lacking
 

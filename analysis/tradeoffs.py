@@ -176,6 +176,7 @@ def _lines(axes: Axes, run: Records, frame: pd.DataFrame, x: str, y: str) -> pd.
 
 def _label(axes: Axes, ends: pd.DataFrame, x: str, y: str) -> None:
     """Names beside ends, from the lowest up, each as far above the one before it as a line of text is high."""
+    axes.autoscale_view()
     to_panel = axes.transData + axes.transAxes.inverted()
     free = 0.0
     for _, row in ends.sort_values(y).iterrows():

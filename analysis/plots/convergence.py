@@ -84,7 +84,7 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
             row = rows.index((entry.unit, entry.method))
             panels.estimate(each, row, value, low, high, mark.colour, marker=mark.marker or "o", ms=6)
         start, end = SPANS[span]
-        kind = f"{100 * start:.0f} to {text.percent(end)} of {found.baseline}'s gain"
+        kind = f"{100 * start:.0f} to {text.percent(end)} of the gain"
         panels.panel(each, span, kind, f"cost of {found.baseline} / cost of the method")
         panels.rows(each, names, origin=1)
         panels.ratio_axis(each)
@@ -92,7 +92,7 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
         if PUBLISHED_FOR in rows:
             each.plot(PUBLISHED, rows.index(PUBLISHED_FOR) - 0.3, marker="v", ms=5, color=style.INK, zorder=5)
     note = (
-        f"Above 1× a method needs less than {found.baseline}. Lines: 95 % intervals over seeds, widened for "
+        f"Ranges are shares of {found.baseline}'s gain; above 1× a method needs less than it. Lines: 95 % intervals over seeds, widened for "
         "the number of methods; one that ends at a panel's edge goes on beyond it. "
         "No mark: the mean curve does not get through the range."
     )
