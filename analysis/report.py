@@ -221,8 +221,8 @@ def _videos(evidence: _Evidence) -> tuple[list[Picture], list[str]]:
     moving, _ = (videos.save_animation(images, folder / f"videos.{ending}") for ending in ("webp", "gif"))
     videos.contact_sheet(grid).save(folder / "videos.png")
     same = "Samples from the same noise"
-    caption = f"{same}: a row is a prompt, a column a model, the first seed of each method."
-    frames = f"{same}: a row is a model, a column a prompt, time runs from left to right."
+    caption = f"{same}: a row is a model, the first seed of each method, a column a prompt."
+    frames = f"{caption} Time runs from left to right."
     still = picture(folder / "videos.png", frames, "paper", captioned=True)
     return [picture(moving, caption, "screen", captioned=True), still], lacking
 

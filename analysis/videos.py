@@ -1,4 +1,4 @@
-"""Sample videos side by side: prompts are rows, the base model and each method are columns, noise is shared.
+"""Sample videos side by side: the base model and each method are rows, prompts are columns, noise is shared.
 
 Videos are tiny (16 to 64 pixels), so each is enlarged by a whole factor without smoothing: what is seen is
 what the model drew.
@@ -29,22 +29,16 @@ _FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 class SampleGrid:
     """Videos of several models for the same prompts: `videos` (models, prompts, frames, height, width, 3)."""
 
-    columns: tuple[str, ...]
     labels: tuple[str, ...]
     prompts: tuple[str, ...]
     videos: NDArray[np.uint8]
-
-    @property
-    def frames(self) -> int:
-        """Frames of a video."""
-        return int(self.videos.shape[2])
 
 
 def arrange(samples: Sequence[Samples], max_prompts: int = 6) -> SampleGrid | None:
     """Put the samples of several models in one grid of the prompts that all have; None when there are none.
 
     Samples for the same prompt are matched in order of occurrence, which is their noise. At most
-    `max_prompts` rows are kept, spread over the prompts.
+    `max_prompts` columns are kept, spread over the prompts.
     """
     if not samples:
         return None
@@ -62,11 +56,8 @@ def arrange(samples: Sequence[Samples], max_prompts: int = 6) -> SampleGrid | No
     rows = [common[place] for place in _spread(len(common), max_prompts)]
     parts = zip(samples, places, strict=True)
     videos = np.stack([entry.videos[[place[row] for row in rows]] for entry, place in parts])
-    labels = (
-        "base model" if entry.method == BASE else f"{entry.method}\nseed {entry.seed}" for entry in samples
-    )
-    prompts = tuple(prompt for prompt, _ in rows)
-    return SampleGrid(tuple(entry.method for entry in samples), tuple(labels), prompts, videos)
+    labels = ("base model" if one.method == BASE else f"{one.method}\nseed {one.seed}" for one in samples)
+    return SampleGrid(tuple(labels), tuple(prompt for prompt, _ in rows), videos)
 
 
 def _places(prompts: Sequence[str]) -> dict[tuple[str, int], int]:
@@ -79,46 +70,40 @@ def _spread(count: int, most: int) -> list[int]:
     return [int(place) for place in np.linspace(0, count - 1, min(most, count)).round()]
 
 
-def enlarge(video: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Repeat pixels by the whole factor that brings the longer side closest below `size` (at least 1)."""
-    factor = max(1, size // max(video.shape[-3:-1]))
+def enlarge(video: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Repeat pixels by the largest whole factor (1 at least) at which `video` (..., height, width, 3) still fits."""
+    factor = max(1, min(height // video.shape[-3], width // video.shape[-2]))
     return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
 def animation_frames(grid: SampleGrid) -> list[Image.Image]:
-    """The grid as one image per frame: prompts are rows, models columns, a video 160 pixels or what a page holds."""
-    share = (PAGE - CAPTION) // len(grid.columns) - GAP
-    videos = enlarge(grid.videos.swapaxes(0, 1), min(max(share, 32), 160))
-    prompts = ["\n".join(textwrap.wrap(prompt, 19)) for prompt in grid.prompts]
-    return _sheets(videos, prompts, grid.labels)
+    """The grid as one image per frame, a video up to 160 pixels high where a page holds that."""
+    models, prompts, frames = grid.videos.shape[:3]
+    share = (PAGE - CAPTION) // prompts - GAP
+    videos = enlarge(grid.videos, share, min(max(PAGE // models - GAP, 32), 160))
+    height, width = videos.shape[3:5]
+    pitch = max(height, 2 * LINE) + GAP
+    x = [MARGIN + CAPTION + column * (width + GAP) for column in range(prompts)]
+    y = [MARGIN + HEADER + row * pitch for row in range(models)]
+    empty = Image.new("RGB", (x[-1] + width + MARGIN, y[-1] + height + MARGIN), "white")
+    for place, prompt in zip(x, grid.prompts, strict=True):
+        _write(empty, (place, MARGIN), "\n".join(textwrap.wrap(prompt, 19)), width, "la")
+    for place, label in zip(y, grid.labels, strict=True):
+        _write(empty, (MARGIN, place + height // 2), label, CAPTION - GAP, "lm")
+    images = [empty.copy() for _ in range(frames)]
+    for row, column, frame in np.ndindex(models, prompts, frames):
+        images[frame].paste(Image.fromarray(videos[row, column, frame]), (x[column], y[row]))
+    return images
 
 
 def contact_sheet(grid: SampleGrid, max_frames: int = 4, max_prompts: int = 3) -> Image.Image:
-    """Some of the grid on one still, for paper: models are rows, prompts columns, in each a strip of frames."""
-    frames, rows = _spread(grid.frames, max_frames), _spread(len(grid.prompts), max_prompts)
-    # One white pixel between the frames of a strip.
-    apart = np.pad(grid.videos[:, rows][:, :, frames], [(0, 0)] * 4 + [(0, 1), (0, 0)], constant_values=255)
+    """Some of the grid on one still, for paper: in place of each video a strip of its frames."""
+    frames, columns = _spread(grid.videos.shape[2], max_frames), _spread(len(grid.prompts), max_prompts)
+    chosen = grid.videos[:, columns][:, :, frames]
+    apart = np.pad(chosen, [(0, 0)] * 4 + [(0, 1), (0, 0)], constant_values=255)  # a white line after each
     models, prompts, _, height, _, colours = apart.shape
     strips = apart.swapaxes(2, 3).reshape(models, prompts, 1, height, -1, colours)
-    share = (PAGE - CAPTION) // len(rows) - GAP
-    return _sheets(enlarge(strips, share), grid.labels, [grid.prompts[row] for row in rows])[0]
-
-
-def _sheets(videos: NDArray[np.uint8], left: Sequence[str], top: Sequence[str]) -> list[Image.Image]:
-    """An image per frame of `videos` (rows, columns, frames, height, width, 3), named at the left and above."""
-    rows, columns, frames, height, width = videos.shape[:5]
-    pitch = max(height, LINE * max(label.count("\n") + 1 for label in left)) + GAP
-    x = [MARGIN + CAPTION + column * (width + GAP) for column in range(columns)]
-    y = [MARGIN + HEADER + row * pitch for row in range(rows)]
-    empty = Image.new("RGB", (x[-1] + width + MARGIN, y[-1] + height + MARGIN), "white")
-    for place, label in zip(x, top, strict=True):
-        _write(empty, (place, MARGIN), label, width, "la")
-    for place, label in zip(y, left, strict=True):
-        _write(empty, (MARGIN, place + height // 2), label, CAPTION - GAP, "lm")
-    images = [empty.copy() for _ in range(frames)]
-    for row, column, frame in np.ndindex(rows, columns, frames):
-        images[frame].paste(Image.fromarray(videos[row, column, frame]), (x[column], y[row]))
-    return images
+    return animation_frames(SampleGrid(grid.labels, tuple(grid.prompts[c] for c in columns), strips))[0]
 
 
 def _write(image: Image.Image, at: tuple[int, int], label: str, width: int, anchor: str) -> None:
