@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import text
-from analysis.curves import bands, counted
+from analysis.curves import counted
 from analysis.plots import panels
 from analysis.records import Records
 from analysis.schema import GRADIENT_SHARE, GUIDED, PROCESS_ACCURACY, UNGUIDED
@@ -31,34 +31,11 @@ _ONE_START = (
 
 
 @dataclass(frozen=True)
-class Gap:
-    """Reward of guided less that of unguided rollouts, first and last measured; `closed` is first less last."""
+class Trend:
+    """A diagnostic of one method, `of` a reward or a noise level: first and last measured, and the change between."""
 
     method: str
-    reward: str
-    unguided: tuple[float, float]
-    first: Interval
-    last: Interval
-    closed: Interval
-
-    @property
-    def verdict(self) -> str:
-        """What the intervals show."""
-        if not self.closed.known:
-            return "unknown (one seed)"
-        if not self.closed.excludes_zero:
-            return "no change is shown"
-        if self.closed.mean < 0:
-            return "widens"
-        return "narrows" if self.last.excludes_zero and self.last.mean > 0 else "narrows, perhaps to nothing"
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Pairwise accuracy of the process reward at one noise level: on the base policy, at the end, and its change."""
-
-    method: str
-    sigma: float
+    of: str | float
     first: Interval
     last: Interval
     change: Interval
@@ -82,31 +59,29 @@ def gap_frame(run: Records) -> pd.DataFrame:
     return both.assign(gap=both["guided"] - both["unguided"]).sort_values(_KEYS, ignore_index=True)
 
 
-def gaps(run: Records) -> list[Gap]:
-    """One entry per (guided method, reward)."""
-    found = []
-    for (method, reward), own in gap_frame(run).groupby(["method", "reward"], sort=False):
-        first, last = _ends(own, "gap")
-        plain = [float(end.mean()) for end in _ends(own, "unguided")]
-        intervals = map(mean_interval, (first, last, first - last))
-        found.append(Gap(str(method), str(reward), (plain[0], plain[1]), *intervals))
-    return sorted(found, key=lambda entry: run.methods.index(entry.method))
+def gaps(run: Records) -> list[Trend]:
+    """What guidance adds to a reward, one entry per (guided method, reward)."""
+    return _trends(run, gap_frame(run), "reward", "gap")
 
 
 def accuracy_frame(run: Records) -> pd.DataFrame:
-    """Columns method, seed, iteration, sigma (a number), value."""
+    """Pairwise accuracy of the process reward: columns method, seed, iteration, sigma (a number), value."""
     frame = diagnostic(run, PROCESS_ACCURACY, "sigma")
     return frame.assign(sigma=pd.to_numeric(frame["sigma"])).sort_values([*_KEYS, "sigma"], ignore_index=True)
 
 
-def accuracies(run: Records) -> list[Accuracy]:
-    """One entry per (method, noise level), from noise to video."""
+def accuracies(run: Records) -> list[Trend]:
+    """On the base policy and at the end, one entry per (method, noise level), from noise to video."""
+    return _trends(run, accuracy_frame(run).sort_values("sigma", ascending=False), "sigma", "value")
+
+
+def _trends(run: Records, frame: pd.DataFrame, by: str, column: str) -> list[Trend]:
     found = []
-    for (method, sigma), own in accuracy_frame(run).groupby(["method", "sigma"]):
-        first, last = _ends(own, "value")
-        intervals = map(mean_interval, (first, last, last - first))
-        found.append(Accuracy(str(method), float(str(sigma)), *intervals))
-    return sorted(found, key=lambda entry: (run.methods.index(entry.method), -entry.sigma))
+    for (method, of), own in frame.groupby(["method", by], sort=False):
+        seeds = own.sort_values("iteration").groupby("seed")[column]
+        first, last = seeds.first(), seeds.last()
+        found.append(Trend(method, of, *map(mean_interval, (first, last, last - first))))
+    return sorted(found, key=lambda entry: run.methods.index(entry.method))
 
 
 def share_frame(run: Records) -> pd.DataFrame:
@@ -114,29 +89,27 @@ def share_frame(run: Records) -> pd.DataFrame:
     return diagnostic(run, GRADIENT_SHARE, "term").sort_values(_KEYS, ignore_index=True)
 
 
-def _ends(frame: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """First and last values of a column, one a seed."""
-    seeds = frame.sort_values("iteration").groupby("seed")[column]
-    return seeds.first().to_numpy(), seeds.last().to_numpy()
+def verdict(gap: Trend) -> str:
+    """What the intervals of a gap show."""
+    if not gap.change.known:
+        return "unknown (one seed)"
+    if not gap.change.excludes_zero:
+        return "no change is shown"
+    if gap.change.mean > 0:
+        return "widens"
+    return "narrows" if gap.last.excludes_zero and gap.last.mean > 0 else "narrows, perhaps to nothing"
 
 
-def gaps_table(found: Sequence[Gap]) -> tuple[pd.DataFrame, TextTable]:
+def gaps_table(found: Sequence[Trend]) -> tuple[pd.DataFrame, TextTable]:
     """Guided less unguided reward at the first and last measurement, tidy and as text."""
-    frame = tidy(
-        {"method": entry.method, "reward": entry.reward}
-        | {"unguided_first": entry.unguided[0], "unguided_last": entry.unguided[1]}
-        | {"gap_first": entry.first, "gap_last": entry.last, "closed": entry.closed}
-        | {"seeds": entry.closed.n, "verdict": entry.verdict}
-        for entry in found
-    )
+    frame = tidy(vars(entry) | {"seeds": entry.change.n, "verdict": verdict(entry)} for entry in found)
     columns = {
         "method": lambda entry: entry.method,
-        "reward": lambda entry: text.reward_name(entry.reward),
-        "unguided": lambda entry: text.change(*entry.unguided),
+        "reward": lambda entry: text.reward_name(entry.of),
         "gap at the start": lambda entry: text.cell(entry.first),
         "gap at the end": lambda entry: text.cell(entry.last),
-        "closed by": lambda entry: text.cell(entry.closed),
-        "": lambda entry: entry.verdict,
+        "change": lambda entry: text.cell(entry.change),
+        "": verdict,
     }
     note = (
         "Rollouts of the same policy from the same noise, with guidance at its full strength and without. Gap: guided "
@@ -144,15 +117,16 @@ def gaps_table(found: Sequence[Gap]) -> tuple[pd.DataFrame, TextTable]:
         "the policy takes over what guidance gives, and also where guidance no longer gives anything, or where "
         f"learning makes it needless. {_ONE_START}"
     )
-    return frame, TextTable.of("Guided and unguided rollouts", found, columns, note)
+    title = "Guided and unguided rollouts"
+    return frame.rename(columns={"of": "reward"}), TextTable.of(title, found, columns, note)
 
 
-def accuracies_table(found: Sequence[Accuracy]) -> tuple[pd.DataFrame, TextTable]:
+def accuracies_table(found: Sequence[Trend]) -> tuple[pd.DataFrame, TextTable]:
     """Pairwise accuracy of the process reward by noise level, at the start and at the end, tidy and as text."""
-    frame = tidy({**vars(entry), "seeds": entry.change.n} for entry in found)
+    frame = tidy(vars(entry) | {"seeds": entry.change.n} for entry in found)
     columns = {
         "method": lambda entry: entry.method,
-        "noise level σ": lambda entry: f"{entry.sigma:.3g}",
+        "noise level σ": lambda entry: f"{entry.of:.3g}",
         "base policy": lambda entry: text.number(entry.first.mean),
         "end of training": lambda entry: text.cell(entry.last, text.number),
         "change": lambda entry: text.cell(entry.change),
@@ -163,33 +137,25 @@ def accuracies_table(found: Sequence[Accuracy]) -> tuple[pd.DataFrame, TextTable
         "intervals over seeds; each stands for itself. Where a prompt's videos have become more alike, a process "
         f"reward that has not changed orders fewer of their pairs correctly. {_ONE_START}"
     )
-    return frame, TextTable.of("Pairwise accuracy of the process reward", found, columns, note)
+    title = "Pairwise accuracy of the process reward"
+    return frame.rename(columns={"of": "sigma"}), TextTable.of(title, found, columns, note)
 
 
 def guidance_figure(run: Records) -> Figure | None:
-    """A panel a reward with what guidance adds to it, the process reward's accuracy, and gradient shares; or None."""
-    gap, accuracy, shares = gap_frame(run), accuracy_frame(run), share_frame(run)
+    """A panel a reward with what guidance adds to it, and one with the shares of the gradient; or None."""
+    gap, shares = gap_frame(run), share_frame(run)
     rewards = dict(iter(gap.groupby("reward", sort=False)))
-    count = len(rewards) + bool(len(accuracy)) + bool(len(shares))
-    if not count:
+    if not len(rewards) + len(shares):
         return None
-    drawn, axes = panels.grid(count, 2.35, columns=3)
+    drawn, axes = panels.grid(len(rewards) + bool(len(shares)), 2.35, columns=3)
     for each, (reward, own) in zip(axes, rewards.items(), strict=False):
         panels.level(each)
         panels.means(each, run, panels.over_iterations(own, "gap"), "iteration")
         name = f"gap in {text.reward_name(str(reward))}"
         panels.panel(each, name, "", "iteration", "guided − unguided", whole=True)
-    involved = {*gap["method"], *accuracy["method"], *shares["method"]}
+    involved = {*gap["method"], *shares["method"]}
     legend = panels.handles(run, [name for name in run.methods if name in involved])
-    notes = []
-    if len(gap):
-        notes.append("Guided rollouts at full strength, from the same noise as unguided ones.")
-    if len(accuracy):
-        _accuracy(axes[len(rewards)], run, accuracy)
-        notes.append(
-            "Accuracy: share of pairs that the process reward orders as the training reward does, on the base policy "
-            "(dashed) and at the end (solid); dotted: chance."
-        )
+    notes = ["Guided rollouts at full strength, from the same noise as unguided ones."] if len(gap) else []
     if len(shares):
         _shares(axes[-1], run, shares)
         terms = [name for name in _TERM_LINES if name in set(shares["term"])]
@@ -198,27 +164,14 @@ def guidance_figure(run: Records) -> Figure | None:
     return panels.finish(run, drawn, "What guidance does", legend, panels.band_note(run, False), *notes)
 
 
-def _accuracy(axes: Axes, run: Records, accuracy: pd.DataFrame) -> None:
-    """Over noise levels: dashed at each seed's first measurement, solid with a band at its last."""
-    panels.level(axes, 0.5)
-    seeds = accuracy.groupby(["method", "seed"])["iteration"]
-    for edge, line in ((seeds.transform("min"), "--"), (seeds.transform("max"), "-")):
-        at_edge = accuracy[accuracy["iteration"] == edge]
-        for method, curve in bands(at_edge, ["method", "sigma"]).groupby("method", sort=False):
-            x, look = curve["sigma"].to_numpy(), panels.looks(run)[str(method)]
-            axes.plot(x, curve["mean"], color=look.colour, ls=line, lw=look.width, zorder=2 + look.width)
-            if line == "-" and look is not panels.OTHER:
-                panels.band(axes, x, curve, look.colour)
-    axes.set_xlim(1.02, -0.02)
-    name = "process reward's accuracy"
-    panels.panel(axes, name, "", "noise level σ (1: noise, 0: video)", "share of pairs")
-
-
 def _shares(axes: Axes, run: Records, shares: pd.DataFrame) -> None:
+    look = panels.looks(run)
     for (method, term), own in shares.groupby(["method", "term"], sort=False):
-        curve, look = panels.over_iterations(own), panels.looks(run)[str(method)]
-        line = _TERM_LINES.get(str(term), (0, (1, 3)))
-        axes.plot(curve["iteration"], curve["mean"], color=look.colour, ls=line, lw=look.width, zorder=4)
+        curve, of = panels.over_iterations(own), look[str(method)]
+        kind = _TERM_LINES.get(str(term), (0, (1, 3)))
+        axes.plot(
+            curve["iteration"], curve["mean"], color=of.colour, ls=kind, lw=of.width, zorder=2 + of.width
+        )
     axes.set_ylim(0, 1)
     panels.panel(axes, "share of the gradient", "by loss term", "iteration", "share", whole=True)
     axes.set_yticks(np.linspace(0, 1, 5))

@@ -9,15 +9,14 @@ to the base model says whether a method found better videos near it, or only wen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import style, text
+from analysis import text
 from analysis.curves import counted, counted_curves, seed_means
 from analysis.plots import panels
 from analysis.plots.rewards import base_value
@@ -38,13 +37,17 @@ _KEYS = ["method", "seed", "iteration"]
 class Course:
     """How a method's seeds went: when the headline reward peaked, what was lost after, and where they ended.
 
-    `peaks` are iterations, one a seed. `lost` is the peak less the end, `gap` the proxy gap at the end in base
-    standard deviations, `kl` the distance to the base at the end in nats per video.
+    Peaks are iterations: of the first and last seed to peak, and the median; `early` is how many seeds peaked before
+    their end. `lost` is the peak less the end, `gap` the proxy gap at the end in base standard deviations, `kl` the
+    distance to the base at the end in nats per video.
     """
 
     method: str
-    peaks: tuple[int, ...]
-    ends: tuple[int, ...]
+    seeds: int
+    first_peak: int
+    median_peak: float
+    last_peak: int
+    early: int
     peak: float
     end: float
     lost: Interval
@@ -52,33 +55,26 @@ class Course:
     kl: Interval
     gain: Interval
 
-    @property
-    def early(self) -> int:
-        """Seeds that peaked before their end."""
-        return sum(peak < end for peak, end in zip(self.peaks, self.ends, strict=True))
-
 
 @once
 def proxy_frame(run: Records) -> pd.DataFrame:
     """Standardised gains of every counted seed over training.
 
     Columns method, seed, iteration; `training` (weighted mean of the training rewards, on training prompts),
-    `training_held_out` (the same on held-out prompts), `headline` (on held-out prompts) and `gap` (training less
-    headline), in standard deviations of the base model's videos. NaN where the base or a split is missing.
+    `headline` (on held-out prompts) and `gap` (training less headline), in standard deviations of the base model's
+    videos. NaN where the base or a split is missing.
     """
     means = seed_means(run)
     spread = _base_spread(run)
     base = means[means["method"] == BASE].set_index(["split", "reward"])["value"]
     curves = counted_curves(run).set_index([*_KEYS, "split", "reward"])["value"]
     if not len(curves):
-        return pd.DataFrame(columns=[*_KEYS, "training", "training_held_out", "headline", "gap"])
+        return pd.DataFrame(columns=[*_KEYS, "training", "headline", "gap"])
     wide = curves.unstack(["split", "reward"])
     standard = (wide - base.reindex(wide.columns)) / spread.reindex(wide.columns)
     frame = pd.DataFrame(index=wide.index)
-    for name, split in (("training", "train"), ("training_held_out", "held_out")):
-        frame[name] = _weighted(standard, run, split)
-    headline = ("held_out", run.suite.headline)
-    frame["headline"] = standard.get(headline, math.nan)
+    frame["training"] = _training(standard, run)
+    frame["headline"] = standard.get(("held_out", run.suite.headline), math.nan)
     frame["gap"] = frame["training"] - frame["headline"]
     return frame.reset_index()
 
@@ -93,13 +89,11 @@ def _base_spread(run: Records) -> pd.Series:
     return spread.where(spread > 0)
 
 
-def _weighted(standard: pd.DataFrame, run: Records, split: str) -> pd.Series:
-    weights = {reward: weight for reward, weight in run.suite.training.items() if (split, reward) in standard}
-    if len(weights) < len(run.suite.training) or not weights:
-        return pd.Series(math.nan, index=standard.index)
-    own = standard[[(split, reward) for reward in weights]]
-    amounts = np.array(list(weights.values()))
-    return pd.Series(own.to_numpy() @ amounts / np.abs(amounts).sum(), index=standard.index)
+def _training(standard: pd.DataFrame, run: Records) -> pd.Series:
+    """Weighted mean of the training rewards on training prompts; NaN where one of them was not evaluated."""
+    weights = np.array(list(run.suite.training.values()))
+    own = standard.reindex(columns=[("train", reward) for reward in run.suite.training])
+    return pd.Series(own.to_numpy() @ weights / np.abs(weights).sum(), index=standard.index)
 
 
 def kl_frame(run: Records) -> pd.DataFrame:
@@ -120,12 +114,16 @@ def courses(run: Records) -> list[Course]:
     for method in (name for name in run.methods if name in set(headline["method"])):
         own = headline[headline["method"] == method]
         curves = own.pivot(index="seed", columns="iteration", values="value")
+        peaks, ends = curves.idxmax(axis=1), own.groupby("seed")["iteration"].max()
         top, end = curves.max(axis=1), curves.ffill(axis=1).iloc[:, -1]
         found.append(
             Course(
                 method=method,
-                peaks=tuple(map(int, curves.idxmax(axis=1))),
-                ends=tuple(map(int, own.groupby("seed")["iteration"].max())),
+                seeds=len(peaks),
+                first_peak=int(peaks.min()),
+                median_peak=float(peaks.median()),
+                last_peak=int(peaks.max()),
+                early=int((peaks < ends).sum()),
                 peak=float(top.mean()),
                 end=float(end.mean()),
                 lost=mean_interval(top - end),
@@ -143,35 +141,15 @@ def _last(frame: pd.DataFrame, column: str) -> Interval:
     return mean_interval(known.groupby("seed")[column].last())
 
 
-def hacking_frame(found: Sequence[Course]) -> pd.DataFrame:
-    """One row a method, tidy."""
-    return tidy(
-        {
-            "method": entry.method,
-            "median_peak_iteration": median(entry.peaks),
-            "seeds_that_peaked_before_the_end": entry.early,
-            **{name: getattr(entry, name) for name in ("peak", "end", "lost", "gap", "kl", "gain")},
-            "seeds": len(entry.peaks),
-        }
-        for entry in found
-    )
-
-
-def hacking_table(run: Records, found: Sequence[Course]) -> TextTable:
+def hacking_table(run: Records, found: Sequence[Course]) -> tuple[pd.DataFrame, TextTable]:
     """When the headline peaks, what is lost after it, the proxy gap at the end, and how far each method moved."""
-
-    def peak(entry: Course) -> str:
-        middle = f"{median(entry.peaks):g}"
-        return middle if len(entry.peaks) < 2 else f"{middle}\n{min(entry.peaks)} to {max(entry.peaks)}"
-
-    def efficiency(entry: Course) -> str:
-        far = entry.kl.mean >= LEAST_NATS
-        return text.signed(100 * entry.gain.mean / entry.kl.mean) if far else text.NONE
-
-    columns = {
+    columns: dict[str, Callable[[Course], str]] = {
         "method": lambda entry: entry.method,
-        "iteration of the peak": peak,
-        "seeds past it": lambda entry: f"{entry.early} of {len(entry.peaks)}",
+        "iteration of the peak": lambda entry: (
+            f"{entry.median_peak:g}"
+            + (f"\n{entry.first_peak} to {entry.last_peak}" if entry.seeds > 1 else "")
+        ),
+        "seeds past it": lambda entry: f"{entry.early} of {entry.seeds}",
         "peak → end": lambda entry: text.change(entry.peak, entry.end),
         "lost after it": lambda entry: text.cell(entry.lost, text.number),
         "proxy gap at the end": lambda entry: text.cell(entry.gap),
@@ -185,39 +163,14 @@ def hacking_table(run: Records, found: Sequence[Course]) -> TextTable:
     )
     if any(entry.kl.n for entry in found):
         columns["KL to base at the end"] = lambda entry: text.cell(entry.kl, text.number)
-        columns["gain per 100 nats"] = efficiency
+        columns["gain per 100 nats"] = _efficiency
         note += " KL: nats per video, over the whole path, under the memoryless SDE."
-    return TextTable.of("Peaks, proxy gaps and distances", found, columns, note)
+    return tidy(map(vars, found)), TextTable.of("Peaks, proxy gaps and distances", found, columns, note)
 
 
-def proxy_figure(run: Records) -> Figure | None:
-    """A panel a method: gain on the training rewards and on the headline, in base standard deviations."""
-    proxy = proxy_frame(run)
-    shown = [name for name in run.methods if name in set(proxy["method"])]
-    if not shown or proxy[["training", "headline"]].isna().all().any():
-        return None
-    headline = text.reward_name(run.suite.headline)
-    lines = {
-        "training": panels.line("rewards trained on, training prompts", lw=2),
-        "training_held_out": panels.line("the same, held-out prompts", kind="--", lw=1.2),
-        "headline": panels.line(f"{headline}, held-out prompts", style.VERMILION, lw=2),
-    }
-    peaks = {entry.method: entry.peaks for entry in courses(run)}
-    drawn, axes = panels.grid(len(shown), 2.2, columns=4, share_y=True)
-    for each, method in zip(axes, shown, strict=True):
-        panels.level(each)
-        for name, look in lines.items():
-            curve = panels.over_iterations(proxy[proxy["method"] == method], name)
-            x, colour = curve["iteration"].to_numpy(), str(look.get_color())
-            each.plot(x, curve["mean"], color=colour, ls=look.get_linestyle(), lw=look.get_linewidth())
-            if name != "training_held_out":
-                panels.band(each, x, curve, colour)
-        at, below = peaks.get(method, ()), each.get_xaxis_transform()
-        each.plot(at, [0] * len(at), "^", ms=6, color=style.VERMILION, clip_on=False, transform=below)
-        panels.panel(each, method, below="iteration", left="gain (base s.d.)", whole=True)
-    notes = panels.band_note(run, False, always=True), f"Triangles: where {headline} peaks in each seed."
-    heading = "What is trained on against what is meant"
-    return panels.finish(run, drawn, heading, list(lines.values()), *notes)
+def _efficiency(entry: Course) -> str:
+    far = entry.kl.mean >= LEAST_NATS
+    return text.signed(100 * entry.gain.mean / entry.kl.mean) if far else text.NONE
 
 
 def distance_figure(run: Records) -> Figure | None:

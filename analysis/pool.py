@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,8 @@ class RunEffect:
     """What one run says of the method against the baseline: on the scale that is pooled, with its standard error."""
 
     run: str
-    value: float
-    error: float
     interval: Interval
+    error: float
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,20 @@ class PooledEffects:
         """What a reader is told of the quantity."""
         return "whole-curve speed-up" if self.quantity == SPEED else "difference of final rewards (base s.d.)"
 
-    def shown(self, interval: Interval) -> Interval:
-        """An interval on the scale that a reader sees: speed-ups as ratios."""
+    @property
+    def lines(self) -> list[tuple[str, Interval, float]]:
+        """Each run and, last, `pooled` where there is one: on the scale that a reader sees, with its error."""
+        entries = [(effect.run, effect.interval, effect.error) for effect in self.effects]
+        if self.result:
+            entries.append(("pooled", self.result.mean, math.nan))
         if self.quantity != SPEED:
-            return interval
-        mean, low, high = map(math.exp, (interval.mean, interval.low, interval.high))
-        return Interval(mean, low, high, interval.n, interval.confidence)
+            return entries
+        return [(run, _ratio(interval), error) for run, interval, error in entries]
+
+
+def _ratio(logarithm: Interval) -> Interval:
+    mean, low, high = map(math.exp, (logarithm.mean, logarithm.low, logarithm.high))
+    return Interval(mean, low, high, logarithm.n, logarithm.confidence)
 
 
 def pool(runs: Sequence[Records], method: str, baseline: str | None = None) -> list[PooledEffects]:
@@ -100,7 +107,7 @@ def _speed(run: Records, label: str, method: str, baseline: str | None) -> RunEf
         return f"{label}: {method}, or without one of its seeds, does not get through the range, so it has no error"
     ratio = entry.ratio
     value, low, high = (math.log(number) for number in (ratio.value, ratio.low, ratio.high))
-    return RunEffect(label, value, ratio.error, Interval(value, low, high, ratio.seeds, ratio.confidence))
+    return RunEffect(label, Interval(value, low, high, ratio.seeds, ratio.confidence), ratio.error)
 
 
 def _final(run: Records, label: str, method: str, baseline: str | None) -> RunEffect | str:
@@ -111,7 +118,7 @@ def _final(run: Records, label: str, method: str, baseline: str | None) -> RunEf
     if not found.known:
         return f"{label}: fewer than two finished seeds of {method} or {name}, or no evaluation of the base model"
     variances = [pd.Series(values).var() / len(values) for values in ends.values()]
-    return RunEffect(label, found.mean, math.sqrt(sum(variances)), found)
+    return RunEffect(label, found, math.sqrt(sum(variances)))
 
 
 def _pooled(quantity: str, found: Sequence[RunEffect | str]) -> PooledEffects:
@@ -120,37 +127,37 @@ def _pooled(quantity: str, found: Sequence[RunEffect | str]) -> PooledEffects:
     effects = tuple(entry for entry in found if isinstance(entry, RunEffect))
     if problems:
         return PooledEffects(quantity, effects, None, "; ".join(problems))
-    return PooledEffects(quantity, effects, pooled([e.value for e in effects], [e.error for e in effects]))
+    means, errors = [entry.interval.mean for entry in effects], [entry.error for entry in effects]
+    return PooledEffects(quantity, effects, pooled(means, errors))
 
 
 def pool_frame(found: Sequence[PooledEffects]) -> pd.DataFrame:
     """One row per (quantity, run), and one `pooled` where there is one; speed-ups as ratios."""
-    rows: list[tuple[object, ...]] = []
-    for entry in found:
-        entries = [(effect.run, effect.interval, effect.error, math.nan) for effect in entry.effects]
-        if entry.result:
-            entries.append(("pooled", entry.result.mean, math.nan, entry.result.between))
-        for run, interval, error, between in entries:
-            shown = entry.shown(interval)
-            rows.append((entry.quantity, run, shown.mean, shown.low, shown.high, error, between, shown.n))
-    columns = ["quantity", "run", "estimate", "low", "high", "error", "between_runs", "n"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(
+        {"quantity": entry.quantity, "run": run, "estimate": shown.mean, "low": shown.low, "high": shown.high}
+        | {"error": error, "n": shown.n}
+        | {"between_runs": entry.result.between if entry.result and run == "pooled" else math.nan}
+        for entry in found
+        for run, shown, error in entry.lines
+    )
 
 
 def pool_table(entry: PooledEffects, method: str, baseline: str) -> TextTable:
     """One quantity as a reader sees it: a row a run, the pooled mean last."""
     ratio = entry.quantity == SPEED
 
-    def cell(interval: Interval) -> str:
-        shown = entry.shown(interval)
+    def estimate(shown: Interval) -> str:
         if ratio:
             return f"{text.ratio(shown.mean)} ({text.bounds(shown.low, shown.high)})"
         return f"{text.signed(shown.mean)} ({text.interval(shown)})"
 
-    rows = [(effect.run, str(effect.interval.n), cell(effect.interval)) for effect in entry.effects]
+    columns: dict[str, Callable[[tuple[str, Interval, float]], str]] = {
+        "run": lambda line: line[0],
+        "seeds": lambda line: text.count(line[1].n, "run") if line[0] == "pooled" else str(line[1].n),
+        "estimate": lambda line: estimate(line[1]),
+    }
     note = "Each run: 95 % interval over its seeds."
     if entry.result:
-        rows.append(("pooled", text.count(len(entry.effects), "run"), cell(entry.result.mean)))
         note += (
             " Pooled: random effects (Paule and Mandel), with Hartung and Knapp's 95 % interval over runs. The truth "
             f"differs between runs with a standard deviation of {text.number(entry.result.between)}"
@@ -160,7 +167,7 @@ def pool_table(entry: PooledEffects, method: str, baseline: str) -> TextTable:
     else:
         note += f" Not pooled: {entry.why_not}. Leaving runs out would flatter one side."
     title = f"{method} against {baseline}: {entry.title}"
-    return TextTable(title, ("run", "seeds", "estimate"), tuple(rows), note)
+    return TextTable.of(title, entry.lines, columns, note)
 
 
 def forest_figure(found: Sequence[PooledEffects], method: str, baseline: str) -> Figure:
@@ -179,17 +186,12 @@ def forest_figure(found: Sequence[PooledEffects], method: str, baseline: str) ->
 
 def _forest(axes: Axes, entry: PooledEffects) -> None:
     weights = entry.result.weights if entry.result else [1 / max(len(entry.effects), 1)] * len(entry.effects)
-    lines = [
-        (effect.run, effect.interval, style.BLUE, "s", 3 + 8 * math.sqrt(weight))
-        for effect, weight in zip(entry.effects, weights, strict=True)
-    ]
-    if entry.result:
-        lines.append(("pooled", entry.result.mean, style.VERMILION, "D", 9))
-    for row, (_, interval, colour, marker, size) in enumerate(lines):
-        shown = entry.shown(interval)
+    marks = [(style.BLUE, "s", 3 + 8 * math.sqrt(weight)) for weight in weights]
+    marks.append((style.VERMILION, "D", 9))
+    for row, ((_, shown, _), (colour, marker, size)) in enumerate(zip(entry.lines, marks, strict=False)):
         panels.estimate(axes, row, shown.mean, shown.low, shown.high, colour, marker=marker, ms=size)
     panels.panel(axes, entry.title)
-    panels.rows(axes, [run for run, *_ in lines], origin=1 if entry.quantity == SPEED else 0)
+    panels.rows(axes, [run for run, *_ in entry.lines], origin=1 if entry.quantity == SPEED else 0)
     if entry.quantity == SPEED:
         panels.ratio_axis(axes)
 

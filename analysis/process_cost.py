@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,38 +29,29 @@ from analysis.tables.text_table import TextTable, tidy, to_text, write_table
 UNIT = "tflops"
 RANGES = (WHOLE, "around 75 %")
 """Ranges of targets, as shares of the baseline's gain."""
-SHARED = {1: "charged to one run", 10: "shared by ten", None: "not charged"}
-"""Runs that share the making of a process reward, in words; None charges nothing."""
-
-
-@dataclass(frozen=True)
-class Paying:
-    """What a method's process reward costs over one of `RANGES`.
-
-    `speed` is the speed-up over the baseline in operations, by the runs that share the making. After `runs`
-    (estimate, low, high) the making is paid for; infinite: never.
-    """
-
-    span: str
-    speed: dict[int | None, Estimate]
-    runs: tuple[float, float, float]
+SHARED = (1, 10, None)
+"""Runs that share the making of a process reward; None charges nothing."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """One method and its process reward, made with `making` TFLOP.
+    """What a method's process reward, made with `making` TFLOP, costs over one of `RANGES`.
 
-    `gain` is of the headline reward on held-out prompts at the end; `paying` has one entry for each of `RANGES`.
+    `gain` is of the headline reward on held-out prompts at the end; `speed` the speed-up over the baseline in
+    operations, by the runs that share the making. After `runs` (estimate, low, high) the making is paid for; infinite:
+    never.
     """
 
     method: str
     making: float
     gain: Interval
-    paying: tuple[Paying, ...]
+    span: str
+    speed: dict[int | None, Estimate]
+    runs: tuple[float, float, float]
 
 
 def process_costs(run: Records, baseline: str | None = None) -> list[Price]:
-    """One entry for each method that uses a process reward, the cheapest first.
+    """One entry for each method that uses a process reward and each of `RANGES`, the cheapest first.
 
     Raises:
         RecordError: no method does, or the baseline sets no target.
@@ -86,15 +76,19 @@ def process_costs(run: Records, baseline: str | None = None) -> list[Price]:
     ends = values[(values["reward"] == run.suite.headline) & (values["split"] == "held_out")]
     prices = []
     for method, cost in zip(map(str, making.index), map(float, making), strict=True):
-        paying = tuple(_paying(curves[method], curves[name], cost, span, len(making)) for span in RANGES)
         own = ends[ends["method"] == method]
         gain = paired_gain(own["final"].to_numpy(), own["base"].to_numpy())
-        prices.append(Price(method, cost, gain, paying))
+        for span in RANGES:
+            paid = _paying(curves[method], curves[name], cost, span, len(making))
+            prices.append(Price(method, cost, gain, span, *paid))
     return sorted(prices, key=lambda price: price.making)
 
 
-def _paying(own: Curves, baseline: Curves, making: float, span: str, comparisons: int) -> Paying:
-    speed = {}
+def _paying(
+    own: Curves, baseline: Curves, making: float, span: str, comparisons: int
+) -> tuple[dict[int | None, Estimate], tuple[float, float, float]]:
+    """`speed` and `runs` of a price."""
+    speed: dict[int | None, Estimate] = {}
     for runs in SHARED:
         charged = _charged(own, 0.0 if runs is None else making / runs)
         reference = baseline.cost, baseline.values
@@ -103,7 +97,7 @@ def _paying(own: Curves, baseline: Curves, making: float, span: str, comparisons
     targets = span_targets(SPANS[span], float(mean[0]), float(mean[-1]))
     spent, free = mean_cost(baseline.cost, baseline.values, targets), speed[None]
     value, low, high = (_runs(making, spent, ratio) for ratio in (free.value, free.high, free.low))
-    return Paying(span, speed, (value, low, high))
+    return speed, (value, low, high)
 
 
 def _charged(curves: Curves, cost: float) -> tuple[np.ndarray, np.ndarray]:
@@ -125,41 +119,40 @@ def _runs(making: float, baseline_cost: float, ratio: float) -> float:
 def process_cost_table(
     prices: Sequence[Price], baseline: str, run: Records
 ) -> tuple[pd.DataFrame, TextTable]:
-    """One row a method and range of targets, tidy; and a row a method as text."""
+    """One row a method and range of targets, tidy and as text."""
     frame = tidy(
-        {"method": price.method, "making_tflops": price.making, "gain": price.gain, "span": entry.span}
-        | {f"speed_up_{'free' if runs is None else runs}": speed for runs, speed in entry.speed.items()}
-        | dict(zip(("runs", "runs_low", "runs_high"), entry.runs, strict=True))
+        {"method": price.method, "making_tflops": price.making, "gain": price.gain, "span": price.span}
+        | {f"speed_up_{'free' if runs is None else runs}": speed for runs, speed in price.speed.items()}
+        | dict(zip(("runs", "runs_low", "runs_high"), price.runs, strict=True))
         for price in prices
-        for entry in price.paying
     )
-    columns: dict[str, Callable[[Price], str]] = {
+    columns = {
         "method": lambda price: price.method,
         "making, TFLOP": lambda price: f"{price.making:.3g}",
         "gain": lambda price: text.cell(price.gain),
+        "rewards": lambda price: price.span,
+        "charged to one run": lambda price: _speed(price.speed[1]),
+        "shared by ten": lambda price: _speed(price.speed[10]),
+        "not charged": lambda price: _speed(price.speed[None]),
+        "pays after": lambda price: _after(*price.runs),
     }
-    for place, span in enumerate(RANGES):
-        for shared, words in SHARED.items():
-            columns[f"{span}: {words}"] = partial(_speed, place=place, shared=shared)
-        columns[f"{span}: pays after"] = partial(_after, place=place)
     note = (
         f"Speed-up over {baseline} in operations, over the whole curve (25 to 85 % of its gain) and around 75 %, of "
         f"{text.reward_name(run.suite.headline)} on held-out prompts, with the making of the process reward charged to "
         "the run, shared by ten runs, or not charged; intervals over seeds, widened for "
-        f"{text.count(len(prices), 'comparison')}. Pays after: this many runs to the target, making included, cost no "
-        "more operations than as many of the baseline."
+        f"{text.count(len(set(frame['method'])), 'comparison')}. Pays after: this many runs to the target, making "
+        "included, cost no more operations than as many of the baseline."
     )
     return frame, TextTable.of("What the process reward costs", prices, columns, note)
 
 
-def _speed(price: Price, place: int, shared: int | None) -> str:
-    speed = price.paying[place].speed[shared]
+def _speed(speed: Estimate) -> str:
     bounds = f"\n{text.bounds(speed.low, speed.high)}" if speed.known else ""
     return f"{text.ratio(speed.value)}{bounds}"
 
 
-def _after(price: Price, place: int) -> str:
-    value, low, high = (max(1.0, runs) for runs in price.paying[place].runs)
+def _after(*runs: float) -> str:
+    value, low, high = (max(1.0, each) for each in runs)
     if math.isinf(value):
         return "never" if math.isinf(low) else f"never\n{low:.2g} or more"
     upper = "never" if math.isinf(high) else f"{high:.2g}"

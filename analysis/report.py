@@ -18,7 +18,7 @@ from analysis.costs import spending, spending_frame
 from analysis.curves import final_values, run_status
 from analysis.export import write_exports
 from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table, guidance_figure
-from analysis.hacking import courses, distance_figure, hacking_frame, hacking_table, proxy_figure
+from analysis.hacking import courses, distance_figure, hacking_table
 from analysis.page import Folded, Part, Picture, Section, filled, picture, render
 from analysis.plots.convergence import write_curves
 from analysis.power import power_table
@@ -101,7 +101,6 @@ def _figures(evidence: _Evidence) -> dict[str, Picture]:
     run, course, folder = evidence.run, evidence.course, evidence.output / "figures"
     files = write_curves(run, course, folder)
     drawn = {
-        "proxy": proxy_figure(run),
         "distance": distance_figure(run),
         "tradeoffs": tradeoffs_figure(run),
         "guidance": guidance_figure(run),
@@ -120,10 +119,9 @@ CAPTIONS = {
     "speed_up": "Speed-up over the baseline, by range of targets",
     "rewards_train": "Rewards over training on training prompts",
     "rewards_held_out": "Rewards over training on held-out prompts",
-    "proxy": "Gain on the rewards trained on, and on the headline reward",
     "distance": "Proxy gap, diversity and KL to the base model",
     "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
-    "guidance": "Reward that guidance adds, accuracy of the process reward, shares of the gradient",
+    "guidance": "Reward that guidance adds, and shares of the gradient",
     "training": "Rewards and updates during training",
 }
 
@@ -171,8 +169,7 @@ def _convergence(evidence: _Evidence) -> Section:
 
 
 def _hacking(evidence: _Evidence) -> Section:
-    found = courses(evidence.run)
-    tables = evidence.table("hacking", hacking_frame(found), hacking_table(evidence.run, found))
+    tables = evidence.table("hacking", *hacking_table(evidence.run, courses(evidence.run)))
     intro = (
         "Does a method improve what it is trained on more than what it is meant for, does it lose again what it had "
         "gained, and how far from the base model did it go for it?"
@@ -180,8 +177,8 @@ def _hacking(evidence: _Evidence) -> Section:
     level = evidence.table(
         "tradeoffs", *tradeoffs_table(evidence.run, at_equal_reward(evidence.run, evidence.course))
     )
-    shown = [evidence.pictures.get(name) for name in ("proxy", "tradeoffs")]
-    parts = filled([*tables, *shown, *level, evidence.pictures.get("distance")])
+    pictures = evidence.pictures
+    parts = filled([*tables, pictures.get("tradeoffs"), *level, pictures.get("distance")])
     return Section("Reward hacking", parts, intro if parts else "", dense=True)
 
 

@@ -55,10 +55,12 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
     Others take the colours that no known method of the run has, then all again with other lines.
     """
     taken = {KNOWN[name].colour for name in methods if name in KNOWN}
-    free = [Look(colour, marker) for colour, marker in zip(_COLOURS, "DPvXo*^h", strict=True)]
-    free = [look for look in free if look.colour not in taken]
-    for line, markers in (("--", "<>dp8Hs."), (":", "oDs^vPX*"), ("-.", "PX*hDs<>")):
-        free += [Look(colour, marker, line) for colour, marker in zip(_COLOURS, markers, strict=True)]
+    free = [
+        Look(colour, marker, line)
+        for line, markers in (("-", "DPvXo*^h"), ("--", "<>dp8Hs."), (":", "oDs^vPX*"), ("-.", "PX*hDs<>"))
+        for colour, marker in zip(_COLOURS, markers, strict=True)
+        if line != "-" or colour not in taken
+    ]
     others = [name for name in methods if name not in KNOWN]
     given = {name: free[place % len(free)] for place, name in enumerate(others)}
     return {BASE: BASE_LOOK} | {name: KNOWN.get(name) or given[name] for name in methods}

@@ -34,13 +34,15 @@ _KEYS = ["method", "seed", "iteration"]
 
 @dataclass(frozen=True)
 class AtReward:
-    """One method where its headline reward first reaches `reward`: `QUANTITIES` over the seeds that get there."""
+    """One method where its headline reward first reaches `reward`, over the `reached` of its `seeds` that get there."""
 
     method: str
     reward: float
     reached: int
     seeds: int
-    values: dict[str, Interval]
+    training: Interval
+    diversity: Interval
+    kl: Interval
 
 
 def course_frame(run: Records) -> pd.DataFrame:
@@ -71,8 +73,8 @@ def at_equal_reward(run: Records, course: Convergence, share: float = SHARE) -> 
     for method in run.methods:
         seeds = [part for _, part in frame[frame["method"] == method].groupby("seed")]
         rows = [row for part in seeds if (row := _crossing(part, level)) is not None]
-        values = {name: mean_interval([row[name] for row in rows]) for name in QUANTITIES}
-        found.append(AtReward(method, level, len(rows), len(seeds), values))
+        intervals = [mean_interval([row[name] for row in rows]) for name in QUANTITIES]
+        found.append(AtReward(method, level, len(rows), len(seeds), *intervals))
     return found
 
 
@@ -104,17 +106,12 @@ def front(points: pd.DataFrame, gain: str, cost: str, smaller: bool) -> list[str
 
 def tradeoffs_table(run: Records, found: Sequence[AtReward]) -> tuple[pd.DataFrame, TextTable]:
     """One row a method: what it had spent of diversity and distance when it reached the level."""
-    frame = tidy(
-        {"method": entry.method, "reward": entry.reward, "reached": entry.reached, "seeds": entry.seeds}
-        | entry.values
-        for entry in found
-    )
     columns = {
         "method": lambda entry: entry.method,
         "seeds that reach it": lambda entry: f"{entry.reached} of {entry.seeds}",
-        "gain in training rewards": lambda entry: text.cell(entry.values["training"], text.number),
-        "diversity": lambda entry: text.cell(entry.values[DIVERSITY], text.number),
-        "KL to base (nats)": lambda entry: text.cell(entry.values["kl"], text.number),
+        "gain in training rewards": lambda entry: text.cell(entry.training, text.number),
+        "diversity": lambda entry: text.cell(entry.diversity, text.number),
+        "KL to base (nats)": lambda entry: text.cell(entry.kl, text.number),
     }
     level = text.number(found[0].reward) if found else ""
     reward = text.reward_name(run.suite.headline)
@@ -123,7 +120,7 @@ def tradeoffs_table(run: Records, found: Sequence[AtReward]) -> tuple[pd.DataFra
         "means with Student's 95 % interval over the seeds that get there. Training rewards: gain on training prompts "
         "in standard deviations of the base model's videos. A method of which some seeds never get there is flattered."
     )
-    return frame, TextTable.of(f"At equal reward: {reward} {level}", found, columns, note)
+    return tidy(map(vars, found)), TextTable.of(f"At equal reward: {reward} {level}", found, columns, note)
 
 
 def tradeoffs_figure(run: Records) -> Figure | None:

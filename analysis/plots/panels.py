@@ -39,17 +39,12 @@ def footer(run: Records, *sentences: str) -> str:
     return " ".join([f"{head} ({finished}).", *filter(None, sentences)])
 
 
-def judges_note(run: Records) -> str:
-    """Which rewards only judge, for a caption."""
-    return "Rewards not marked as trained on only judge." if run.suite.held_out else ""
-
-
-def band_note(run: Records, unfinished: bool = True, always: bool = False) -> str:
-    """What lines and bands are, for a caption; `always` where bands are drawn for any number of methods."""
+def band_note(run: Records, unfinished: bool = True) -> str:
+    """What lines and bands are, for a caption."""
     status = run_status(run)
     counts = status[status["counted"]].groupby("method").size()
     note, kinds = "Lines: mean over finished seeds", []
-    if always or len(run.methods) <= MANY_METHODS:
+    if len(run.methods) <= MANY_METHODS:
         if ((counts > 1) & (counts < INTERVAL_SEEDS)).any():
             kinds.append("from the lowest to the highest seed")
         if (counts >= INTERVAL_SEEDS).any():

@@ -29,9 +29,7 @@ def reward_curves(run: Records, split: str, unit: str) -> Figure:
         panels.panel(each, text.reward_name(reward), *labels, whole=unit == "iterations")
         panels.cut(each, every.loc[every["reward"] == reward, "value"])
     heading = f"Rewards on {text.SPLIT_NAMES[split]} against {text.UNIT_AXES[unit]}"
-    return panels.finish(
-        run, drawn, heading, panels.handles(run, base=True), panels.band_note(run), panels.judges_note(run)
-    )
+    return panels.finish(run, drawn, heading, panels.handles(run, base=True), panels.band_note(run))
 
 
 def _kind(run: Records, reward: str) -> str:
@@ -77,7 +75,7 @@ def final_comparison(run: Records) -> Figure:
         for split in run.splits
     ]
     heading = "Gain over the base model at the end of training"
-    return panels.finish(run, drawn, heading, marks, note, panels.judges_note(run))
+    return panels.finish(run, drawn, heading, marks, note)
 
 
 def _gains(axes: Axes, run: Records, part: pd.DataFrame, split: str) -> None:

@@ -48,7 +48,7 @@ def test_the_pooled_speed_up_is_that_of_the_runs_own(runs: list[Records]) -> Non
     assert [effect.run for effect in speed.effects] == ["run0", "run1", "run2"]
     assert final.result is not None
     assert final.result.mean.n == 3
-    assert final.result.mean.mean == pytest.approx(np.mean([e.value for e in final.effects]), abs=0.2)
+    assert final.result.mean.mean == pytest.approx(np.mean([e.interval.mean for e in final.effects]), abs=0.2)
 
 
 def test_a_run_in_which_the_method_fails_is_not_left_out(runs: list[Records], tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_page_is_self_contained(reported: Path) -> None:
 
 def test_every_figure_is_there_in_both_formats_and_not_blank(reported: Path) -> None:
     figures = reported / "figures"
-    names = {"gains", "convergence", "speed_up", "rewards_held_out", "rewards_train", "proxy", "distance"}
+    names = {"gains", "convergence", "speed_up", "rewards_held_out", "rewards_train", "distance"}
     names |= {"tradeoffs", "guidance", "training"}
     present = {file.name for file in figures.iterdir()}
     drawn = {f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
