@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,10 +78,11 @@ def accuracies(run: Records) -> list[Trend]:
 
 def _trends(run: Records, frame: pd.DataFrame, by: str, column: str) -> list[Trend]:
     found = []
-    for (method, of), own in frame.groupby(["method", by], sort=False):
+    keys: Any
+    for keys, own in frame.groupby(["method", by], sort=False):
         seeds = own.sort_values("iteration").groupby("seed")[column]
         first, last = seeds.first(), seeds.last()
-        found.append(Trend(method, of, *map(mean_interval, (first, last, last - first))))
+        found.append(Trend(*keys, *map(mean_interval, (first, last, last - first))))
     return sorted(found, key=lambda entry: run.methods.index(entry.method))
 
 

@@ -27,9 +27,6 @@ from analysis.tables.text_table import TextTable, tidy
 
 DIVERSITY = "diversity"
 
-LEAST_NATS = 10.0
-"""Nearer to the base model than this, a gain for each nat is noise over nearly nothing."""
-
 _KEYS = ["method", "seed", "iteration"]
 
 
@@ -93,7 +90,8 @@ def _training(standard: pd.DataFrame, run: Records) -> pd.Series:
     """Weighted mean of the training rewards on training prompts; NaN where one of them was not evaluated."""
     weights = np.array(list(run.suite.training.values()))
     own = standard.reindex(columns=[("train", reward) for reward in run.suite.training])
-    return pd.Series(own.to_numpy() @ weights / np.abs(weights).sum(), index=standard.index)
+    total = np.abs(weights).sum() or math.nan
+    return pd.Series(own.to_numpy() @ weights / total, index=standard.index)
 
 
 def kl_frame(run: Records) -> pd.DataFrame:
@@ -163,14 +161,8 @@ def hacking_table(run: Records, found: Sequence[Course]) -> tuple[pd.DataFrame, 
     )
     if any(entry.kl.n for entry in found):
         columns["KL to base at the end"] = lambda entry: text.cell(entry.kl, text.number)
-        columns["gain per 100 nats"] = _efficiency
         note += " KL: nats per video, over the whole path, under the memoryless SDE."
     return tidy(map(vars, found)), TextTable.of("Peaks, proxy gaps and distances", found, columns, note)
-
-
-def _efficiency(entry: Course) -> str:
-    far = entry.kl.mean >= LEAST_NATS
-    return text.signed(100 * entry.gain.mean / entry.kl.mean) if far else text.NONE
 
 
 def distance_figure(run: Records) -> Figure | None:

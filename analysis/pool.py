@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from analysis import style, text
+from analysis import text
 from analysis.commandline import closest, output_folder
 from analysis.convergence import check_baseline, convergence
 from analysis.hacking import proxy_frame
-from analysis.plots import panels
 from analysis.records import RecordError, Records, load_run
 from analysis.statistics import Interval, Pooled, pooled, welch_difference
 from analysis.tables.text_table import TextTable, to_text, write_table
@@ -48,11 +45,6 @@ class PooledEffects:
     effects: tuple[RunEffect, ...]
     result: Pooled | None
     why_not: str = ""
-
-    @property
-    def title(self) -> str:
-        """What a reader is told of the quantity."""
-        return "whole-curve speed-up" if self.quantity == SPEED else "difference of final rewards (base s.d.)"
 
     @property
     def lines(self) -> list[tuple[str, Interval, float]]:
@@ -166,34 +158,8 @@ def pool_table(entry: PooledEffects, method: str, baseline: str) -> TextTable:
         )
     else:
         note += f" Not pooled: {entry.why_not}. Leaving runs out would flatter one side."
-    title = f"{method} against {baseline}: {entry.title}"
-    return TextTable.of(title, entry.lines, columns, note)
-
-
-def forest_figure(found: Sequence[PooledEffects], method: str, baseline: str) -> Figure:
-    """A panel a quantity: a line a run, its square the larger the more it weighs, and the pooled mean below."""
-    lines = max(len(entry.effects) for entry in found) + 1
-    drawn = style.figure(9.0, 0.34 * lines + 1.6)
-    for axes, entry in zip(drawn.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        _forest(axes, entry)
-    note = (
-        "Lines: 95 % intervals over seeds. Squares: larger for runs that weigh more. Diamond: random-effects mean over "
-        "runs with its interval."
-    )
-    style.surround(drawn, f"{method} against {baseline}, run by run", note, [])
-    return drawn
-
-
-def _forest(axes: Axes, entry: PooledEffects) -> None:
-    weights = entry.result.weights if entry.result else [1 / max(len(entry.effects), 1)] * len(entry.effects)
-    marks = [(style.BLUE, "s", 3 + 8 * math.sqrt(weight)) for weight in weights]
-    marks.append((style.VERMILION, "D", 9))
-    for row, ((_, shown, _), (colour, marker, size)) in enumerate(zip(entry.lines, marks, strict=False)):
-        panels.estimate(axes, row, shown.mean, shown.low, shown.high, colour, marker=marker, ms=size)
-    panels.panel(axes, entry.title)
-    panels.rows(axes, [run for run, *_ in entry.lines], origin=1 if entry.quantity == SPEED else 0)
-    if entry.quantity == SPEED:
-        panels.ratio_axis(axes)
+    scale = "whole-curve speed-up" if ratio else "difference of final rewards (base s.d.)"
+    return TextTable.of(f"{method} against {baseline}: {scale}", entry.lines, columns, note)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--method", required=True, metavar="METHOD", help="the method whose effect is pooled")
     against = "what it is compared with (each run's own baseline)"
     parser.add_argument("--baseline", metavar="METHOD", help=against)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where table and figure go")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the table goes")
     options = parser.parse_args(arguments)
     try:
         output = output_folder([*options.runs, *options.runs], options.output)
@@ -221,7 +187,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     baseline = text.listed(list(own), "or")
     tables = [pool_table(entry, options.method, baseline) for entry in found]
     write_table(output / "tables", "pooled", pool_frame(found), tables)
-    style.save(forest_figure(found, options.method, baseline), output / "figures", "pooled")
     sys.stdout.write("\n".join(map(to_text, tables)))
     return 0
 

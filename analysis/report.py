@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import plots, style, text, videos
+from analysis import style, text, videos
 from analysis.alignment import Alignment, alignment
 from analysis.answer import answer
 from analysis.commandline import command
@@ -21,6 +21,8 @@ from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table, gu
 from analysis.hacking import courses, distance_figure, hacking_table
 from analysis.page import Folded, Part, Picture, Section, filled, picture, render
 from analysis.plots.convergence import write_curves
+from analysis.plots.rewards import final_comparison, reward_curves
+from analysis.plots.training import training_curves
 from analysis.power import power_table
 from analysis.records import Records, load_run
 from analysis.schema import BASE
@@ -104,11 +106,11 @@ def _figures(evidence: _Evidence) -> dict[str, Picture]:
         "distance": distance_figure(run),
         "tradeoffs": tradeoffs_figure(run),
         "guidance": guidance_figure(run),
-        "training": plots.training_curves(run),
-        "gains": plots.final_comparison(run) if len(final_values(run)) else None,
+        "training": training_curves(run),
+        "gains": final_comparison(run) if len(final_values(run)) else None,
     }
     if files and "train" in run.splits and course.split != "train":
-        drawn["rewards_train"] = plots.reward_curves(run, "train", course.unit)
+        drawn["rewards_train"] = reward_curves(run, "train", course.unit)
     files |= {name: style.save(figure, folder, name)[0] for name, figure in drawn.items() if figure}
     return {name: picture(file, CAPTIONS[name]) for name, file in files.items()}
 

@@ -137,6 +137,7 @@ def tradeoffs_figure(run: Records) -> Figure | None:
     if not kinds or not (frame["iteration"] > 0).any():
         return None
     drawn, axes = panels.grid(len(kinds), 3.0)
+    fronts = []
     for each, (title, x, y, below, left) in zip(axes, kinds, strict=True):
         ends = _lines(each, run, frame, x, y)
         panels.panel(each, title, below=below, left=left)
@@ -146,12 +147,13 @@ def tradeoffs_figure(run: Records) -> Figure | None:
         if x == "kl":
             each.set_xscale("symlog", linthresh=10)
             each.set_xticks([0, 10, 100, 1000], ["0", "10", "100", "1000"])
-        _label(each, ends[ends["method"].isin(front(ends, y, x, smaller=x == "kl"))], x, y)
+        fronts.append(f"of {title}, {text.listed(front(ends, y, x, smaller=x == 'kl'))}")
     note = (
         "Lines: means of the finished seeds from the base model on; marks: their ends. Dashed: equal gains; below it "
-        "the training rewards run ahead. Named: methods that no other beats on both axes."
+        "the training rewards run ahead."
     )
-    return panels.finish(run, drawn, "What the gains cost", panels.handles(run), note)
+    unbeaten = f"Methods that no other beats on both axes: {'; '.join(fronts)}." if fronts else ""
+    return panels.finish(run, drawn, "What the gains cost", panels.handles(run), note, unbeaten)
 
 
 def _lines(axes: Axes, run: Records, frame: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -169,15 +171,3 @@ def _lines(axes: Axes, run: Records, frame: pd.DataFrame, x: str, y: str) -> pd.
         axes.plot(last[x], last[y], marker=look.marker or ".", ms=6, color=look.colour, zorder=5)
         ends.append({"method": method, x: float(last[x]), y: float(last[y])})
     return pd.DataFrame(ends, columns=["method", x, y])
-
-
-def _label(axes: Axes, ends: pd.DataFrame, x: str, y: str) -> None:
-    """Names beside ends, from the lowest up, each as far above the one before it as a line of text is high."""
-    axes.autoscale_view()
-    to_panel = axes.transData + axes.transAxes.inverted()
-    free = 0.0
-    for _, row in ends.sort_values(y).iterrows():
-        across, height = to_panel.transform((row[x], row[y]))
-        free = max(height, free + 0.055)
-        name = axes.text(across + 0.025, free, row["method"], va="center", transform=axes.transAxes)
-        name.set(fontsize=7, color=style.INK, in_layout=False)

@@ -92,9 +92,9 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
         if PUBLISHED_FOR in rows:
             each.plot(PUBLISHED, rows.index(PUBLISHED_FOR) - 0.3, marker="v", ms=5, color=style.INK, zorder=5)
     note = (
-        f"Ranges are shares of {found.baseline}'s gain; above 1× a method needs less than it. Lines: 95 % intervals over "
-        "seeds, widened for the number of methods; one that ends at a panel's edge goes on beyond it. No mark: the mean "
-        "curve does not get through the range."
+        f"Ranges are shares of {found.baseline}'s gain; above 1× a method needs less than it. Lines: 95 % intervals "
+        "over seeds, widened for the number of methods; one that ends at a panel's edge goes on beyond it. No mark: "
+        "the mean curve does not get through the range."
     )
     if len(units) == 1:
         note = f"Cost in {text.UNIT_TITLES[found.unit]}. {note}"

@@ -21,13 +21,8 @@ SHOWN_PAIRS = 10
 def alignment_frame(found: Alignment, run: Records) -> pd.DataFrame:
     """One row per (split, method, reward), tidy."""
     return tidy(
-        {"split": entry.split, "method": entry.method, "reward": entry.reward}
-        | {"role": run.suite.role(entry.reward), "base": entry.base, "final": entry.final}
-        | {"gain": entry.mean, "iqm": entry.robust, "any_prompts_low": entry.any_prompts.low}
-        | {"any_prompts_high": entry.any_prompts.high, "prompts_won": entry.prompts_won}
-        | {"seeds": entry.mean.n}
-        for entry in found.endings
-    )
+        vars(entry) | {"role": run.suite.role(entry.reward), "seeds": entry.mean.n} for entry in found.endings
+    ).rename(columns=lambda name: name.replace("mean", "gain").replace("robust", "iqm"))
 
 
 def pairs_frame(found: Alignment) -> pd.DataFrame:
