@@ -9,22 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import text
 from analysis.curves import counted
 from analysis.plots import panels
 from analysis.records import Records
-from analysis.schema import GRADIENT_SHARE, GUIDED, PROCESS_ACCURACY, UNGUIDED
+from analysis.schema import GUIDED, PROCESS_ACCURACY, UNGUIDED
 from analysis.statistics import Interval, mean_interval
 from analysis.tables.text_table import TextTable, tidy
 
 _KEYS = ["method", "seed", "iteration"]
-_TERM_LINES = {"outcome": "-", "process": "--", "distillation": ":", "kl": "-."}
-_LINE_WORDS = {"-": "solid", "--": "dashed", ":": "dotted", "-.": "dash-dotted"}
 _ONE_START = (
     "Every seed starts from one evaluation of the base policy, a group of rollouts of each of a few prompts "
     "(evaluation.diagnostic_prompts): the error of that is in no interval here."
@@ -86,11 +82,6 @@ def _trends(run: Records, frame: pd.DataFrame, by: str, column: str) -> list[Tre
     return sorted(found, key=lambda entry: run.methods.index(entry.method))
 
 
-def share_frame(run: Records) -> pd.DataFrame:
-    """Shares of the terms of a loss in its gradient: columns method, seed, iteration, term, value."""
-    return diagnostic(run, GRADIENT_SHARE, "term").sort_values(_KEYS, ignore_index=True)
-
-
 def verdict(gap: Trend) -> str:
     """What the intervals of a gap show."""
     if not gap.change.known:
@@ -144,36 +135,18 @@ def accuracies_table(found: Sequence[Trend]) -> tuple[pd.DataFrame, TextTable]:
 
 
 def guidance_figure(run: Records) -> Figure | None:
-    """A panel a reward with what guidance adds to it, and one with the shares of the gradient; or None."""
-    gap, shares = gap_frame(run), share_frame(run)
-    rewards = dict(iter(gap.groupby("reward", sort=False)))
-    if not len(rewards) + len(shares):
+    """A panel a reward with what guidance adds to it over training; None where that was not measured."""
+    rewards = dict(iter(gap_frame(run).groupby("reward", sort=False)))
+    if not rewards:
         return None
-    drawn, axes = panels.grid(len(rewards) + bool(len(shares)), 2.35, columns=3)
-    for each, (reward, own) in zip(axes, rewards.items(), strict=False):
+    drawn, axes = panels.grid(len(rewards), 2.35, columns=3)
+    for each, (reward, own) in zip(axes, rewards.items(), strict=True):
         panels.level(each)
         panels.means(each, run, panels.over_iterations(own, "gap"), "iteration")
-        name = f"gap in {text.reward_name(str(reward))}"
-        panels.panel(each, name, "", "iteration", "guided − unguided", whole=True)
-    involved = {*gap["method"], *shares["method"]}
-    legend = panels.handles(run, [name for name in run.methods if name in involved])
-    notes = ["Guided rollouts at full strength, from the same noise as unguided ones."] if len(gap) else []
-    if len(shares):
-        _shares(axes[-1], run, shares)
-        terms = [name for name in _TERM_LINES if name in set(shares["term"])]
-        listed = ", ".join(f"{text.TERMS[name]} {_LINE_WORDS[_TERM_LINES[name]]}" for name in terms)
-        notes.append(f"Gradient shares: {listed}.")
-    return panels.finish(run, drawn, "What guidance does", legend, panels.band_note(run, False), *notes)
-
-
-def _shares(axes: Axes, run: Records, shares: pd.DataFrame) -> None:
-    look = panels.looks(run)
-    for (method, term), own in shares.groupby(["method", "term"], sort=False):
-        curve, of = panels.over_iterations(own), look[str(method)]
-        kind = _TERM_LINES.get(str(term), (0, (1, 3)))
-        axes.plot(
-            curve["iteration"], curve["mean"], color=of.colour, ls=kind, lw=of.width, zorder=2 + of.width
+        panels.panel(
+            each, text.reward_name(str(reward)), below="iteration", left="guided − unguided", whole=True
         )
-    axes.set_ylim(0, 1)
-    panels.panel(axes, "share of the gradient", "by loss term", "iteration", "share", whole=True)
-    axes.set_yticks(np.linspace(0, 1, 5))
+    guided = [name for name in run.methods if any(name in set(own["method"]) for own in rewards.values())]
+    note = "Guided rollouts at full strength, from the same noise as unguided ones."
+    heading = "What guidance adds to rewards"
+    return panels.finish(run, drawn, heading, panels.handles(run, guided), panels.band_note(run, False), note)

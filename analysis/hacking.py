@@ -78,11 +78,8 @@ def proxy_frame(run: Records) -> pd.DataFrame:
 
 def _base_spread(run: Records) -> pd.Series:
     """Standard deviation of each reward over the base model's videos, by split and reward; NaN where it is 0."""
-    base = run.evaluations[run.evaluations["method"] == BASE]
-    spread = base.groupby(["split", "reward"], observed=True)["value"].std(ddof=1)
-    spread.index = pd.MultiIndex.from_tuples(
-        [(str(split), str(reward)) for split, reward in spread.index], names=["split", "reward"]
-    )
+    base = run.evaluations[run.evaluations["method"] == BASE].astype({"split": str, "reward": str})
+    spread = base.groupby(["split", "reward"])["value"].std(ddof=1)
     return spread.where(spread > 0)
 
 

@@ -123,7 +123,7 @@ CAPTIONS = {
     "rewards_held_out": "Rewards over training on held-out prompts",
     "distance": "Proxy gap, diversity and KL to the base model",
     "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
-    "guidance": "Reward that guidance adds, and shares of the gradient",
+    "guidance": "What guidance adds to rewards",
     "training": "Rewards and updates during training",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import style, text
 from analysis.convergence import SPANS, Convergence
@@ -87,7 +88,10 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
         kind = f"{100 * start:.0f} to {text.percent(end)} of the gain"
         panels.panel(each, span, kind, f"cost of {found.baseline} / cost of the method")
         panels.rows(each, names, origin=1)
-        panels.ratio_axis(each)
+        each.set_xscale("log")
+        each.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        each.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+        each.xaxis.set_minor_formatter(NullFormatter())
         each.set_xlim(least, most)
         if PUBLISHED_FOR in rows:
             each.plot(PUBLISHED, rows.index(PUBLISHED_FOR) - 0.3, marker="v", ms=5, color=style.INK, zorder=5)

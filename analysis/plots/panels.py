@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from analysis import style, text
 from analysis.curves import bands, final_values, run_status
@@ -170,14 +170,6 @@ def rows(axes: Axes, names: Sequence[str], origin: float = 0.0) -> None:
     axes.set_yticks(range(len(names)), list(names), fontsize=9)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-
-
-def ratio_axis(axes: Axes) -> None:
-    """Ratios on a logarithmic x axis, as in `0.5×`."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def cut(axes: Axes, values: pd.Series) -> None:

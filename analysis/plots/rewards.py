@@ -68,11 +68,9 @@ def final_comparison(run: Records) -> Figure:
         "Large marks: mean over finished seeds with its 95 % interval (Student's t; none for one seed). "
         "Small dots: single seeds. Dotted line: the base model. Each panel has its own scale."
     )
+    fills = {"held_out": None, "train": "white"}
     marks = [
-        panels.line(
-            text.SPLIT_NAMES[split], kind="", marker="o", mfc=None if split == "held_out" else "white"
-        )
-        for split in run.splits
+        panels.line(text.SPLIT_NAMES[split], kind="", marker="o", mfc=fills[split]) for split in run.splits
     ]
     heading = "Gain over the base model at the end of training"
     return panels.finish(run, drawn, heading, marks, note)

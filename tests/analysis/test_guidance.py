@@ -1,11 +1,10 @@
-"""Diagnostics of guidance: gaps, accuracy by noise level and shares, where they were recorded."""
+"""Diagnostics of guidance: gaps, and accuracy by noise level, where they were recorded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from analysis.guidance import (
@@ -17,7 +16,6 @@ from analysis.guidance import (
     gaps,
     gaps_table,
     guidance_figure,
-    share_frame,
     verdict,
 )
 from analysis.records import load_run
@@ -70,13 +68,6 @@ def test_accuracy_is_told_from_noise_to_video(whole_run: Path) -> None:
     assert table.rows[0][1] == "1"
 
 
-def test_shares_add_up_to_one(whole_run: Path) -> None:
-    shares = share_frame(load_run(whole_run))
-    sums = shares.groupby(["method", "seed", "iteration"])["value"].sum()
-    assert sums.to_numpy() == pytest.approx(1.0)
-    assert set(shares["term"]) == {"outcome", "process", "distillation"}
-
-
 def test_where_nothing_was_recorded_nothing_is_shown(tmp_path: Path) -> None:
     plan = Plan(methods=("dance_grpo",), rewards=("accuracy",), with_samples=False)
     for folder in (tmp_path / "unguided", tmp_path / "old"):
@@ -93,5 +84,4 @@ def test_only_seeds_that_finished_count(tmp_path: Path) -> None:
     )
     run = load_run(write_run(tmp_path, plan))
     assert set(gap_frame(run)["seed"]) == {0, 2}
-    assert isinstance(share_frame(run), pd.DataFrame)
     assert all(entry.change.n == 2 for entry in gaps(run))
