@@ -40,10 +40,9 @@ class Trend:
 
 def diagnostic(run: Records, prefix: str, name: str) -> pd.DataFrame:
     """Counted seeds' values of the metrics that begin with `prefix`: columns method, seed, iteration, `name`, value."""
-    names = [metric for metric in run.iterations["metric"].unique() if str(metric).startswith(prefix)]
-    chosen = run.iterations[run.iterations["metric"].isin(names)]
-    ends = chosen["metric"].astype(str).str[len(prefix) :]
-    frame = chosen[[*_KEYS, "value"]].assign(**{name: ends})
+    metrics = run.iterations["metric"].astype(str)
+    chosen = metrics.str.startswith(prefix)
+    frame = run.iterations.loc[chosen, [*_KEYS, "value"]].assign(**{name: metrics[chosen].str[len(prefix) :]})
     frame = frame.astype({"method": str, "seed": "int64", "iteration": "int64", "value": "float64"})
     return counted(run, frame.dropna(subset=["value"]))
 
@@ -136,17 +135,17 @@ def accuracies_table(found: Sequence[Trend]) -> tuple[pd.DataFrame, TextTable]:
 
 def guidance_figure(run: Records) -> Figure | None:
     """A panel a reward with what guidance adds to it over training; None where that was not measured."""
-    rewards = dict(iter(gap_frame(run).groupby("reward", sort=False)))
+    frame = gap_frame(run)
+    rewards = list(dict.fromkeys(frame["reward"]))
     if not rewards:
         return None
+    guided = [name for name in run.methods if name in set(frame["method"])]
     drawn, axes = panels.grid(len(rewards), 2.35, columns=3)
-    for each, (reward, own) in zip(axes, rewards.items(), strict=True):
+    for each, reward in zip(axes, rewards, strict=True):
+        own = panels.over_iterations(frame[frame["reward"] == reward], "gap")
         panels.level(each)
-        panels.means(each, run, panels.over_iterations(own, "gap"), "iteration")
-        panels.panel(
-            each, text.reward_name(str(reward)), below="iteration", left="guided − unguided", whole=True
-        )
-    guided = [name for name in run.methods if any(name in set(own["method"]) for own in rewards.values())]
+        panels.means(each, run, own, "iteration", guided)
+        panels.panel(each, text.reward_name(reward), "", "iteration", "guided − unguided", whole=True)
     note = "Guided rollouts at full strength, from the same noise as unguided ones."
     heading = "What guidance adds to rewards"
     return panels.finish(run, drawn, heading, panels.handles(run, guided), panels.band_note(run, False), note)

@@ -137,11 +137,10 @@ def process_cost_table(
         "pays after": lambda price: _after(*price.runs),
     }
     note = (
-        f"Speed-up over {baseline} in operations, over the whole curve (25 to 85 % of its gain) and around 75 %, of "
-        f"{text.reward_name(run.suite.headline)} on held-out prompts, with the making of the process reward charged to "
-        "the run, shared by ten runs, or not charged; intervals over seeds, widened for "
-        f"{text.count(len(set(frame['method'])), 'comparison')}. Pays after: this many runs to the target, making "
-        "included, cost no more operations than as many of the baseline."
+        f"Speed-up over {baseline} in operations, of {text.reward_name(run.suite.headline)} on held-out prompts, from "
+        "25 to 85 % of its gain (whole curve) and around 75 %, by who pays for making the process reward; intervals "
+        f"over seeds, widened for {text.count(len(set(frame['method'])), 'comparison')}. Pays after: this many runs to "
+        "the target, making included, cost no more operations than as many of the baseline."
     )
     return frame, TextTable.of("What the process reward costs", prices, columns, note)
 

@@ -28,15 +28,14 @@ from analysis.records import Records, load_run
 from analysis.schema import BASE
 from analysis.tables.alignment import folded, pairs_table, summaries_table, write_alignment
 from analysis.tables.compute import budget_tables
-from analysis.tables.convergence import short_speed_table, speed_table, write_convergence
+from analysis.tables.convergence import write_convergence
 from analysis.tables.final import final_table, format_table
 from analysis.tables.runs import methods_table, status_table
 from analysis.tables.text_table import TextTable, write_table
 from analysis.tradeoffs import at_equal_reward, tradeoffs_figure, tradeoffs_table
 
 FEW_PAIRED = 4
-"""With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone, and
-speed-ups in other units are folded."""
+"""With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone."""
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -159,12 +158,9 @@ def _final(evidence: _Evidence) -> Section:
 
 def _convergence(evidence: _Evidence) -> Section:
     run, course, pictures = evidence.run, evidence.course, evidence.pictures
-    speed: list[Part] = [*write_convergence(course, evidence.output / "tables")]
-    if speed and len(run.methods) > FEW_PAIRED:
-        units = dict.fromkeys([course.unit, "iterations"])
-        speed = [short_speed_table(course, unit) for unit in units]
-        speed.append(Folded("Speed-ups in every unit", [speed_table(course)]))
-    parts: list[Part | None] = [pictures.get("convergence"), *speed]
+    speed = write_convergence(course, evidence.output / "tables")
+    parts: list[Part | None] = [pictures.get("convergence"), *speed[:1]]
+    parts.append(Folded("Speed-ups in other units", speed[1:]))
     parts += [pictures.get(name) for name in ("speed_up", f"rewards_{course.split}", "rewards_train")]
     why = f"No speed-up is given: {course.why_not}." if course.why_not and len(run.methods) > 1 else ""
     return Section("Convergence", filled(parts), why, dense=True)

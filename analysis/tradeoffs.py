@@ -147,7 +147,7 @@ def tradeoffs_figure(run: Records) -> Figure | None:
         if x == "kl":
             each.set_xscale("symlog", linthresh=10)
             each.set_xticks([0, 10, 100, 1000], ["0", "10", "100", "1000"])
-        fronts.append(f"of {title}, {text.listed(front(ends, y, x, smaller=x == 'kl'))}")
+        fronts.append(f"{text.listed(front(ends, y, x, smaller=x == 'kl'))} ({title})")
     note = (
         "Lines: means of the finished seeds from the base model on; marks: their ends. Dashed: equal gains; below it "
         "the training rewards run ahead."

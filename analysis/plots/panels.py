@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,13 @@ def band_note(run: Records, unfinished: bool = True) -> str:
     return f"{note}."
 
 
-def looks(run: Records) -> dict[str, style.Look]:
-    """A look for each method and the base; of many, only the baseline and those that end highest have colours."""
-    if len(run.methods) <= MANY_METHODS:
-        return style.looks(run.methods)
+def looks(run: Records, methods: Sequence[str] | None = None) -> dict[str, style.Look]:
+    """A look for each method and the base; of many, only the baseline and those that end highest have colours.
+
+    A figure of a few `methods` alone has colours for all of these.
+    """
+    if len(methods or run.methods) <= MANY_METHODS:
+        return style.looks(methods or run.methods)
     ends = final_values(run)
     ends = ends[(ends["split"] == run.split) & (ends["reward"] == run.suite.headline)]
     best = ends.groupby("method")["final"].mean().sort_values(ascending=False).index
@@ -93,10 +96,10 @@ def finish(run: Records, drawn: Figure, heading: str, legend: Sequence[Line2D], 
     return drawn
 
 
-def handles(run: Records, methods: Iterable[str] | None = None, base: bool = False) -> list[Line2D]:
+def handles(run: Records, methods: Sequence[str] | None = None, base: bool = False) -> list[Line2D]:
     """Legend entries of methods, those without a colour as one, and of the base model's line."""
-    given = looks(run)
-    every = {name: given[name] for name in (run.methods if methods is None else methods)}
+    given = looks(run, methods)
+    every = {name: given[name] for name in methods or run.methods}
     named = {name: look for name, look in every.items() if look != OTHER}
     named |= {"other methods": OTHER} if len(named) < len(every) else {}
     named |= {"base model": style.BASE_LOOK} if base else {}
@@ -133,15 +136,21 @@ def over_iterations(frame: pd.DataFrame, name: str = "value") -> pd.DataFrame:
     return bands(values.dropna(), ["method", "iteration"])
 
 
-def means(axes: Axes, run: Records, frame: pd.DataFrame, by: str, markers: bool = True) -> None:
+def means(
+    axes: Axes, run: Records, frame: pd.DataFrame, by: str, methods: Sequence[str] | None = None
+) -> None:
     """A line a method through `mean` at the values of column `by`, with its band. Columns as of `curves.bands`."""
-    for method, look in looks(run).items():
+    for method, look in looks(run, methods).items():
         curve = frame[frame["method"] == method].sort_values(by)
         if not len(curve):
             continue
         x = curve[by].to_numpy()
-        marker = look.marker if len(x) < 3 or (markers and len(x) <= 20) else None
-        kind: dict[str, Any] = {"ls": look.line, "lw": look.width, "marker": marker, "ms": 4}
+        kind: dict[str, Any] = {
+            "ls": look.line,
+            "lw": look.width,
+            "marker": look.marker,
+            "ms": 4 * (len(x) <= 20),
+        }
         # Wide lines lie above thin ones: those with a colour above the others.
         axes.plot(x, curve["mean"], color=look.colour, zorder=2 + look.width, label=method, **kind)
         if len(run.methods) <= MANY_METHODS:
@@ -186,6 +195,5 @@ def unfinished(axes: Axes, run: Records, frame: pd.DataFrame, by: str) -> None:
     left_out = frame.merge(status.loc[~status["counted"], ["method", "seed"]], on=["method", "seed"])
     for (method, _), curve in left_out.dropna(subset=[by]).sort_values(by).groupby(["method", "seed"]):
         if len(curve) > 1:
-            x, y, colour = curve[by], curve["value"], look[str(method)].colour
-            axes.plot(x, y, color=colour, lw=0.9, ls="--")
-            axes.plot(x.iloc[-1:], y.iloc[-1:], color=colour, marker="x", ms=5)
+            kind: dict[str, Any] = {"ls": "--", "lw": 0.9, "marker": "x", "markevery": [-1], "ms": 5}
+            axes.plot(curve[by], curve["value"], color=look[str(method)].colour, **kind)

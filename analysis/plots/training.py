@@ -11,8 +11,6 @@ from analysis.curves import bands, counted
 from analysis.plots.panels import band_note, finish, grid, handles, means, panel, unfinished
 from analysis.records import Records
 
-_POSITIVE = {"ratio_deviation", "gradient_norm", "guidance_size", "kl_to_guided", "kl_to_base"}
-
 
 def training_curves(run: Records) -> Figure | None:
     """Rewards of the rollouts and how the updates went, over iterations; None when nothing was recorded."""
@@ -26,13 +24,12 @@ def training_curves(run: Records) -> Figure | None:
     drawn, axes = grid(len(metrics), 2.15, columns=3)
     for each, metric in zip(axes, metrics, strict=True):
         mean = average[average["metric"] == metric]
-        means(each, run, mean, "iteration", markers=False)
+        means(each, run, mean, "iteration")
         unfinished(each, run, records[records["metric"] == metric], "iteration")
         panel(each, text.metric_name(metric), below="iteration", whole=True)
         if metric == "guidance_advantage_correlation":
             each.axhline(0, color=style.FAINT, lw=1, zorder=0)
-        if metric in _POSITIVE:
-            _log_scale(each, mean)
+        _log_scale(each, mean["mean"])
     smoothing = f"Each seed: moving average of {window} iterations." if window > 1 else ""
     return finish(run, drawn, "Rollouts and updates", handles(run), smoothing, band_note(run))
 
@@ -52,8 +49,9 @@ def _smooth(records: pd.DataFrame, window: int) -> pd.DataFrame:
     return ordered.assign(value=curves.rolling(window, center=True, min_periods=1).mean().to_numpy())
 
 
-def _log_scale(axes: Axes, mean: pd.DataFrame) -> None:
-    positive = mean.loc[mean["mean"] > 0, "mean"]
-    if len(positive) and positive.max() > 30 * positive.min():
+def _log_scale(axes: Axes, mean: pd.Series) -> None:
+    """A logarithmic axis for values that are never negative and span more than a factor of 30."""
+    positive = mean[mean > 0]
+    if (mean >= 0).all() and len(positive) and positive.max() > 30 * positive.min():
         axes.set_yscale("log")
         axes.set_ylim(positive.min() / 2, positive.max() * 3)

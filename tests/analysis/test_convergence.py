@@ -14,7 +14,7 @@ from analysis.convergence.__main__ import main
 from analysis.curves import counted_curves, over_cost
 from analysis.records import RecordError, load_run
 from analysis.schema import default_baseline
-from analysis.tables.convergence import short_speed_table, speed_frame, speed_table
+from analysis.tables.convergence import speed_frame, speed_tables
 from tests.analysis.synthetic import Plan, tflops, write_run
 
 HEADLINE = ("accuracy",)
@@ -72,10 +72,10 @@ def test_targets_are_shares_of_the_baselines_own_gain(tmp_path: Path) -> None:
         assert (entry.ratio.value, entry.ratio.low, math.isinf(entry.cost)) == (0, 0, True)
         assert entry.verdict == "slower"
         assert "does not get through" in entry.ratio.why
-    text = " ".join(" ".join(row) for row in speed_table(found).rows)
+    text = " ".join(" ".join(row) for table in speed_tables(found) for row in table.rows)
     assert "not reached\n" in text
     assert "never vs " in text
-    assert "Not reached: " in speed_table(found).note
+    assert "Not reached: " in speed_tables(found)[0].note
 
 
 def test_the_primary_estimate_is_widened_for_methods_and_the_others_for_all_ranges(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_the_primary_estimate_is_widened_for_methods_and_the_others_for_all_rang
         return ratio.high / ratio.low
 
     assert width(together, WHOLE) > width(single, WHOLE)
-    assert "all 2 methods, and for the secondary ranges all 4" in speed_table(together).note
-    assert "widened" not in speed_table(single).note
+    assert "all 2 methods, and for the secondary ranges all 4" in speed_tables(together)[0].note
+    assert "widened" not in speed_tables(single)[0].note
 
 
 def test_a_cost_before_training_delays_the_whole_curve() -> None:
@@ -234,7 +234,9 @@ def test_tables_hold_what_was_found(whole_run: Path) -> None:
     entry = found.speed("euphonium", "tflops")
     assert entry is not None
     assert (own["speed_up"], own["low"], own["share_high"]) == (entry.ratio.value, entry.ratio.low, 0.85)
-    short = short_speed_table(found, "iterations")
-    assert [row[0] for row in short.rows] == ["euphonium", "dance_grpo"]
-    assert short.columns[-1] == "whole curve"
-    assert {row[-1] for row in short.rows} <= {"faster", "slower", UNDECIDED}
+    first, *others = speed_tables(found)
+    assert first.title == "Speed-up over flow_grpo in iterations"
+    assert [row[0] for row in first.rows] == ["euphonium", "dance_grpo"]
+    assert first.columns[-1] == "whole curve"
+    assert {row[-1] for row in first.rows} <= {"faster", "slower", UNDECIDED}
+    assert [len(table.rows) for table in others] == [2] * 4

@@ -270,5 +270,5 @@ def test_many_methods_and_seeds_fit_the_page(tmp_path: Path) -> None:
     plan = Plan(methods, iterations=20, prompts=2, samples=1, with_samples=False, rewards=("accuracy",))
     text = write_report(write_run(tmp_path, replace(plan, every=10))).read_text()
     assert "Speed-up over dance_grpo in iterations" in text
-    assert "Speed-ups in every unit" in text
+    assert "Speed-ups in other units" in text
     assert "All other pairs: accuracy on held-out prompts" in text
