@@ -181,4 +181,4 @@ def distance_figure(run: Records) -> Figure | None:
         panels.means(each, run, panels.over_iterations(frame), "iteration")
         panels.panel(each, title, below="iteration", left=left, whole=True)
     heading = "Proxy gap, diversity, and distance from the base model"
-    return panels.finish(run, drawn, heading, panels.handles(run, base=True), panels.band_note(run, False))
+    return panels.finish(run, drawn, heading, panels.handles(run, base=True), panels.band_note(run))

@@ -39,7 +39,7 @@ def footer(run: Records, *sentences: str) -> str:
     return " ".join([f"{head} ({finished}).", *filter(None, sentences)])
 
 
-def band_note(run: Records, unfinished: bool = True) -> str:
+def band_note(run: Records) -> str:
     """What lines and bands are, for a caption."""
     status = run_status(run)
     counts = status[status["counted"]].groupby("method").size()
@@ -49,10 +49,7 @@ def band_note(run: Records, unfinished: bool = True) -> str:
             kinds.append("from the lowest to the highest seed")
         if (counts >= INTERVAL_SEEDS).any():
             kinds.append(f"its 95 % interval (Student's t, {INTERVAL_SEEDS} seeds or more)")
-    note += f"; bands: {' or '.join(kinds)}" if kinds else ""
-    if unfinished and not status["counted"].all():
-        note += ". Dashed lines that end in a cross: unfinished seeds"
-    return f"{note}."
+    return f"{note}; bands: {' or '.join(kinds)}." if kinds else f"{note}."
 
 
 def looks(run: Records, methods: Sequence[str] | None = None) -> dict[str, style.Look]:
@@ -187,13 +184,3 @@ def cut(axes: Axes, values: pd.Series) -> None:
     if math.isfinite(low) and math.isfinite(high):
         spread = max(high - low, 1e-3 * max(abs(high), 1e-3))
         axes.set_ylim(low - 0.12 * spread, high + 0.12 * spread)
-
-
-def unfinished(axes: Axes, run: Records, frame: pd.DataFrame, by: str) -> None:
-    """Curves (method, seed, `by`, value) of seeds that do not count: dashed, with a cross where they end."""
-    status, look = run_status(run), looks(run)
-    left_out = frame.merge(status.loc[~status["counted"], ["method", "seed"]], on=["method", "seed"])
-    for (method, _), curve in left_out.dropna(subset=[by]).sort_values(by).groupby(["method", "seed"]):
-        if len(curve) > 1:
-            kind: dict[str, Any] = {"ls": "--", "lw": 0.9, "marker": "x", "markevery": [-1], "ms": 5}
-            axes.plot(curve[by], curve["value"], color=look[str(method)].colour, **kind)

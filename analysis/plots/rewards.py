@@ -39,9 +39,7 @@ def _kind(run: Records, reward: str) -> str:
 def reward_panel(axes: Axes, run: Records, curves: pd.DataFrame, unit: str) -> None:
     """Means and bands of one reward's curves (rows of `seed_means`) over compute in one unit, and the base model."""
     panels.level(axes, base_value(curves))
-    joined = with_costs(run, curves)
-    panels.unfinished(axes, run, joined, unit)
-    finished = counted(run, joined)
+    finished = counted(run, with_costs(run, curves))
     if unit == "iterations":
         average = bands(finished, ["method", "iteration"]).rename(columns={"iteration": unit})
     else:

@@ -8,30 +8,26 @@ from matplotlib.figure import Figure
 
 from analysis import style, text
 from analysis.curves import bands, counted
-from analysis.plots.panels import band_note, finish, grid, handles, means, panel, unfinished
+from analysis.plots.panels import band_note, finish, grid, handles, means, panel
 from analysis.records import Records
 
 
 def training_curves(run: Records) -> Figure | None:
-    """Rewards of the rollouts and how the updates went, over iterations; None when nothing was recorded."""
+    """Rewards of the rollouts and how the updates went, over iterations; None when no finished seed recorded any."""
     metrics = training_metrics(run)
-    if not metrics:
-        return None
-    records = run.iterations[run.iterations["metric"].isin(metrics)]
-    window = max(1, int(records["iteration"].max()) // 10)
-    records = _smooth(records.astype({"method": str, "metric": str}), window)
+    records = run.iterations[run.iterations["metric"].isin(metrics)].astype({"method": str, "metric": str})
     average = bands(counted(run, records), ["method", "metric", "iteration"])
+    if not len(average):
+        return None
     drawn, axes = grid(len(metrics), 2.15, columns=3)
     for each, metric in zip(axes, metrics, strict=True):
         mean = average[average["metric"] == metric]
         means(each, run, mean, "iteration")
-        unfinished(each, run, records[records["metric"] == metric], "iteration")
         panel(each, text.metric_name(metric), below="iteration", whole=True)
         if metric == "guidance_advantage_correlation":
             each.axhline(0, color=style.FAINT, lw=1, zorder=0)
         _log_scale(each, mean["mean"])
-    smoothing = f"Each seed: moving average of {window} iterations." if window > 1 else ""
-    return finish(run, drawn, "Rollouts and updates", handles(run), smoothing, band_note(run))
+    return finish(run, drawn, "Rollouts and updates", handles(run), band_note(run))
 
 
 def training_metrics(run: Records) -> list[str]:
@@ -40,13 +36,6 @@ def training_metrics(run: Records) -> list[str]:
     largest = sizes.groupby(run.iterations["metric"].astype(str)).max()
     rewards = sorted(name for name in largest.index if name.startswith("reward/"))
     return [*rewards, *(name for name in text.METRICS if largest.get(name, 0) > 0)]
-
-
-def _smooth(records: pd.DataFrame, window: int) -> pd.DataFrame:
-    """Centred moving average of each seed's curve; at both ends the window shrinks."""
-    ordered = records.sort_values(["method", "metric", "seed", "iteration"], ignore_index=True)
-    curves = ordered.groupby(["method", "metric", "seed"], observed=True)["value"]
-    return ordered.assign(value=curves.rolling(window, center=True, min_periods=1).mean().to_numpy())
 
 
 def _log_scale(axes: Axes, mean: pd.Series) -> None:

@@ -62,7 +62,7 @@ def format_table(table: pd.DataFrame, split: str = "held_out", width: int | None
     names = [text.starred(reward, role) for reward, role in roles.items()]
     cells = [partial(_cell, reward) for reward in roles]
     title, note = f"Final rewards on {text.SPLIT_NAMES[split]}", _note(part)
-    for kept in range(len(roles), 0, -1):
+    for kept in range(max(len(roles), 1), 0, -1):
         columns: dict[str, Callable[[pd.DataFrame], str]] = {"method": lambda own: str(own["method"].iloc[0])}
         columns |= dict(zip(names[:kept], cells, strict=False))
         columns |= {
