@@ -148,4 +148,6 @@ def guidance_figure(run: Records) -> Figure | None:
         panels.panel(each, text.reward_name(reward), "", "iteration", "guided − unguided", whole=True)
     note = "Guided rollouts at full strength, from the same noise as unguided ones."
     heading = "What guidance adds to rewards"
-    return panels.finish(run, drawn, heading, panels.handles(run, guided), panels.band_note(run), note)
+    return panels.finish(
+        run, drawn, heading, panels.handles(run, guided), panels.band_note(run, guided), note
+    )

@@ -136,11 +136,12 @@ def process_cost_table(
         "not charged": lambda price: _speed(price.speed[None]),
         "pays after": lambda price: _after(*price.runs),
     }
+    methods = text.count(len(set(frame["method"])), "comparison")
     note = (
-        f"Speed-up over {baseline} in operations, of {text.reward_name(run.suite.headline)} on held-out prompts, from "
-        "25 to 85 % of its gain (whole curve) and around 75 %, by who pays for making the process reward; intervals "
-        f"over seeds, widened for {text.count(len(set(frame['method'])), 'comparison')}. Pays after: this many runs to "
-        "the target, making included, cost no more operations than as many of the baseline."
+        f"Speed-up over {baseline} in operations, in {text.reward_name(run.suite.headline)} on held-out prompts, over "
+        f"the whole curve (25 to 85 % of {baseline}'s gain) and around 75 %, by who pays for making the process "
+        f"reward; intervals over seeds, widened for {methods}. Pays after: this many runs to the target, making "
+        "included, cost no more operations than as many of the baseline."
     )
     return frame, TextTable.of("What the process reward costs", prices, columns, note)
 

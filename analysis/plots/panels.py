@@ -39,12 +39,12 @@ def footer(run: Records, *sentences: str) -> str:
     return " ".join([f"{head} ({finished}).", *filter(None, sentences)])
 
 
-def band_note(run: Records) -> str:
-    """What lines and bands are, for a caption."""
+def band_note(run: Records, methods: Sequence[str] | None = None) -> str:
+    """What lines and bands are in a figure of these methods (or of all), for a caption."""
     status = run_status(run)
     counts = status[status["counted"]].groupby("method").size()
     note, kinds = "Lines: mean over finished seeds", []
-    if len(run.methods) <= MANY_METHODS:
+    if len(methods or run.methods) <= MANY_METHODS:
         if ((counts > 1) & (counts < INTERVAL_SEEDS)).any():
             kinds.append("from the lowest to the highest seed")
         if (counts >= INTERVAL_SEEDS).any():
@@ -150,7 +150,7 @@ def means(
         }
         # Wide lines lie above thin ones: those with a colour above the others.
         axes.plot(x, curve["mean"], color=look.colour, zorder=2 + look.width, label=method, **kind)
-        if len(run.methods) <= MANY_METHODS:
+        if len(methods or run.methods) <= MANY_METHODS:
             band(axes, x, curve, look.colour)
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 from analysis import style
 from analysis.convergence import SPANS, convergence
 from analysis.costs import cumulative_costs
+from analysis.curves import final_values
 from analysis.plots.convergence import speed_figure
-from analysis.plots.panels import band_note, footer
+from analysis.plots.panels import HIGHLIGHTED, OTHER, band_note, footer, handles, line, looks
 from analysis.plots.rewards import final_comparison, reward_curves
 from analysis.plots.training import training_curves, training_metrics
 from analysis.records import load_run
@@ -84,6 +85,29 @@ def test_speed_ups_are_drawn_with_their_intervals(whole_run: Path) -> None:
     assert any(np.allclose(x, [entry.ratio.low, entry.ratio.high]) for x in lines if len(x) == 2)
     assert any(np.allclose(x, entry.ratio.value) for x in lines if len(x) == 1)
     assert "the published 1.66× in training steps" in " ".join(drawn.texts[1].get_text().split())
+
+
+def test_of_many_methods_the_baseline_and_the_best_have_colours(tmp_path: Path) -> None:
+    methods = ("dance_grpo", *(f"method_{place}" for place in range(8)))
+    plan = Plan(methods, iterations=20, every=10, with_samples=False, rewards=("accuracy",))
+    run = load_run(write_run(tmp_path, plan))
+    ends = final_values(run).query("split == 'held_out'").groupby("method")["final"].mean()
+    best = [name for name in ends.sort_values(ascending=False).index if name != "dance_grpo"]
+    coloured = {name for name, look in looks(run).items() if look != OTHER} - {"base"}
+    assert coloured == {"dance_grpo", *best[: HIGHLIGHTED - 1]}
+    labels = [handle.get_label() for handle in handles(run, base=True)]
+    assert set(labels) == {*coloured, "other methods", "base model"}
+    assert len(labels) == HIGHLIGHTED + 2
+    few = looks(run, best[-2:])
+    assert len({few[name].colour for name in best[-2:]}) == 2
+    assert OTHER not in few.values()
+
+
+def test_labels_of_a_legend_fit_its_figure() -> None:
+    short, long = ([line("x" * length)] * 9 for length in (8, 40))
+    assert style.legend_columns(short, 10.0) == style.LABELS_A_ROW
+    assert style.legend_columns(long, 10.0) == 2
+    assert style.legend_columns(long, 2.0) == 1
 
 
 def test_inner_panels_repeat_no_axis_label(whole_run: Path) -> None:
