@@ -10,9 +10,10 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import style, text
+from analysis import text
 from analysis.answer import Answer
-from analysis.plots.training import constant_metrics, training_metrics
+from analysis.plots.panels import looks
+from analysis.plots.training import training_metrics
 from analysis.records import Records
 from analysis.tables.text_table import TextTable
 
@@ -91,12 +92,12 @@ def render(run: Records, found: Answer, sections: Sequence[Section], missing: Se
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
         rewards=_glossary(run),
         metrics=_metrics(run),
-        looks=style.looks(run.methods),
+        looks=looks(run),
     )
 
 
 def _metrics(run: Records) -> list[tuple[str, str]]:
-    shown = {*training_metrics(run), *constant_metrics(run)}
+    shown = set(training_metrics(run))
     return [(entry["title"], entry["meaning"]) for name, entry in text.METRICS.items() if name in shown]
 
 

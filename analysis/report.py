@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import plots, style, text, videos
+from analysis import style, text, videos
 from analysis.alignment import Alignment, alignment
 from analysis.answer import answer
 from analysis.commandline import command
@@ -17,30 +17,25 @@ from analysis.convergence import Convergence, convergence
 from analysis.costs import spending, spending_frame
 from analysis.curves import final_values, run_status
 from analysis.export import write_exports
-from analysis.guidance import accuracies, gaps
-from analysis.hacking import courses
+from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table, guidance_figure
+from analysis.hacking import courses, distance_figure, hacking_table
 from analysis.page import Folded, Part, Picture, Section, filled, picture, render
 from analysis.plots.convergence import write_curves
-from analysis.plots.guidance import guidance_figure
-from analysis.plots.hacking import distance_figure, proxy_figure
-from analysis.plots.tradeoffs import tradeoffs_figure
+from analysis.plots.rewards import final_comparison, reward_curves
+from analysis.plots.training import training_curves
 from analysis.power import power_table
 from analysis.records import Records, load_run
 from analysis.schema import BASE
-from analysis.tables.alignment import folded, pairs_table, summaries_table, wins_table, write_alignment
+from analysis.tables.alignment import folded, pairs_table, summaries_table, write_alignment
 from analysis.tables.compute import budget_tables
-from analysis.tables.convergence import short_speed_table, speed_table, write_convergence
-from analysis.tables.final import final_table, format_table, status_table
-from analysis.tables.guidance import accuracies_table, gaps_table
-from analysis.tables.hacking import hacking_frame, hacking_table
-from analysis.tables.methods import methods_table
+from analysis.tables.convergence import write_convergence
+from analysis.tables.final import final_table, format_table
+from analysis.tables.runs import methods_table, status_table
 from analysis.tables.text_table import TextTable, write_table
-from analysis.tables.tradeoffs import tradeoffs_table
-from analysis.tradeoffs import at_equal_reward
+from analysis.tradeoffs import at_equal_reward, tradeoffs_figure, tradeoffs_table
 
 FEW_PAIRED = 4
-"""With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone, and
-speed-ups in other units are folded."""
+"""With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone."""
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -107,17 +102,16 @@ def _figures(evidence: _Evidence) -> dict[str, Picture]:
     run, course, folder = evidence.run, evidence.course, evidence.output / "figures"
     files = write_curves(run, course, folder)
     drawn = {
-        "proxy": proxy_figure(run),
         "distance": distance_figure(run),
         "tradeoffs": tradeoffs_figure(run),
         "guidance": guidance_figure(run),
-        "training": plots.training_curves(run),
-        "gains": plots.final_comparison(run) if len(final_values(run)) else None,
+        "training": training_curves(run),
+        "gains": final_comparison(run) if len(final_values(run)) else None,
     }
     if files and "train" in run.splits and course.split != "train":
-        drawn["rewards_train"] = plots.reward_curves(run, "train", course.unit)
+        drawn["rewards_train"] = reward_curves(run, "train", course.unit)
     files |= {name: style.save(figure, folder, name)[0] for name, figure in drawn.items() if figure}
-    return {name: picture(file, _caption(name)) for name, file in files.items()}
+    return {name: picture(file, CAPTIONS[name]) for name, file in files.items()}
 
 
 CAPTIONS = {
@@ -126,20 +120,11 @@ CAPTIONS = {
     "speed_up": "Speed-up over the baseline, by range of targets",
     "rewards_train": "Rewards over training on training prompts",
     "rewards_held_out": "Rewards over training on held-out prompts",
-    "proxy": "Gain on the rewards trained on, and on the headline reward",
     "distance": "Proxy gap, diversity and KL to the base model",
     "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
-    "guidance": "Guided and unguided rollouts, accuracy of the process reward, shares of the gradient",
+    "guidance": "What guidance adds to rewards",
     "training": "Rewards and updates during training",
 }
-
-
-def _caption(name: str) -> str:
-    """What a figure shows, for those who cannot see it."""
-    if name in CAPTIONS:
-        return CAPTIONS[name]
-    kind, _, unit = name.rpartition("_")
-    return f"{CAPTIONS[kind]} against {text.UNIT_AXES[unit]}"
 
 
 def _budget(evidence: _Evidence) -> Section:
@@ -159,37 +144,30 @@ def _final(evidence: _Evidence) -> Section:
     for split in run.splits:
         summaries = summaries_table(found, run, split)
         pairs, *rest = folded(pairs_table(found, run, split, run.suite.headline))
-        more: list[TextTable] = [wins_table(found, run, split)]
+        more: list[TextTable] = []
         if split == run.split:
             parts += [pairs, *(Folded(table.title, [table]) for table in rest), summaries]
         else:
-            more = [summaries, pairs, *rest, *more]
+            more = [summaries, pairs, *rest]
         if len(run.methods) <= FEW_PAIRED:
             others = (reward for reward in run.rewards if reward != run.suite.headline)
             more += [pairs_table(found, run, split, reward) for reward in others]
-        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: all rewards, prompt by prompt", more))
+        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: methods in pairs on all rewards", more))
     return Section("Final rewards", filled(parts), dense=True)
 
 
 def _convergence(evidence: _Evidence) -> Section:
     run, course, pictures = evidence.run, evidence.course, evidence.pictures
-    speed: list[Part] = [*write_convergence(course, evidence.output / "tables")]
-    if speed and len(run.methods) > FEW_PAIRED:
-        units = dict.fromkeys([course.unit, "iterations"])
-        speed = [short_speed_table(course, unit) for unit in units]
-        speed.append(Folded("Speed-ups in every unit", [speed_table(course)]))
-    main = f"rewards_{course.split}"
-    rest = [entry for name, entry in pictures.items() if name.startswith(f"{main}_")]
-    parts: list[Part | None] = [pictures.get("convergence"), *speed]
-    parts += [pictures.get(name) for name in ("speed_up", main, "rewards_train")]
-    parts.append(Folded("All rewards against other units of compute", rest))
+    speed = write_convergence(course, evidence.output / "tables")
+    parts: list[Part | None] = [pictures.get("convergence"), *speed[:1]]
+    parts.append(Folded("Speed-ups in other units", speed[1:]))
+    parts += [pictures.get(name) for name in ("speed_up", f"rewards_{course.split}", "rewards_train")]
     why = f"No speed-up is given: {course.why_not}." if course.why_not and len(run.methods) > 1 else ""
     return Section("Convergence", filled(parts), why, dense=True)
 
 
 def _hacking(evidence: _Evidence) -> Section:
-    found = courses(evidence.run)
-    tables = evidence.table("hacking", hacking_frame(found), hacking_table(evidence.run, found))
+    tables = evidence.table("hacking", *hacking_table(evidence.run, courses(evidence.run)))
     intro = (
         "Does a method improve what it is trained on more than what it is meant for, does it lose again what it had "
         "gained, and how far from the base model did it go for it?"
@@ -197,8 +175,8 @@ def _hacking(evidence: _Evidence) -> Section:
     level = evidence.table(
         "tradeoffs", *tradeoffs_table(evidence.run, at_equal_reward(evidence.run, evidence.course))
     )
-    shown = [evidence.pictures.get(name) for name in ("proxy", "tradeoffs")]
-    parts = filled([*tables, *shown, *level, evidence.pictures.get("distance")])
+    pictures = evidence.pictures
+    parts = filled([*tables, pictures.get("tradeoffs"), *level, pictures.get("distance")])
     return Section("Reward hacking", parts, intro if parts else "", dense=True)
 
 
@@ -238,8 +216,8 @@ def _videos(evidence: _Evidence) -> tuple[list[Picture], list[str]]:
     moving, _ = (videos.save_animation(images, folder / f"videos.{ending}") for ending in ("webp", "gif"))
     videos.contact_sheet(grid).save(folder / "videos.png")
     same = "Samples from the same noise"
-    caption = f"{same}: a row is a prompt, a column a model, the first seed of each method."
-    frames = f"{same}: a block is a prompt, a row a model, time runs from left to right."
+    caption = f"{same}: a row is a model, the first seed of each method, a column a prompt."
+    frames = f"{caption} Time runs from left to right."
     still = picture(folder / "videos.png", frames, "paper", captioned=True)
     return [picture(moving, caption, "screen", captioned=True), still], lacking
 

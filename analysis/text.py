@@ -20,10 +20,6 @@ METRICS: dict[str, dict[str, str]] = yaml.safe_load(
 )
 """Metrics of training that the page shows, in its order: `title` on an axis, and `meaning`."""
 
-TERMS = {"outcome": "outcome rewards", "process": "process reward"}
-TERMS |= {"distillation": "distillation", "kl": "KL to the base model"}
-"""Terms of a loss, by the names of `diagnostic/gradient_share/...`."""
-
 UNIT_TITLES = {unit: words.several for unit, words in UNITS.items()} | {"seconds": "wall-clock time"}
 UNIT_AXES = UNIT_TITLES | {"videos": "videos generated", "nfe": "network evaluations (NFE)"}
 UNIT_AXES |= {"tflops": "compute (TFLOP)", "seconds": "training time (s)"}

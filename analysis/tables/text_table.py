@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 from tabulate import tabulate
@@ -20,6 +21,9 @@ _LATEX = str.maketrans(
 )
 
 
+Entry = TypeVar("Entry")
+
+
 @dataclass(frozen=True)
 class TextTable:
     """A table as strings: cells may hold line breaks. `columns` and each of `rows` have the same length."""
@@ -28,6 +32,18 @@ class TextTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        entries: Iterable[Entry],
+        columns: Mapping[str, Callable[[Entry], str]],
+        note: str = "",
+    ) -> TextTable:
+        """A row an entry; `columns` are headers and what stands below each for an entry."""
+        rows = tuple(tuple(show(entry) for show in columns.values()) for entry in entries)
+        return cls(title, tuple(columns), rows, note)
 
     @property
     def width(self) -> int:
