@@ -178,16 +178,17 @@ class Records:
         return found
 
     @cached_property
-    def last_evaluated(self) -> Mapping[tuple[str, int], int]:
-        """The last iteration with an evaluation, by (method, seed)."""
-        last = self.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
-        return {(str(name), int(seed)): int(at) for name, seed, at in last.itertuples(index=False)}
+    def last_evaluated(self) -> pd.Series:
+        """The last iteration with an evaluation; index method, seed."""
+        frame = self.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
+        frame = frame.astype({"method": "str", "seed": "int64", "iteration": "int64"})
+        return frame.set_index(["method", "seed"])["iteration"]
 
     def seeds(self, method: str) -> tuple[int, ...]:
         """Seeds of a method: those asked for and those that left a record."""
         known = self.runs.loc[self.runs["method"] == method, "seed"]
-        evaluated = (seed for name, seed in self.last_evaluated if name == method)
-        return tuple(sorted({*self.asked.get(method, ()), *map(int, known), *evaluated}))
+        evaluated = (seed for name, seed in self.last_evaluated.index if name == method)
+        return tuple(sorted({*self.asked.get(method, ()), *map(int, known), *map(int, evaluated)}))
 
 
 def once(compute: Callable[[Records], pd.DataFrame]) -> Callable[[Records], pd.DataFrame]:

@@ -1,7 +1,6 @@
 """Metrics of learning curves and estimates over seeds: functions of arrays that know no run, file or figure.
 
-- `metrics`: numbers of a curve or of two groups of seeds
-- `intervals`: Student's, Welch's, and Games and Howell's intervals of means and differences
+- `intervals`: Student's, Welch's, and Games and Howell's intervals of means and differences, and who wins how often
 - `speed`: how many times cheaper one method learns than another
 - `sequential`: how confident each of several planned looks at growing data has to be
 - `planning`: how many seeds a speed-up needs to show
@@ -18,10 +17,10 @@ from analysis.statistics.intervals import (
     over_prompts,
     paired_gain,
     pairwise_differences,
+    probability_of_improvement,
     satterthwaite,
     welch_difference,
 )
-from analysis.statistics.metrics import cost_to_target, interquartile_mean, probability_of_improvement
 from analysis.statistics.planning import seeds_needed
 from analysis.statistics.pooling import Pooled, pooled
 from analysis.statistics.sequential import look_confidences
@@ -33,9 +32,7 @@ __all__ = [
     "Interval",
     "Pooled",
     "Span",
-    "cost_to_target",
     "half_width",
-    "interquartile_mean",
     "look_confidences",
     "mean_cost",
     "mean_interval",

@@ -37,6 +37,13 @@ class Interval:
     n: int
     confidence: float = 0.95
 
+    @classmethod
+    def around(cls, mean: float, half_width: float, n: int, confidence: float = 0.95) -> Interval:
+        """Symmetric about the mean; a half-width of NaN is no interval."""
+        if math.isnan(half_width):
+            return cls(float(mean), math.nan, math.nan, n, confidence)
+        return cls(float(mean), float(mean - half_width), float(mean + half_width), n, confidence)
+
     @property
     def known(self) -> bool:
         """Whether there is an interval: two seeds or more, and a spread between them."""
@@ -76,11 +83,9 @@ class Difference:
 
 def half_width(std: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Floats:
     """Half-width of Student's interval from unbiased standard deviations and counts; NaN where n < 2."""
-    _check_confidence(confidence)
-    deviation, count = np.broadcast_arrays(np.asarray(std, np.float64), np.asarray(n, np.float64))
-    safe = np.where(count >= 2, count, 2.0)
-    width = stats.t.ppf((1 + confidence) / 2, safe - 1) * deviation / np.sqrt(safe)
-    return np.where(count >= 2, width, np.nan)
+    check_confidence(confidence)
+    count = np.asarray(n, dtype=np.float64)
+    return np.asarray(stats.t.ppf((1 + confidence) / 2, count - 1) * std / np.sqrt(count))
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, size: float | None = None) -> Interval:
@@ -89,16 +94,13 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, size: float | Non
     A NaN among the values makes the mean NaN: a missing seed is for the caller to leave out and to mention.
     `size` is how large the numbers were that the values came from, where that is not their own size.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     array = _one_dimensional(values, "values")
-    if not array.size:
-        return Interval(math.nan, math.nan, math.nan, 0, confidence)
-    mean = float(array.mean())
-    spread = float(array.std(ddof=1)) if array.size > 1 else math.nan
-    if not spread > ROUNDING * (_size(array) if size is None else size):
-        return Interval(mean, math.nan, math.nan, int(array.size), confidence)
-    width = float(half_width(spread, array.size, confidence))
-    return Interval(mean, mean - width, mean + width, int(array.size), confidence)
+    mean = array.mean() if array.size else math.nan
+    spread = array.std(ddof=1) if array.size > 1 else math.nan
+    shown = spread > ROUNDING * (_size(array) if size is None else size)
+    width = half_width(spread, array.size, confidence) if shown else math.nan
+    return Interval.around(mean, float(width), array.size, confidence)
 
 
 def paired_gain(final: ArrayLike, base: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -115,36 +117,7 @@ def paired_gain(final: ArrayLike, base: ArrayLike, confidence: float = 0.95) -> 
 
 def welch_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Interval:
     """Welch's interval of `mean(first) - mean(second)`; its `n` is the smaller number of seeds."""
-    _check_confidence(confidence)
-    one, other = _one_dimensional(first, "first"), _one_dimensional(second, "second")
-    count = int(min(one.size, other.size))
-    mean = float(one.mean() - other.mean()) if count else math.nan
-    if not _spread(one, other):
-        return Interval(mean, math.nan, math.nan, count, confidence)
-    found = stats.ttest_ind(one, other, equal_var=False).confidence_interval(confidence)
-    return Interval(mean, float(found.low), float(found.high), count, confidence)
-
-
-def over_prompts(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Interval of `mean(first) - mean(second)` where prompts, too, are a sample of those of interest.
-
-    Both are (seeds, prompts) with the same prompts in the same order; one row that is not a sample of seeds (the base
-    model) adds no spread of its own. The variances over either method's seeds and over prompts are added, with
-    Satterthwaite's degrees of freedom: careful, since the noise of single videos counts in each.
-    """
-    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
-        raise ValueError(f"both must be (seeds, prompts) of the same prompts: {one.shape} and {other.shape}")
-    _check_confidence(confidence)
-    seeds, mean = min(len(one), len(other)), float(one.mean() - other.mean())
-    samples = [one.mean(axis=1), other.mean(axis=1), one.mean(axis=0) - other.mean(axis=0)]
-    parts = [(values.var(ddof=1) / len(values), len(values) - 1) for values in samples if len(values) > 1]
-    total = sum(part for part, _ in parts)
-    if len(one) < 2 or one.shape[1] < 2 or not total > (ROUNDING * max(_size(one), _size(other))) ** 2:
-        return Interval(mean, math.nan, math.nan, seeds, confidence)
-    freedom = satterthwaite([part for part, _ in parts], [count for _, count in parts])
-    width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(total)
-    return Interval(mean, mean - width, mean + width, seeds, confidence)
+    return pairwise_differences({"first": first, "second": second}, confidence)[0].interval
 
 
 def pairwise_differences(groups: Mapping[str, ArrayLike], confidence: float = 0.95) -> list[Difference]:
@@ -153,31 +126,22 @@ def pairwise_differences(groups: Mapping[str, ArrayLike], confidence: float = 0.
     Tukey's studentised range with unequal variances (Games and Howell, J. Educ. Stat. 1, 1976). For two methods this is
     Welch's test. Pairs are named in the order of `groups`.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     arrays = {name: _one_dimensional(values, name) for name, values in groups.items()}
-    return [
-        _games_howell(first, second, arrays[first], arrays[second], len(arrays), confidence)
-        for first, second in combinations(arrays, 2)
-    ]
-
-
-def _games_howell(
-    first: str, second: str, one: Floats, other: Floats, methods: int, confidence: float
-) -> Difference:
-    seeds = int(one.size), int(other.size)
-    mean = float(one.mean() - other.mean()) if min(seeds) else math.nan
-    if not _spread(one, other):
-        return Difference(
-            first, second, Interval(mean, math.nan, math.nan, min(seeds), confidence), math.nan, seeds
-        )
-    shares = one.var(ddof=1) / one.size, other.var(ddof=1) / other.size
-    freedom = satterthwaite(shares, [n - 1 for n in seeds])
-    error = math.sqrt(sum(shares) / 2)  # of the studentised range
-    width = _range_quantile(confidence, methods, freedom) * error
-    p = _range_p(abs(mean) / error, methods, freedom)
-    return Difference(
-        first, second, Interval(mean, mean - width, mean + width, min(seeds), confidence), p, seeds
-    )
+    found = []
+    for first, second in combinations(arrays, 2):
+        one, other = arrays[first], arrays[second]
+        seeds, width, p = (one.size, other.size), math.nan, math.nan
+        mean = float(one.mean() - other.mean()) if min(seeds) else math.nan
+        if _spread(one, other):
+            shares = one.var(ddof=1) / one.size, other.var(ddof=1) / other.size
+            freedom = satterthwaite(shares, [n - 1 for n in seeds])
+            error = math.sqrt(sum(shares) / 2)  # of the studentised range
+            width = _range_quantile(confidence, len(arrays), freedom) * error
+            p = _range_p(abs(mean) / error, len(arrays), freedom)
+        interval = Interval.around(mean, width, min(seeds), confidence)
+        found.append(Difference(first, second, interval, p, seeds))
+    return found
 
 
 def _range_quantile(confidence: float, methods: int, freedom: float) -> float:
@@ -201,18 +165,47 @@ def _range_p(value: float, methods: int, freedom: float) -> float:
     return float(stats.studentized_range.sf(value, methods, freedom))
 
 
+def over_prompts(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Interval of `mean(first) - mean(second)` where prompts, too, are a sample of those of interest.
+
+    Both are (seeds, prompts) with the same prompts in the same order; one row that is not a sample of seeds (the base
+    model) adds no spread of its own. The variances over either method's seeds and over prompts are added, with
+    Satterthwaite's degrees of freedom: careful, since the noise of single videos counts in each.
+    """
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+        raise ValueError(f"both must be (seeds, prompts) of the same prompts: {one.shape} and {other.shape}")
+    check_confidence(confidence)
+    samples = [one.mean(axis=1), other.mean(axis=1), one.mean(axis=0) - other.mean(axis=0)]
+    samples = [values for values in samples if len(values) > 1]
+    variances = [float(values.var(ddof=1) / len(values)) for values in samples]
+    width = math.nan
+    if min(len(one), one.shape[1]) > 1 and sum(variances) > (ROUNDING * max(_size(one), _size(other))) ** 2:
+        freedom = satterthwaite(variances, [len(values) - 1 for values in samples])
+        width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(sum(variances))
+    return Interval.around(one.mean() - other.mean(), width, min(len(one), len(other)), confidence)
+
+
+def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
+    """Share of pairs in which a seed of `x` is above one of `y`, ties counted half: Mann-Whitney's U / nm."""
+    first, second = _one_dimensional(x, "x"), _one_dimensional(y, "y")
+    # Rewards are single precision, and means of equal ones differ in what lies below it: that is a tie.
+    whole = np.round(np.concatenate([first, second]) / max(_size(first), _size(second), 1e-300), 7)
+    found = stats.mannwhitneyu(whole[: first.size], whole[first.size :], method="asymptotic")
+    return float(found.statistic / (first.size * second.size))
+
+
 def satterthwaite(variances: Iterable[float], freedoms: Iterable[float]) -> float:
     """Degrees of freedom of a sum of independent variances that have these each (Biometrics Bull. 2, 1946)."""
-    pairs = list(zip(variances, freedoms, strict=True))
-    return float(sum(part for part, _ in pairs) ** 2 / sum(part**2 / count for part, count in pairs))
+    parts = np.array(list(variances))
+    return float(parts.sum() ** 2 / (parts**2 / list(freedoms)).sum())
 
 
 def _spread(one: Floats, other: Floats) -> bool:
     """Whether two groups of seeds show a spread to judge their difference by."""
     if min(one.size, other.size) < 2 or not np.isfinite([*one, *other]).all():
         return False
-    size = max(_size(one), _size(other))
-    return bool(max(one.std(ddof=1), other.std(ddof=1)) > ROUNDING * size)
+    return bool(max(one.std(ddof=1), other.std(ddof=1)) > ROUNDING * max(_size(one), _size(other)))
 
 
 def _size(values: Floats) -> float:
@@ -226,6 +219,7 @@ def _one_dimensional(values: ArrayLike, name: str) -> Floats:
     return array
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Raises `ValueError` for what is no probability, such as 95."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual")
