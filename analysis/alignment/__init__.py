@@ -136,13 +136,13 @@ def _robust(gains: Floats) -> Interval:
     seeds, value = len(gains), float(stats.trim_mean(gains, 0.25, axis=None))
     if seeds < FEWEST_FOR_BOOTSTRAP:
         return Interval.around(value, math.nan, seeds)
-    found = stats.bootstrap(
-        (np.arange(seeds),),
-        lambda chosen, axis: stats.trim_mean(gains[chosen].reshape(*chosen.shape[:-1], -1), 0.25, axis=axis),
-        n_resamples=1000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+
+    def middle(chosen: NDArray[np.int64], axis: int) -> Floats:
+        return np.asarray(stats.trim_mean(gains[chosen].reshape(*chosen.shape[:-1], -1), 0.25, axis=axis))
+
+    rng = np.random.default_rng(0)
+    drawn = stats.bootstrap((np.arange(seeds),), middle, n_resamples=1000, method="percentile", rng=rng)
+    found = drawn.confidence_interval
     return Interval(value, float(found.low), float(found.high), seeds)
 
 

@@ -133,11 +133,11 @@ def curve_arrays(frame: pd.DataFrame, unit: str) -> Curves | None:
     first = frame.groupby("seed").head(1)
     points = pd.concat([first[first[unit] > 0].assign(**{unit: 0.0}), frame])
     points["place"] = points.groupby("seed").cumcount()
-    wide = points.pivot(index="seed", columns="place", values=[unit, "value"])
-    cost, values = (wide[name].ffill(axis=1).to_numpy() for name in (unit, "value"))
+    wide = points.pivot(index="place", columns="seed", values=[unit, "value"]).ffill()
+    cost, values = (wide[name].to_numpy().T for name in (unit, "value"))
     if same_iterations(frame):
         cost = np.broadcast_to(cost.mean(axis=0), cost.shape)
-    return Curves(cost, values, tuple(map(int, wide.index)))
+    return Curves(cost, values, tuple(map(int, wide[unit].columns)))
 
 
 def convergence(run: Records, baseline: str | None = None) -> Convergence:
@@ -206,7 +206,5 @@ def _speeds(run: Records, arrays: Mapping[str, Curves], baseline: str, unit: str
         for name, (cost, values, _) in others.items():
             pair = (cost, values, own.cost, own.values)
             ratio = speed_up(*pair, span=shares, confidence=confidence, comparisons=comparisons)
-            entries.append(
-                Speed(name, baseline, unit, span, mean_cost(cost, values, targets), spent, ratio)
-            )
+            entries.append(Speed(name, baseline, unit, span, mean_cost(cost, values, targets), spent, ratio))
     return entries

@@ -84,8 +84,8 @@ class Difference:
 def half_width(std: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Floats:
     """Half-width of Student's interval from unbiased standard deviations and counts; NaN where n < 2."""
     check_confidence(confidence)
-    count = np.asarray(n, dtype=np.float64)
-    return np.asarray(stats.t.ppf((1 + confidence) / 2, count - 1) * std / np.sqrt(count))
+    deviation, count = np.asarray(std, np.float64), np.asarray(n, np.float64)
+    return np.asarray(stats.t.ppf((1 + confidence) / 2, count - 1) * deviation / np.sqrt(count))
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, size: float | None = None) -> Interval:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from analysis.statistics.intervals import check_confidence
+from analysis.statistics.intervals import Floats, check_confidence
 
 _POINTS = 64
 """Of Gauss and Legendre's quadrature between the bounds."""
@@ -40,14 +41,15 @@ def look_confidences(looks: Sequence[int], confidence: float = 0.95) -> list[flo
     grid, quadrature = np.polynomial.legendre.leggauss(_POINTS)
     places, weights = np.zeros(1), np.ones(1)  # of the walk among those that have not stopped yet
     for seeds, step, allowed in zip(looks, np.sqrt(np.diff([0, *looks])), np.diff([0, *spent]), strict=True):
-
-        def excess(bound: float, step: float = step, allowed: float = allowed) -> float:
-            """Chance to leave the bounds in the next step, less what is allowed."""
-            leaves = norm.cdf((places - bound) / step) + norm.cdf((-bound - places) / step)
-            return float(leaves @ weights) - allowed
-
+        excess = partial(_excess, step=step, places=places, weights=weights, allowed=allowed)
         bound = float(brentq(excess, 1e-6, 10 * math.sqrt(seeds)))
         found.append(1 - 2 * float(norm.sf(bound / math.sqrt(seeds))))
         weights = bound * quadrature * (norm.pdf((bound * grid[:, None] - places) / step) / step @ weights)
         places = bound * grid
     return found
+
+
+def _excess(bound: float, step: float, places: Floats, weights: Floats, allowed: float) -> float:
+    """Chance to leave the bounds in the next step, less what is allowed."""
+    leaves = norm.cdf((places - bound) / step) + norm.cdf((-bound - places) / step)
+    return float(leaves @ weights) - allowed

@@ -128,9 +128,7 @@ def speed_up(
     low = math.exp(ratio.log - width) if arrives and width < _OPEN else 0.0
     high = math.exp(ratio.log + width) if width < _OPEN else math.inf
     short = f"Its mean curve does not get through {span.low:.0%} to {span.high:.0%} of the baseline's gain."
-    return Estimate(
-        value, low, high, min(counts), confidence, spread, error, "" if ratio.reached else short
-    )
+    return Estimate(value, low, high, min(counts), confidence, spread, error, "" if ratio.reached else short)
 
 
 def mean_cost(cost: ArrayLike, values: ArrayLike, targets: ArrayLike) -> float:

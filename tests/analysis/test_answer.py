@@ -126,7 +126,7 @@ def test_who_is_faster_and_who_does_not_get_so_far(tmp_path: Path) -> None:
     assert "(0.550 to 0.670), counted in iterations, fast (2.0" in found.primary
     assert "95 % interval " in found.primary
     assert "is faster than dance_grpo; slow (does not get so far, " in found.primary
-    assert found.primary.endswith("× at most) is slower.")
+    assert found.primary.endswith("× at most) is slower than dance_grpo.")
     assert {entry.method: entry.verdict for entry in found.speeds} == {"fast": "faster", "slow": "slower"}
     assert found.decided
 
@@ -184,7 +184,7 @@ def test_planned_looks_make_the_primary_interval_wider(tmp_path: Path) -> None:
     (tmp_path / LOOKS_FILE).write_text(table)
     found = answer(load_run(tmp_path))
     ratio = found.speeds[0].ratio
-    assert (ratio.confidence, found.confidence) == (0.98, 0.98)
+    assert ratio.confidence == 0.98
     assert ratio.low < once.low
     assert ratio.high > once.high
     assert "98 % interval" in found.primary
@@ -222,7 +222,7 @@ def test_methods_that_end_the_same_ended_level(tmp_path: Path) -> None:
 
 def test_no_change_at_all(tmp_path: Path) -> None:
     found = answer(_run_of(tmp_path, {"dance_grpo": [0.5, 0.5]}, noise=0.0))
-    assert "accuracy on held-out prompts stayed at 0.500 (0.000; all 6 seeds alike" in found.primary
+    assert "accuracy on held-out prompts ended at 0.500 (0.000; all 6 seeds alike" in found.primary
 
 
 def test_when_every_method_loses_it_is_not_called_a_win(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from analysis.statistics import probability_of_improvement
 
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_probability_of_improvement_is_mann_whitneys(ties: bool) -> None:
     rng = np.random.default_rng(3)

@@ -239,7 +239,10 @@ def test_an_estimate_excludes_only_with_an_interval() -> None:
         ({"comparisons": 0}, "1 or more"),
         ({"values_first": np.full((5, 13), np.nan)}, "leave out"),
         ({"values_first": np.where(np.arange(5) == 2, np.nan, 1.0)[:, None] * curves(0)}, "leave out"),
-        ({"values_first": np.where(curves(0) == curves(0).max(), np.inf, curves(0))}, "values has 1 entries of 65"),
+        (
+            {"values_first": np.where(curves(0) == curves(0).max(), np.inf, curves(0))},
+            "values has 1 entries of 65",
+        ),
         ({"cost_first": np.where(COST == 5, np.inf, COST)}, "cost has 1 entries"),
         ({"cost_first": COST[::-1]}, "cumulative"),
         ({"cost_first": COST[:2]}, "cost must be"),
