@@ -21,7 +21,8 @@ from analysis.costs import spending
 from analysis.curves import final_values, run_status
 from analysis.records import Records
 from analysis.schema import PRM_TRAINING
-from analysis.statistics import Difference, Estimate, Interval, paired_gain, pairwise_differences
+from analysis.statistics import Difference, Interval, paired_gain, pairwise_differences
+from analysis.statistics.speed import Estimate
 
 FEW_SEEDS = 5
 """Below this many seeds the report says that its intervals are wide and rest on assumed normality."""

@@ -17,7 +17,8 @@ from analysis.costs import with_costs
 from analysis.curves import run_status, seed_means
 from analysis.records import Records
 from analysis.schema import BASE, SETTINGS_FILE, UNITS
-from analysis.statistics import Estimate, Interval
+from analysis.statistics import Interval
+from analysis.statistics.speed import Estimate
 
 
 def write_exports(run: Records, course: Convergence, found: Answer, output: Path) -> None:

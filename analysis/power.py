@@ -16,8 +16,8 @@ from analysis import text
 from analysis.commandline import command
 from analysis.convergence import WHOLE, Convergence, Speed, convergence
 from analysis.records import RecordError, Records
-from analysis.statistics import satterthwaite, seeds_needed
-from analysis.statistics.planning import MOST_SEEDS
+from analysis.statistics import satterthwaite
+from analysis.statistics.planning import MOST_SEEDS, seeds_needed
 from analysis.tables.text_table import TextTable, to_text
 
 RATIOS = (1.25, 1.66)

@@ -25,7 +25,8 @@ from analysis.costs import cumulative_costs, known_units, with_costs
 from analysis.curves import counted_curves, same_iterations
 from analysis.records import RecordError, Records
 from analysis.schema import default_baseline
-from analysis.statistics import Estimate, Interval, Span, mean_cost, paired_gain, span_targets, speed_up
+from analysis.statistics import Interval, paired_gain
+from analysis.statistics.speed import Estimate, Span, mean_cost, span_targets, speed_up
 
 Floats = NDArray[np.float64]
 

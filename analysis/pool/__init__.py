@@ -18,7 +18,8 @@ from analysis.commandline import closest
 from analysis.convergence import check_baseline, convergence
 from analysis.hacking import proxy_frame
 from analysis.records import RecordError, Records
-from analysis.statistics import Interval, Pooled, pooled, welch_difference
+from analysis.statistics import Interval, welch_difference
+from analysis.statistics.pooling import Pooled, pooled
 
 SPEED, FINAL = "speed-up", "final difference"
 

@@ -18,7 +18,8 @@ from analysis.curves import final_values
 from analysis.guidance import accuracies
 from analysis.records import RecordError, Records
 from analysis.schema import PRM_TRAINING
-from analysis.statistics import Estimate, Interval, mean_cost, paired_gain, span_targets, speed_up
+from analysis.statistics import Interval, paired_gain
+from analysis.statistics.speed import Estimate, mean_cost, span_targets, speed_up
 
 UNIT = "tflops"
 RANGES = (WHOLE, "around 75 %")

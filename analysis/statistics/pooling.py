@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import t as student
 from statsmodels.stats.meta_analysis import combine_effects
 
-from analysis.statistics.intervals import Interval
+from analysis.statistics import Interval
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from analysis.statistics.intervals import Floats, check_confidence
+from analysis.statistics import Floats, check_confidence
 
 _POINTS = 64
 """Of Gauss and Legendre's quadrature between the bounds."""

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import t as student
 
-from analysis.statistics.intervals import check_confidence, satterthwaite
+from analysis.statistics import check_confidence, satterthwaite
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis import text
 from analysis.process_cost import RANGES, SHARED, Price
 from analysis.records import Records
-from analysis.statistics import Estimate
+from analysis.statistics.speed import Estimate
 from analysis.tables.text_table import TextTable, tidy
 
 _CHARGED = {1: "charged to one run", 10: "shared by ten", None: "not charged"}

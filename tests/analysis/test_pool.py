@@ -14,7 +14,7 @@ from analysis.convergence import convergence
 from analysis.pool import FINAL, SPEED, pool
 from analysis.pool.__main__ import main
 from analysis.records import RecordError, Records, load_run
-from analysis.statistics import pooled
+from analysis.statistics.pooling import pooled
 from tests.analysis.synthetic import Plan, write_run
 
 PLAN = Plan(

@@ -14,7 +14,7 @@ from scipy.stats import chi2
 from analysis.convergence import WHOLE, convergence
 from analysis.power import main, power_table
 from analysis.records import RecordError, Records, load_run
-from analysis.statistics import seeds_needed
+from analysis.statistics.planning import seeds_needed
 from analysis.tables.text_table import TextTable
 from tests.analysis.synthetic import Plan, write_run
 

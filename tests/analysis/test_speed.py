@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.statistics import Estimate, Span, mean_cost, span_targets, speed_up, welch_difference
-from analysis.statistics.speed import NO_SPREAD, ONE_SEED
+from analysis.statistics import welch_difference
+from analysis.statistics.speed import NO_SPREAD, ONE_SEED, Estimate, Span, mean_cost, span_targets, speed_up
 
 COST = np.linspace(0, 60, 13)
 WHOLE = Span(0.25, 0.85)
