@@ -12,6 +12,7 @@ import pandas as pd
 from analysis import plots, style, text, videos
 from analysis.alignment import Alignment, alignment
 from analysis.answer import answer
+from analysis.combine import load_runs
 from analysis.commandline import command
 from analysis.convergence import Convergence, convergence
 from analysis.costs import spending, spending_frame
@@ -275,7 +276,7 @@ def _missing(run: Records) -> list[str]:
 main = command(
     "analysis.report",
     "Write report.html, figures/ and tables/ of a benchmark run, or of several that can be compared.",
-    lambda run, output, baseline: str(report(run, output, baseline)),
+    lambda options, output: str(report(load_runs(options.runs), output, options.baseline)),
 )
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
+from analysis.combine import load_runs
 from analysis.commandline import command
 from analysis.convergence import check_baseline
 from analysis.plots.process_cost import write_process_cost
 from analysis.process_cost import process_costs
-from analysis.records import Records
 from analysis.tables.process_cost import process_cost_tables
 from analysis.tables.text_table import to_text, write_table
 
 
-def _report(run: Records, output: Path, baseline: str | None) -> str:
-    prices, name = process_costs(run, baseline), check_baseline(run, baseline)
+def _report(options: argparse.Namespace, output: Path) -> str:
+    run = load_runs(options.runs)
+    prices, name = process_costs(run, options.baseline), check_baseline(run, options.baseline)
     frame, tables = process_cost_tables(prices, name, run)
     write_process_cost(prices, name, run, output / "figures")
     return "\n".join(map(to_text, write_table(output / "tables", "process_cost", frame, tables)))
