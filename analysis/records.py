@@ -59,6 +59,11 @@ class RecordedSuite(BaseModel, frozen=True):
     headline: str
     descriptions: dict[str, str] = {}
 
+    @property
+    def listed(self) -> list[str]:
+        """Its rewards: the headline first, then those held out, then those trained on."""
+        return list(dict.fromkeys([self.headline, *self.held_out, *self.training]))
+
     def role(self, reward: str) -> str:
         """`training`, or `untrained` for one that only judges; `other` for a reward that the suite does not list."""
         if reward in self.training:
@@ -140,8 +145,9 @@ class Records:
     def rewards(self) -> tuple[str, ...]:
         """Recorded rewards: the headline first, then held-out ones, then those trained on."""
         recorded = _unique(self.evaluations["reward"])
-        listed = [self.suite.headline, *self.suite.held_out, *self.suite.training]
-        return tuple(dict.fromkeys(name for name in [*listed, *sorted(recorded)] if name in recorded))
+        return tuple(
+            dict.fromkeys(name for name in [*self.suite.listed, *sorted(recorded)] if name in recorded)
+        )
 
     @cached_property
     def splits(self) -> tuple[str, ...]:

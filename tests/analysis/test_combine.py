@@ -135,7 +135,7 @@ def test_command_line_wants_a_folder_for_several(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("analysis.report._figures", lambda _: {})
+    monkeypatch.setattr("analysis.report._figures", lambda *_: {})
     first, second = write("a", FIRST), write("b", SECOND)
     assert main([str(first), str(second)]) == 2
     assert "name a folder for the result with --output" in capsys.readouterr().err
