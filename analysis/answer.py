@@ -190,33 +190,22 @@ def _speed(run: Records, course: Convergence, entries: Sequence[Speed], firm: bo
     gain = f"{course.baseline}'s gain in {text.reward_name(run.suite.headline)}"
     rewards = f"{text.number(course.reward_at(low))} to {text.number(course.reward_at(high))}"
     counted = f"counted in {text.UNIT_TITLES[entries[0].unit]}"
-    verdicts = _verdicts(entries, course.baseline, firm)
-    return f"From {text.percent(low)} to {text.percent(high)} of {gain} ({rewards}), {counted}, {verdicts}."
-
-
-def _verdicts(entries: Sequence[Speed], baseline: str, firm: bool) -> str:
-    """Who is faster than the baseline, who slower, and of whom no difference is shown."""
-    ordered = sorted(entries, key=lambda entry: -entry.ratio.value)
-    clauses: list[str] = []
-    for verdict in ("faster", "slower"):
-        chosen = [entry for entry in ordered if entry.verdict == verdict]
-        if chosen:
-            one, several = ("is", "are") if firm else ("seems", "seem")
-            verb = one if len(chosen) == 1 else several
-            clauses.append(f"{_ratios(chosen)} {verb} {verdict} than {baseline}")
-    if clauses and not firm:
-        clauses.append("to be confirmed on other seeds")
-    unclear = [entry for entry in ordered if entry.verdict == UNDECIDED]
-    if unclear:
-        clauses.append(f"no difference from {baseline} is shown for {_ratios(unclear, 'or')}")
-    return "; ".join(clauses)
-
-
-def _ratios(entries: list[Speed], last: str = "and") -> str:
-    """`a (1.42×, 95 % interval 1.05 to 2.10) and b (...)`, or how many."""
+    span = f"From {text.percent(low)} to {text.percent(high)} of {gain} ({rewards}), {counted}"
+    verdicts = [entry.verdict for entry in entries]
+    words = {
+        name: f"{'is' if firm else 'seems'} {name} than {course.baseline}" for name in ("faster", "slower")
+    }
+    words[UNDECIDED] = f"is not shown to differ from {course.baseline}"
     if len(entries) > NAMED:
-        return f"{len(entries)} methods"
-    return text.listed([f"{entry.method} ({_ratio(entry.ratio)})" for entry in entries], last)
+        several = (
+            f"{verdicts.count('faster')} faster than {course.baseline}, {verdicts.count('slower')} slower"
+        )
+        said = f"{len(entries)} methods: {several}, {verdicts.count(UNDECIDED)} not shown to differ"
+    else:
+        best_first = sorted(entries, key=lambda entry: -entry.ratio.value)
+        said = "; ".join(f"{e.method} {words[e.verdict]} ({_ratio(e.ratio)})" for e in best_first)
+    doubt = "" if firm or set(verdicts) == {UNDECIDED} else "; to be confirmed on other seeds"
+    return f"{span}, {said}{doubt}."
 
 
 def _ratio(ratio: Estimate) -> str:
@@ -276,6 +265,6 @@ def _uncharged(run: Records, standings: Sequence[Standing]) -> Iterator[str]:
     if price > 0.05 * used and not run.charges_prm:
         names = text.listed(list(paid.index))
         yield (
-            f"Training the process reward model took {text.cost(price, 'tflops')} TFLOP, {text.factor(price / used)} "
+            f"Training the process reward model took {text.cost(price, 'tflops')} TFLOP, {text.number(price / used)} "
             f"times what a run of {names} used; the budget does not charge it (--charge-prm does)."
         )

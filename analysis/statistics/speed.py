@@ -53,10 +53,10 @@ class Span(NamedTuple):
 class Estimate:
     """A ratio with its interval over seeds, and how far to believe it.
 
-    `value` is 0 where the method, infinite where only the baseline never gets through the targets. `low` and `high`
-    are NaN where there is no interval, zero and infinite where the data bound only one side. Of the logarithm,
-    `spread` is the standard deviation over seeds of the method and of the baseline, and `error` the standard error.
-    `seeds` is the smaller number of both. `why` says what is the matter where something is.
+    `value` is 0 where the method does not get through the targets. `low` and `high` are NaN where there is no interval,
+    zero and infinite where the data bound only one side. Of the logarithm, `spread` is the standard deviation over
+    seeds of the method and of the baseline, and `error` the standard error. `seeds` is the smaller number of both.
+    `why` says what is the matter where something is.
     """
 
     value: float
