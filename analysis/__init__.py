@@ -10,5 +10,5 @@ This package reads what `python -m benchmarks.run` wrote and imports no other pa
 - `convergence`, `alignment`, `hacking`, `guidance`: the evidence, one subject each
 - `tables`, `plots`, `videos`: how the evidence looks; `page`, `report`: all of it in one page
 
-Command lines, each for one run or several: `python -m analysis.report`, `.power`, `.process_cost`, `.pool`.
+Command lines, each for one run or several: `python -m analysis.report`, `.process_cost`, `.pool`.
 """

@@ -1,4 +1,4 @@
-"""How many seeds the next benchmark needs: `python -m analysis.power RUN`.
+"""How many seeds the next benchmark needs.
 
 From the spread over seeds that a run shows: how many seeds of each method would show a small and a large speed-up over
 the baseline, over the whole curve and with as many comparisons as the run makes.
@@ -6,22 +6,16 @@ the baseline, over the whole curve and with as many comparisons as the run makes
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
-from pathlib import Path
 
 from scipy.stats import chi2
 
 from analysis import text
-from analysis.combine import load_runs
-from analysis.commandline import command
-from analysis.convergence import WHOLE, Convergence, convergence
-from analysis.records import RecordError, Records
+from analysis.convergence import WHOLE, Convergence
 from analysis.statistics import satterthwaite
 from analysis.statistics.planning import MOST_SEEDS, seeds_needed
 from analysis.statistics.speed import Estimate
-from analysis.tables.text_table import TextTable, to_text
+from analysis.tables.text_table import TextTable
 
 RATIOS = (1.25, 1.66)
 """Speed-ups asked about: a small one, and the one that Euphonium's paper reports."""
@@ -31,17 +25,13 @@ POWER = 0.8
 _CAUTION = 0.8  # confidence of the upper limit of the spread
 
 
-def power_table(run: Records, course: Convergence, unit: str) -> TextTable:
+def power_table(course: Convergence) -> TextTable:
     """Seeds needed to show speed-ups by `RATIOS`, one row per method other than the baseline.
 
     Two numbers a cell: from the spread seen, and from its upper 80 % limit, as few seeds know their spread badly.
-    Without rows, the note says why. Raises `RecordError` for a unit that the run does not have.
+    Without rows, the note says why.
     """
-    if course.units and unit not in course.units:
-        raise RecordError(
-            f"no costs in {unit!r} were recorded in {run.path}: there are {', '.join(course.units)}"
-        )
-    entries = [entry for entry in course.speeds if entry.unit == unit and entry.span == WHOLE]
+    entries = [entry for entry in course.speeds if entry.unit == course.unit and entry.span == WHOLE]
     rows = tuple((entry.method, *_cells(entry.ratio, len(entries))) for entry in entries)
     together = f", all {len(entries)} comparisons together" if len(entries) > 1 else ""
     note = (
@@ -51,7 +41,9 @@ def power_table(run: Records, course: Convergence, unit: str) -> TextTable:
     )
     if not rows:
         note = f"No seeds can be planned: {course.why_not or 'no method has finished'}."
-    title = f"Seeds needed to show a speed-up over {course.baseline}, counted in {text.UNIT_TITLES[unit]}"
+    title = (
+        f"Seeds needed to show a speed-up over {course.baseline}, counted in {text.UNIT_TITLES[course.unit]}"
+    )
     columns = ("method", "spread of its logarithm", *(f"{ratio:g} times" for ratio in RATIOS))
     return TextTable(title, columns, rows, note)
 
@@ -67,20 +59,3 @@ def _cells(found: Estimate, comparisons: int) -> list[str]:
         needed = (seeds_needed(ratio, s, power=POWER, comparisons=comparisons) for s in (spread, upper))
         cells.append(" to ".join(dict.fromkeys(str(n or f"over {MOST_SEEDS}") for n in needed)))
     return cells
-
-
-def _report(options: argparse.Namespace, _: Path) -> str:
-    run = load_runs(options.runs)
-    course = convergence(run, options.baseline)
-    return to_text(power_table(run, course, course.unit))
-
-
-main = command(
-    "analysis.power",
-    "How many seeds would show a speed-up, from the spread over seeds that runs show.",
-    _report,
-)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -137,14 +137,14 @@ class Records:
     @cached_property
     def methods(self) -> tuple[str, ...]:
         """Trained methods: those asked for, in that order, then any other that left records."""
-        seen = [*_unique(self.evaluations["method"]), *_unique(self.runs["method"])]
+        seen = [*self.evaluations["method"].unique(), *self.runs["method"].unique()]
         asked = [str(name) for name in self.settings["methods"]]
         return tuple(dict.fromkeys(name for name in [*asked, *sorted(seen)] if name != BASE))
 
     @cached_property
     def rewards(self) -> tuple[str, ...]:
         """Recorded rewards: the headline first, then held-out ones, then those trained on."""
-        recorded = _unique(self.evaluations["reward"])
+        recorded = set(self.evaluations["reward"].unique())
         return tuple(
             dict.fromkeys(name for name in [*self.suite.listed, *sorted(recorded)] if name in recorded)
         )
@@ -152,7 +152,7 @@ class Records:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Recorded prompt splits, held-out prompts first."""
-        recorded = _unique(self.evaluations["split"])
+        recorded = set(self.evaluations["split"].unique())
         return tuple(split for split in SPLITS if split in recorded)
 
     @property
@@ -253,10 +253,6 @@ def load_run(path: Path | str) -> Records:
         looks=looks,
         confidence=confidence,
     )
-
-
-def _unique(column: pd.Series) -> set[str]:
-    return set(column.unique())
 
 
 @contextmanager

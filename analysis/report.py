@@ -207,7 +207,7 @@ def _guidance(evidence: _Evidence) -> Section:
 
 
 def _power(evidence: _Evidence) -> Section:
-    table = power_table(evidence.run, evidence.course, evidence.course.unit)
+    table = power_table(evidence.course)
     frame = pd.DataFrame(table.rows, columns=list(table.columns))
     return Section("How many seeds it would take", evidence.table("power", frame, table))
 
