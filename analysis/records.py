@@ -35,7 +35,11 @@ from analysis.schema import (
     table_file,
 )
 
-_TEXT = ("method", "split", "prompt", "reward", "metric", "component", "quantity")
+_TYPES = {"iteration": "int32", "sample": "int32", "value": "float64"}
+_TYPES |= dict.fromkeys(
+    ("method", "split", "prompt", "reward", "metric", "component", "quantity"), "category"
+)
+"""Of columns that have millions of rows."""
 
 _WITHOUT = {
     "records/iterations.parquet": "there are no training curves.",
@@ -262,7 +266,7 @@ def _reading(file: Path, kind: str) -> Iterator[None]:
         yield
     except RecordError:
         raise
-    except (OSError, EOFError, ValueError, BadZipFile, yaml.YAMLError) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, yaml.YAMLError) as error:
         raise RecordError(f"{file}: not {kind} ({error}); restore it, or resume or repeat the run") from error
 
 
@@ -285,13 +289,11 @@ def _settings(file: Path) -> tuple[dict[str, Any], _Needed]:
     try:
         return settings, _Needed.model_validate(settings)
     except ValidationError as error:
-        wrong = [
-            f"{'.'.join(map(str, e['loc']))} is {reprlib.repr(e['input'])}: {e['msg']}"
-            for e in error.errors()
-        ]
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"]))
         raise RecordError(
-            f"{file}: {'; '.join(wrong)}. It was edited, or written by another version of the benchmark: analyse it "
-            "with that one, or run again"
+            f"{file}: {place} is {reprlib.repr(wrong['input'])}: {wrong['msg']}; it was edited, or written by another "
+            "version of the benchmark: analyse it with that one, or run again"
         ) from error
 
 
@@ -300,15 +302,13 @@ def _table(folder: Path, rows: Table) -> pd.DataFrame:
     file, columns = table_file(folder, rows), COLUMNS[rows]
     if not file.is_file():
         return pd.DataFrame(columns=list(columns), dtype="object")
-    text = [name for name in columns if name in _TEXT]
+    types = {name: _TYPES[name] for name in columns if name in _TYPES}
+    text = [name for name, kind in types.items() if kind == "category"]
     with _reading(file, "a readable parquet file"):
         _require(parquet.read_schema(file).names, columns, file)
         table = parquet.read_table(file, columns=list(columns), read_dictionary=text)
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
-    types = {"iteration": "int32", "sample": "int32", "value": "float64"}  # there are millions of rows
-    return frame.astype(
-        {name: types[name] for name in columns if name in types} | dict.fromkeys(text, "category")
-    )
+    return frame.astype(types)
 
 
 def _run_list(file: Path) -> pd.DataFrame:

@@ -89,6 +89,9 @@ def test_broken_samples_are_named(run_copy: Path) -> None:
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(RecordError, match=r"samples\.npz: not a readable"):
         load_run(run_copy).samples()
+    np.savez(file, videos=np.zeros((2, 5, 8, 8)))
+    with pytest.raises(RecordError, match="prompts is not a file in the archive"):
+        load_run(run_copy).samples()
     np.savez(file, videos=np.zeros((2, 5, 8, 8)), prompts=np.array(["a", "b"]))
     with pytest.raises(RecordError, match="videos must be uint8"):
         load_run(run_copy).samples()
