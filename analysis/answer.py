@@ -269,6 +269,6 @@ def _uncharged(run: Records, standings: Sequence[Standing]) -> Iterator[str]:
     if price > 0.05 * used and not run.charges_prm:
         names = text.listed(list(paid.index))
         yield (
-            f"Training the process reward model took {text.cost(price, 'tflops')} TFLOP, {text.number(price / used)} "
+            f"Training the process reward model took {text.cost(price, 'tflops')} TFLOP, {price / used:.3g} "
             f"times what a run of {names} used; the budget does not charge it (--charge-prm does)."
         )
