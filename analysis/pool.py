@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from analysis import text
-from analysis.commandline import closest, output_folder
+from analysis import style, text
+from analysis.commandline import closest, command
 from analysis.convergence import check_baseline, convergence
 from analysis.hacking import proxy_frame
 from analysis.records import RecordError, Records, load_run
-from analysis.statistics import Interval, Pooled, pooled, welch_difference
+from analysis.statistics import Interval, welch_difference
+from analysis.statistics.pooling import Pooled, pooled
 from analysis.tables.text_table import TextTable, to_text, write_table
 
 SPEED, FINAL = "speed-up", "final difference"
@@ -162,33 +165,61 @@ def pool_table(entry: PooledEffects, method: str, baseline: str) -> TextTable:
     return TextTable.of(f"{method} against {baseline}: {scale}", entry.lines, columns, note)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Pool runs; exit code 2 and one line where that cannot be done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.pool",
-        description="One random-effects estimate of a method against a baseline, from several benchmarks.",
-        allow_abbrev=False,
+def forest_figure(found: Sequence[PooledEffects], method: str, baseline: str) -> Figure:
+    """A panel a quantity: a line a run, its square the larger the more it weighs, and the pooled mean below."""
+    rows = max(len(entry.lines) for entry in found)
+    drawn = style.figure(9.0, 0.34 * rows + 1.6)
+    for axes, entry in zip(drawn.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        _panel(axes, entry)
+    note = (
+        "Lines: 95 % intervals over seeds. Squares: larger for runs that weigh more. Diamond: random-effects mean over "
+        "runs with its interval."
     )
-    given = "folder given to benchmarks.run as --output"
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=given)
-    parser.add_argument("--method", required=True, metavar="METHOD", help="the method whose effect is pooled")
-    against = "what it is compared with (each run's own baseline)"
-    parser.add_argument("--baseline", metavar="METHOD", help=against)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the table goes")
-    options = parser.parse_args(arguments)
-    try:
-        output = output_folder([*options.runs, *options.runs], options.output)
-        runs = [load_run(path) for path in options.runs]
-        found = pool(runs, options.method, options.baseline)
-    except RecordError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    own = dict.fromkeys(check_baseline(run, options.baseline) for run in runs)
-    baseline = text.listed(list(own), "or")
+    style.surround(drawn, f"{method} against {baseline}, run by run", note, [])
+    return drawn
+
+
+def _panel(axes: Axes, entry: PooledEffects) -> None:
+    ratio = entry.quantity == SPEED
+    weights = entry.result.weights if entry.result else [1 / len(entry.effects) for _ in entry.effects]
+    sizes = [3 + 8 * math.sqrt(weight) for weight in weights]
+    for row, (_, shown, _) in enumerate(entry.lines):
+        single = row < len(entry.effects)
+        colour, marker, size = (style.BLUE, "s", sizes[row]) if single else (style.VERMILION, "D", 9)
+        axes.plot(
+            [shown.low, shown.high], [row, row], color=style.INK if single else colour, lw=1.6, zorder=3
+        )
+        axes.plot(shown.mean, row, marker=marker, ms=size, color=colour, zorder=4)
+    axes.axvline(1 if ratio else 0, color=style.BASE_LOOK.colour, lw=1.2, ls=":", zorder=1)
+    style.tidy(axes)
+    axes.set_yticks(range(len(entry.lines)), [run for run, _, _ in entry.lines], fontsize=9)
+    axes.set_ylim(len(entry.lines) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    if ratio:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}×" if value in (0.5, 2, 5) else "")
+        axes.tick_params(which="both", labelsize=8.5)
+    title = "whole-curve speed-up" if ratio else "difference of final rewards (base s.d.)"
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=style.INK)
+
+
+def _report(options: argparse.Namespace, output: Path) -> str:
+    runs = [load_run(path) for path in options.runs]
+    found = pool(runs, options.method, options.baseline)
+    baseline = text.listed(list(dict.fromkeys(check_baseline(run, options.baseline) for run in runs)), "or")
     tables = [pool_table(entry, options.method, baseline) for entry in found]
     write_table(output / "tables", "pooled", pool_frame(found), tables)
-    sys.stdout.write("\n".join(map(to_text, tables)))
-    return 0
+    style.save(forest_figure(found, options.method, baseline), output / "figures", "forest")
+    return "\n".join(map(to_text, tables))
+
+
+main = command(
+    "analysis.pool",
+    "One random-effects estimate of a method against a baseline, from several benchmarks.",
+    _report,
+    method=True,
+)
 
 
 if __name__ == "__main__":

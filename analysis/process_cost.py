@@ -7,6 +7,7 @@ baseline, which needs none, when both stand at the same target.
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -17,13 +18,15 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
+from analysis.combine import load_runs
 from analysis.commandline import command
 from analysis.convergence import SPANS, WHOLE, Curves, check_baseline, headline_curves
 from analysis.costs import spending
 from analysis.curves import final_values
 from analysis.records import RecordError, Records
 from analysis.schema import PRM_TRAINING
-from analysis.statistics import Estimate, Interval, mean_cost, paired_gain, span_targets, speed_up
+from analysis.statistics import Interval, paired_gain
+from analysis.statistics.speed import Estimate, mean_cost, span_targets, speed_up
 from analysis.tables.text_table import TextTable, tidy, to_text, write_table
 
 UNIT = "tflops"
@@ -159,8 +162,10 @@ def _after(*runs: float) -> str:
     return f"{value:.2g} {'run' if value == 1 else 'runs'}\n{low:.2g} to {upper}"
 
 
-def _report(run: Records, output: Path, baseline: str | None) -> str:
-    frame, table = process_cost_table(process_costs(run, baseline), check_baseline(run, baseline), run)
+def _report(options: argparse.Namespace, output: Path) -> str:
+    run = load_runs(options.runs)
+    prices, baseline = process_costs(run, options.baseline), check_baseline(run, options.baseline)
+    frame, table = process_cost_table(prices, baseline, run)
     write_table(output / "tables", "process_cost", frame, [table])
     return to_text(table)
 

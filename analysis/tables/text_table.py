@@ -11,7 +11,8 @@ from typing import TypeVar
 import pandas as pd
 from tabulate import tabulate
 
-from analysis.statistics import Estimate, Interval
+from analysis.statistics import Interval
+from analysis.statistics.speed import Estimate
 
 _SYMBOLS = {"×": "times", "−": "-", "→": "to", "±": "pm", "≤": "le", "σ": "sigma", "ρ": "rho"}
 _LATEX = str.maketrans(

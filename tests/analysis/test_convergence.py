@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from analysis.convergence import SPANS, UNDECIDED, WHOLE, check_baseline, convergence, curve_arrays
-from analysis.convergence.__main__ import main
 from analysis.curves import counted_curves, over_cost
 from analysis.records import RecordError, load_run
 from analysis.schema import default_baseline
@@ -190,36 +189,6 @@ def test_failed_seeds_take_no_part(broken_run: Path) -> None:
     assert entry is not None
     assert entry.ratio.seeds == 2
     assert set(counted_curves(run)["method"]) == set(run.methods)
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = _straight(tmp_path / "run", {"euphonium": 0.006, "flow_grpo": 0.003})
-    assert main([str(folder), "--baseline", "euphonium"]) == 0
-    told = capsys.readouterr().out
-    assert "Speed-up over euphonium" in told
-    assert "1.66×" in told
-    numbers = pd.read_csv(folder / "tables" / "speed_up.csv")
-    assert set(numbers["baseline"]) == {"euphonium"}
-    assert len(numbers) == 3 * 5
-    assert {file.name for file in (folder / "tables").iterdir()} == {
-        "speed_up.csv",
-        "speed_up.md",
-        "speed_up.tex",
-    }
-    assert {"convergence.png", "convergence.svg", "speed_up.png", "rewards_held_out.svg"} <= {
-        file.name for file in (folder / "figures").iterdir()
-    }
-    assert main([str(folder), "--baseline", "euphonum"]) == 2
-    assert capsys.readouterr().err.endswith("did you mean 'euphonium'?\n")
-
-
-def test_the_command_says_why_there_is_no_speed_up(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = _straight(tmp_path, {"a": 0.004, "flow_grpo": -0.001})
-    assert main([str(folder)]) == 0
-    assert capsys.readouterr().out.startswith("No speed-up: the baseline flow_grpo is not shown to gain")
-    assert not (folder / "tables" / "speed_up.csv").exists()
 
 
 def test_tables_hold_what_was_found(whole_run: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from analysis.convergence import convergence
 from analysis.pool import FINAL, SPEED, main, pool
 from analysis.records import RecordError, Records, load_run
-from analysis.statistics import pooled
+from analysis.statistics.pooling import pooled
 from tests.analysis.synthetic import Plan, write_run
 
 PLAN = Plan(
@@ -79,6 +79,7 @@ def test_the_command_line(folders: list[Path], tmp_path: Path, capsys: pytest.Ca
     assert "whole-curve speed-up" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "tables" / "pooled.csv")
     assert table.groupby("quantity").size().to_dict() == {SPEED: 4, FINAL: 4}
+    assert (tmp_path / "figures" / "forest.png").stat().st_size > 10_000
     assert "| pooled | 3 runs |" in (tmp_path / "tables" / "pooled.md").read_text()
     assert main([*given, "--output", str(folders[0])]) == 2
     assert "holds a run" in capsys.readouterr().err

@@ -246,10 +246,15 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     folder = write_run(tmp_path / "run", ONLY_BASE)
     assert main([str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
-    assert main([str(tmp_path / "nowhere")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
+    for wrong in ([str(tmp_path / "nowhere")], [str(folder), "--baseline", "dance_gpo"]):
+        assert main(wrong) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+    assert error.endswith("did you mean 'dance_grpo'?\n")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert {"--baseline", "--output", "RUN"} <= set(capsys.readouterr().out.replace("[", " ").split())
 
 
 def test_every_module_can_be_imported_without_torch() -> None:
