@@ -73,8 +73,8 @@ class TrainedWeights:
         self.networks: dict[str, Any] = dict(policy.plain.networks.items())
         self.settings = settings
         self._base: nn.Module | None = None
+        family = policy.family
         if settings.kind == "lora":
-            family = policy.family
             targets = list(settings.targets or family.lora_targets)
             for name, network in self.networks.items():
                 _require_targets(name, network, targets, family.lora_targets)
@@ -95,6 +95,9 @@ class TrainedWeights:
             if reference:
                 self._base = copy.deepcopy(self._denoiser)
             self._denoiser.requires_grad_(True)
+            for network in self.networks.values():
+                for layer in family.idle_layers(network):  # without a gradient processes would wait for
+                    network.get_submodule(layer).requires_grad_(False)
         #: Name -> the copy's tensors, in the order of `parameters`.
         self.copies: dict[str, list[Tensor]] = {
             name: [parameter.detach().clone() for parameter in self.parameters] for name in sorted(copies)
