@@ -15,6 +15,7 @@ from methods.guiding import Rewards
 from methods.update import Learner
 from methods.weights import WeightSettings
 from rewards.process import LatentProcessReward, cut_denoiser
+from samplers.pipeline import Scales
 from tests.families.pipelines import VARIANTS, with_copied_networks
 from tests.families.tokenizers import PROMPTS
 from tests.methods.small import NUM_STEPS, half_precision, small_method
@@ -40,10 +41,11 @@ def learner_of(
     method: str,
     dtype: torch.dtype = torch.float32,
     accelerator: Accelerator | None = None,
+    scales: Scales | None = None,
 ) -> Learner:
     whole = hasattr(CATALOG[method].objective, "train_fraction")
     small = small_method(method, *(["objective.train_fraction=1.0"] if whole else []))
-    policy = with_copied_networks(tiny.policy(name, dtype=dtype))
+    policy = with_copied_networks(tiny.policy(name, scales, dtype))
     process = None
     if small.needs_process_reward:
         with torch.random.fork_rng():
@@ -103,11 +105,11 @@ def test_an_iteration_moves_adapters_and_nothing_else(tiny, name, method):
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, of its own dispatch
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_mixed_precision_trains_what_was_drawn(tiny, name, dtype):
-    """Rollouts and updates see the same network, whatever rounds it; a frozen model may be in bfloat16 itself."""
+def test_mixed_precision_and_guidance_train_what_was_drawn(tiny, name, dtype):
+    """Rollouts and updates see the same velocity, whatever rounds it; a frozen model may be in bfloat16 itself."""
     tiny.policy(name, dtype=dtype)  # loaded in its own precision
     with half_precision() as accelerator:
-        learner = learner_of(tiny, name, "euphonium", dtype, accelerator)
+        learner = learner_of(tiny, name, "euphonium", dtype, accelerator, VARIANTS[name].guided)
         before = weights_of(learner)
         figures = learner.update(learner.collect(Draw(0, 0, PROMPTS[:1], 0)))
     moved = {key for key, tensor in weights_of(learner).items() if not torch.equal(tensor, before[key])}
