@@ -39,6 +39,15 @@ def known_names() -> str:
     return f"presets:\n{presets}\n\nmethods:\n{methods}"
 
 
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names the methods."""
+    parser.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        help="methods to train, by name, comma-separated; 'all' for the catalogue",
+    )
+
+
 def add_settings(
     parser: argparse.ArgumentParser,
     seeds: str = "number of training seeds per method",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +25,9 @@ from benchmarks.planning.models import (
 from benchmarks.settings import RunSettings
 from methods.weights import TrainedWeights
 from rewards.process import LatentProcessReward, cut_denoiser
+from rewards.train_prm import PrmTraining
 from samplers.condition import Condition
 from samplers.denoiser import Denoiser
-from samplers.families import family_of
 from samplers.guidance import reward_value_and_gradient
 from samplers.pipeline import PipelinePolicy
 
@@ -112,7 +113,10 @@ class _Model:
         """The process reward, in float32 as it is loaded."""
         with META:
             trunk = cut_denoiser(self.policy.plain, self.blocks)
-            return LatentProcessReward(trunk).float().requires_grad_(False)
+            reward = LatentProcessReward(trunk).requires_grad_(False)
+        for parameter in reward.parameters():
+            parameter.data = parameter.data.float()
+        return reward
 
     def inputs(self, rows: int) -> tuple[Tensor, Tensor, Condition]:
         """Latents, noise levels and prompts of some rows."""
@@ -126,13 +130,12 @@ class _Model:
         if adapters and through:
             for parameter in self.weights.parameters:
                 parameter.requires_grad_("weights" in through)
+                parameter.grad = torch.zeros_like(parameter)  # there from the second iteration on
         frozen = not through
         with torch.set_grad_enabled(not frozen), self._adapters(adapters):
             return measured(lambda: self._pass(x, sigma, condition, frozen), self.autocast)
 
-    def _adapters(self, on: bool) -> Any:
-        from contextlib import nullcontext
-
+    def _adapters(self, on: bool) -> AbstractContextManager[None]:
         lora = hasattr(self, "weights") and self.weights.settings.kind == "lora"
         return nullcontext() if on or not lora else self.weights.reference()
 
@@ -205,13 +208,14 @@ class Measurements:
 
     @cached_property
     def process_blocks(self) -> int:
-        """Blocks of the process reward: those of the run's own, if it exists here, else a fifth of the network's."""
+        """Blocks of the process reward: as many as the run's own has, if it lies here, else what training makes."""
         file = Path(self.settings.process_reward) / "config.json"
-        fields = [counted for _, counted in family_of(self.configs.pipeline).block_lists]
+        network = self.configs.parts[self.configs.transformers[0]]
         if file.is_file():
             trunk = json.loads(file.read_text())["trunk"]
-            return sum(int(trunk[counted]) for counted in fields)
-        return max(1, sum(self.configs.depths.values()) // 5)
+            if all(trunk.get(name) == network.get(name) for name in ("num_attention_heads", "text_dim")):
+                return sum(int(trunk[counted]) for counted in self.configs.depths)
+        return int(PrmTraining.model_fields["blocks"].default)
 
     @cached_property
     def process_bytes(self) -> float:
