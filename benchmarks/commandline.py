@@ -183,6 +183,7 @@ def exit_code(action: Callable[[], int], interrupted: str) -> int:
         The action's own code, 2 for an error the user can fix, 130 for an interruption.
     """
     from methods.registry import PluginError
+    from methods.weights import WeightsError
     from rewards.base import RewardError
     from rewards.provenance import ProvenanceError
     from rewards.suites import SuiteError
@@ -190,7 +191,10 @@ def exit_code(action: Callable[[], int], interrupted: str) -> int:
 
     try:
         return action()
-    except (SettingsError, PluginError, ModelError, ProvenanceError, SuiteError, RewardError) as error:
+    except (
+        *(SettingsError, PluginError, WeightsError),
+        *(ModelError, ProvenanceError, SuiteError, RewardError),
+    ) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ import torch
 
 from analysis.schema import EVALUATION, PEAK_MEMORY, WHOLE
 from benchmarks import checkpoint
+from benchmarks.adapters import WEIGHTS_FOLDER, model_card, write_weights
 from benchmarks.budget import Budget
 from benchmarks.evaluation import evaluate
 from benchmarks.ledger import Ledger, Usage, peak_memory_mb, reset_peak_memory
@@ -135,6 +136,7 @@ class FineTuning:
         self.meter = session.meter()
         self.ledger = Ledger(paid=self.paid)
         self._reward: float | None = None
+        self._headline: float | None = None  # at the end, for the model card
         self._identity = {"method": self.method.name, "seed": seed}
         self._checkpoint = self.recorder.folder / "checkpoint"
 
@@ -167,6 +169,7 @@ class FineTuning:
             self._iteration(self.ledger.iterations)
             self._evaluate_and_save(self.ledger.iterations, not self.budget.has_room(self.ledger))
             report(self._progress("running"))
+        self._write_weights()
         self.recorder.status.status = "finished"
         self.recorder.save_status()
         report(self._progress("finished"))
@@ -236,8 +239,15 @@ class FineTuning:
         self.recorder.usage(done, self.meter.take())
         if last:
             self.recorder.samples(result.videos, result.prompts)
+            self._headline = result.mean("held_out", self.session.suite.suite.headline)
         self.recorder.status.evaluation_seconds += time.perf_counter() - started
         self._reward = result.mean("train", next(iter(self.session.suite.training)))
+
+    def _write_weights(self) -> None:
+        """Writes what was trained, in diffusers' format."""
+        suite = self.session.suite.suite
+        card = model_card(self.settings, suite, self.policy, self.method.name, self.seed, self._headline)
+        write_weights(self.recorder.folder / WEIGHTS_FOLDER, self.tuner.weights, card)
 
 
 def _usage(paid: Cost) -> Usage:

@@ -9,19 +9,21 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import SafetensorError
 
 from benchmarks.ledger import UsageMeter
 from benchmarks.settings import RunSettings, SettingsError
 from methods.method import Method
 from methods.seeding import generator
+from methods.weights import checked_targets
 from rewards.cost import Cost
 from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance, ProvenanceError
 from rewards.suites import LoadedSuite, SuiteError, load_suite
 from samplers import Sampler
 from samplers.families import ModelError
-from samplers.loading import load_policy, model_folder, pipeline_family, prompt_cache
+from samplers.loading import has_two_networks, load_policy, model_folder, pipeline_family, prompt_cache
 from samplers.pipeline import PipelinePolicy
 from samplers.prompts import PromptCache
 
@@ -52,14 +54,22 @@ class Session:
             SuiteError: the suite cannot be loaded.
             ModelError: the base model cannot be found.
         """
-        accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
+        with _loading("model", settings.model, ModelError):
+            model = model_folder(settings.model)
+            pipeline_family(model)
+            # A batch of a pipeline with two networks may lie on one side of their boundary.
+            unused = DistributedDataParallelKwargs(find_unused_parameters=has_two_networks(model))
+            folder = settings.execution.prompt_cache
+            prompts = PromptCache() if folder is None else prompt_cache(model, folder)
+        accelerator = Accelerator(
+            mixed_precision=settings.precision,
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[unused],
+        )
         with _loading("outcome model", settings.outcome_model, SuiteError):
             suite = load_suite(settings.suite, settings.outcome_model)
         for reward in suite.all.values():
             _to_device(reward, accelerator.device)
-        folder = settings.execution.prompt_cache
-        with _loading("model", settings.model, ModelError):
-            prompts = PromptCache() if folder is None else prompt_cache(settings.model, folder)
         return cls(settings, accelerator, suite, prompts=prompts)
 
     def policy(self) -> PipelinePolicy:
@@ -124,12 +134,14 @@ def check(settings: RunSettings) -> None:
     """Checks, before anything is written, that model, suite and process reward can be used.
 
     Raises:
-        SettingsError: a method could not train.
+        SettingsError, WeightsError: a method could not train.
         ModelError, SuiteError, ProvenanceError: something cannot be loaded, or parts do not fit together.
     """
     check_methods(settings)
     session = Session.open(settings)
     policy = session.policy()
+    if settings.weights.kind == "lora":
+        checked_targets(policy, settings.weights)
     for method in settings.method_settings.values():
         if method.needs_process_reward:
             paid_before(settings, session.process_reward(policy, method))
@@ -162,7 +174,8 @@ def check_methods(settings: RunSettings) -> None:
     """Checks, before anything is loaded, that the methods can train with the run's settings.
 
     Raises:
-        SettingsError: a rollout has fewer videos than updates, or no trainable step.
+        SettingsError: a rollout has fewer videos than updates, or no trainable step; or the decoder moves while it is
+            differentiated.
     """
     for name, method in settings.method_settings.items():
         videos = settings.prompts_per_iteration * method.group_size
@@ -174,6 +187,12 @@ def check_methods(settings: RunSettings) -> None:
         sampler = Sampler(method.sampler).at_iteration(0, generator(0, "window", 0))
         if problem := method.objective.refusal(sampler):
             raise SettingsError(f"{name}: {problem}")
+        exact = method.outcome_guidance is not None and method.outcome_guidance.estimator == "autograd"
+        if settings.execution.offload_decoder and (exact or method.objective.needs.differentiable):
+            raise SettingsError(
+                f"{name}: execution.offload_decoder is true, and the method differentiates through the decoder, which "
+                "must stay where it is; set it to false"
+            )
 
 
 def _to_device(reward: object, device: torch.device) -> None:

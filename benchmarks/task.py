@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from analysis.schema import BASE, EVALUATION, PRM_TRAINING, WHOLE
 from benchmarks import checkpoint
+from benchmarks.adapters import WEIGHTS_FOLDER, model_card, write_weights
 from benchmarks.budget import Budget
 from benchmarks.diagnostics import diagnose
 from benchmarks.evaluation import Evaluated, evaluate, evaluation_prompts
@@ -109,6 +110,7 @@ class Training:
         self.meter = session.meter()
         self.ledger = Ledger(paid=paid_before(session.settings, self.process_reward))
         self._apart: Usage = {}  # evaluation within the iteration that is under way
+        self._headline: float | None = None  # at the end, for the model card
         self._identity = {"method": method, "seed": seed}
         self._checkpoint = self.recorder.folder / "checkpoint"
 
@@ -124,6 +126,7 @@ class Training:
             reference=settings.evaluation.diagnostic_prompts > 0,
             micro_batch=settings.micro_batch,
             rollout_batch=settings.rollout_batch,
+            store="cpu" if settings.execution.trajectories == "cpu" else None,
         )
 
     def _refresher(self) -> Refresher | None:
@@ -168,6 +171,7 @@ class Training:
         self.budget.require(self.ledger, self.method.name)
         self.recorder.status.status = "finished"
         if self._main:
+            self._write_weights()
             self.recorder.save_status()
         report(self._progress(status="finished"))
 
@@ -306,10 +310,18 @@ class Training:
         usage, self._apart = merged(self._apart, self.meter.take()), {}
         return usage
 
+    def _write_weights(self) -> None:
+        """Writes what was trained, in diffusers' format."""
+        suite, choice = self.session.suite.suite, self.settings
+        card = model_card(choice, suite, self.policy, self.method.name, self.seed, self._headline)
+        with self.learner.evaluated():
+            write_weights(self.recorder.folder / WEIGHTS_FOLDER, self.learner.weights, card)
+
     def _record(self, result: Evaluated, iteration: int, last: bool) -> None:
         self.recorder.evaluation(iteration, result.rows)
         if last:
             self.recorder.samples(result.videos, result.prompts)
+            self._headline = result.mean("held_out", self.session.suite.suite.headline)
 
 
 def share_of(prompts: int, processes: int) -> int:

@@ -34,6 +34,7 @@ EXPECTED = (
     "RewardError",
     "SettingsError",
     "SuiteError",
+    "WeightsError",
 )
 
 

@@ -32,6 +32,16 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.step)
 
+    def to(self, device: torch.device) -> Self:
+        """The same rows on a device; their conditions are there already."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            name: value.to(device)
+            for name, value in given.items()
+            if isinstance(value, Tensor) and name not in ("sample", "step")  # positions stay on the CPU
+        }
+        return type(self)(**{**given, **moved})
+
     def rows(self, rows: Tensor) -> Self:
         """The pairs at `rows`, with all fields of a subclass."""
         return type(self)(

@@ -28,6 +28,7 @@ def collect(
     rewards: Rewards,
     meter: Meter = unmetered,
     rollout_batch: int | None = None,
+    store: str | None = None,
 ) -> Experience:
     """Draws `method.group_size` videos for each prompt and scores them.
 
@@ -39,6 +40,7 @@ def collect(
         rewards: the run's.
         meter: counts the compute.
         rollout_batch: samples drawn, decoded and scored at a time; None for all. It affects memory, not the samples.
+        store: device on which rollouts are kept; None for the policy's. Affects memory, not the samples.
 
     Raises:
         RewardError: an outcome reward failed; names prompt, reward and iteration.
@@ -47,7 +49,7 @@ def collect(
     if problem := method.objective.refusal(sampler):
         raise ValueError(f"{method.name}: {problem}")
     members = draw.members(method.group_size)
-    collector = _Collector(policy, sampler, method, draw, rewards.metered(meter), meter)
+    collector = _Collector(policy, sampler, method, draw, rewards.metered(meter), meter, store)
     size = len(members) if rollout_batch is None else rollout_batch
     parts = [collector.draw_some(members[first : first + size]) for first in range(0, len(members), size)]
     values = {name: torch.cat([part.rewards[name] for part in parts]) for name in rewards.outcomes}
@@ -75,6 +77,7 @@ class _Collector:
     draw: Draw
     rewards: Rewards
     meter: Meter
+    store: str | None
 
     def draw_some(self, members: Sequence[tuple[int, int]]) -> _Scored:
         """Draws and scores some (group, member) pairs in one batch; videos are discarded."""
@@ -97,6 +100,7 @@ class _Collector:
                 guide=guide,
                 score=score,
                 keep=self.method.objective.needs.keep(self.sampler.num_steps),
+                store=self.store,
             )
         videos = self.rewards.decode(trajectory.final)
         values = {
@@ -141,6 +145,7 @@ class _Network:
         differing = [a or b for a, b in zip(sampler.stochastic_steps, sampler.guided_steps, strict=True)]
         self._policy, self._steps, self._step = collector.policy, sampler.num_steps, 0
         anchored = method.distillation is not None and method.distillation.anchor == "policy"
+        self._store = collector.store
         self._keep = anchored or method.objective.needs.velocities
         self._member = torch.tensor([distinct.index(group) for group in groups])
         self.shared = [*differing, True].index(True) if method.same_initial_noise else 0
@@ -161,5 +166,5 @@ class _Network:
             result = self._policy.velocity(x, sigma, condition)
         self._step += 1
         if self._keep:
-            self.kept.append(result.detach())
+            self.kept.append(result.detach().to(self._store or result.device))
         return result

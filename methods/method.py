@@ -226,7 +226,7 @@ class Method(Settings):
         """(S,) positions of the trained samples, given (B,) scores with the members of a group side by side."""
         if self.best_of is None:
             return torch.arange(len(scores))
-        return best_of_each(scores, self.group_size, self.best_of.best, self.best_of.worst).cpu()
+        return best_of_each(scores, self.group_size, self.best_of.best, self.best_of.worst)
 
     def target_guidance(self, iteration: int) -> Guidance | None:
         """How a reward's gradient shifts the distillation target at an iteration (from 0); None if it does not."""

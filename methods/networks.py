@@ -32,6 +32,7 @@ class Networks:
         rewards: the run's.
         sampler: of this iteration's rollouts.
         iteration: from 0.
+        micro_batch: rows in one pass without gradients.
     """
 
     policy: PipelinePolicy
@@ -42,6 +43,7 @@ class Networks:
     rewards: Rewards
     sampler: Sampler
     iteration: int
+    micro_batch: int = 512
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,16 +56,21 @@ class Networks:
         return torch.tensor(self.terms.weights, device=self.policy.device)
 
     def velocity(self, of: Network, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """(n, ...) velocity at x (n, ...) and sigma (n,).
+        """(n, ...) velocity at x (n, ...) and sigma (n,), on the device of x.
 
         The policy's is differentiable in its weights, the base model's in x if x requires it, a copy's in nothing.
         """
+        if len(x) > self.micro_batch and not torch.is_grad_enabled():
+            parts = torch.arange(len(x)).split(self.micro_batch)
+            return torch.cat([self.velocity(of, x[p], sigma[p], condition.select(p.tolist())) for p in parts])
+        device, where = self.policy.device, x.device
+        x, sigma = x.to(device), sigma.to(device)
         if of == "policy":
             with self._through_accelerate():
-                return self.policy.velocity(x, sigma, condition)
+                return self.policy.velocity(x, sigma, condition).to(where)
         # In the policy's own precision, which accelerate's wrapper sees to otherwise.
         with torch.set_grad_enabled(x.requires_grad), self.accelerator.autocast(), self.trained.using(of):
-            return self.policy.velocity(x, sigma, condition)
+            return self.policy.velocity(x, sigma, condition).to(where)
 
     def reward(self, latents: Tensor, condition: Condition) -> Tensor:
         """(n,) weighted sum of the outcome rewards of clean latents (n, ...), differentiable."""

@@ -73,7 +73,7 @@ class Refresher:
         with torch.enable_grad():
             values = noised_values(
                 self.model,
-                experience.trajectory.final[rows].float(),
+                experience.trajectory.final[rows].to(experience.condition.embeds.device, torch.float32),
                 selected(experience.condition.text, rows),
                 self.shift,
                 choice,

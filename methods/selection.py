@@ -16,7 +16,7 @@ def best_of_each(scores: Tensor, group_size: int, best: int, worst: int = 0) -> 
         worst: how many of the worst; together at most `group_size`.
 
     Returns:
-        (S,) positions, ascending.
+        (S,) positions on the CPU, ascending.
 
     Raises:
         ValueError: more samples are requested than a group has.
@@ -26,4 +26,4 @@ def best_of_each(scores: Tensor, group_size: int, best: int, worst: int = 0) -> 
     order = scores.view(-1, group_size).argsort(dim=1, descending=True, stable=True)
     chosen = torch.cat([order[:, :best], order[:, group_size - worst :]], dim=1)
     first = torch.arange(0, len(scores), group_size, device=chosen.device).unsqueeze(1)
-    return (chosen + first).flatten().sort().values
+    return (chosen + first).flatten().sort().values.cpu()

@@ -44,6 +44,7 @@ class Learner:
         seed: of the run.
         micro_batch: rows in one forward and backward pass; results do not depend on it.
         rollout_batch: rollouts drawn at a time; None for all.
+        store: device on which rollouts are kept; None for the policy's.
     """
 
     policy: PipelinePolicy
@@ -57,6 +58,7 @@ class Learner:
     seed: int
     micro_batch: int = 512
     rollout_batch: int | None = None
+    store: str | None = None
 
     @classmethod
     def of(
@@ -70,6 +72,7 @@ class Learner:
         reference: bool = False,
         micro_batch: int = 512,
         rollout_batch: int | None = None,
+        store: str | None = None,
     ) -> Self:
         """Makes part of a policy trainable and sets up its training.
 
@@ -82,7 +85,7 @@ class Learner:
             settings: which weights are trained.
             reference: whether the base model's velocity is needed elsewhere.
             micro_batch: see the class.
-            rollout_batch: see the class.
+            rollout_batch, store: see the class.
         """
         needs = method.objective.needs
         weights = TrainedWeights(
@@ -111,6 +114,7 @@ class Learner:
             seed,
             micro_batch,
             rollout_batch,
+            store,
         )
 
     def sampler(self, iteration: int) -> Sampler:
@@ -123,7 +127,9 @@ class Learner:
         sampler = self.sampler(draw.iteration)
         # Within accelerate's precision already: `unwrap_model` keeps the wrapped forward.
         with self.weights.using(self.method.objective.needs.rollouts):
-            return collect(self.policy, sampler, self.method, draw, self.rewards, meter, self.rollout_batch)
+            return collect(
+                self.policy, sampler, self.method, draw, self.rewards, meter, self.rollout_batch, self.store
+            )
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
@@ -161,7 +167,7 @@ class Learner:
             rows = torch.nonzero(share[pairs.sample] == number).flatten()
             self.optimiser.zero_grad(set_to_none=True)
             for part in rows.split(self.micro_batch):
-                some = pairs.rows(part)
+                some = pairs.rows(part).to(self.policy.device)
                 loss, figures = self._loss(some, self._target(some, experience, at), at)
                 self.accelerator.backward(loss * (len(part) / len(rows)))
                 for name, value in figures.items():
@@ -194,6 +200,7 @@ class Learner:
             self.rewards.metered(meter),
             self.sampler(iteration),
             iteration,
+            self.micro_batch,
         )
 
     def _batch(self, experience: Experience, at: Networks) -> Pairs:
@@ -253,7 +260,7 @@ class Learner:
         """
         at = self._at(experience)
         pairs = self._batch(experience, at)
-        some = pairs.rows(torch.randperm(len(pairs), generator=choice)[:most])
+        some = pairs.rows(torch.randperm(len(pairs), generator=choice)[:most]).to(self.policy.device)
         target = self._target(some, experience, at)
         with torch.enable_grad():
             parts, _ = self._parts(some, target, at)

@@ -74,11 +74,11 @@ class TrainedWeights:
         self.settings = settings
         self._base: nn.Module | None = None
         if settings.kind == "lora":
-            targets = list(settings.targets or policy.family.lora_targets)
-            for name, network in self.networks.items():
-                _require_targets(name, network, targets)
             config = LoraConfig(
-                r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, init_lora_weights=True
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                target_modules=checked_targets(policy, settings),
+                init_lora_weights=True,
             )
             with torch.random.fork_rng():  # peft draws from the global generator
                 torch.manual_seed(seed)
@@ -211,12 +211,19 @@ def _prefix(network: str) -> str:
     return "" if network == FIRST else SECOND
 
 
-def _require_targets(name: str, network: nn.Module, targets: Iterable[str]) -> None:
-    """Checks that every target is a linear layer's name: a name of another family would train nothing, without a word.
+def checked_targets(policy: PipelinePolicy, settings: WeightSettings) -> list[str]:
+    """The layers that get adapters. Each must exist: a name of another family would train nothing, without a word.
 
     Raises:
-        WeightsError: one is not.
+        WeightsError: a network has no linear layer of that name.
     """
+    targets = list(settings.targets or policy.family.lora_targets)
+    for name, network in policy.plain.networks.items():
+        _require_targets(name, network, targets)
+    return targets
+
+
+def _require_targets(name: str, network: nn.Module, targets: Iterable[str]) -> None:
     layers = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(layer == target or layer.endswith(f".{target}") for layer in layers):

@@ -61,9 +61,18 @@ def pipeline_family(folder: Path) -> Family:
             "name the folder that `pipeline.save_pretrained` wrote"
         )
     try:
-        return family_of(str(json.loads(index.read_text()).get("_class_name")))
+        return family_of(str(_index(folder).get("_class_name")))
     except ModelError as error:
         raise ModelError(f"model folder {str(folder)!r}: {error}") from error
+
+
+def has_two_networks(folder: Path) -> bool:
+    """Whether each row's noise level chooses one of two networks in the pipeline in a folder."""
+    return _index(folder).get("boundary_ratio") is not None
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "model_index.json").read_text())
 
 
 def load_policy(

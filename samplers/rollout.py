@@ -60,10 +60,16 @@ class Rollout:
     guide: Reward | None
     score: Reward | None
 
-    def run(self, x: torch.Tensor, generator: Generators | None, kept: tuple[int, ...]) -> Trajectory:
-        """Step from the initial state x, shape (B, ...), to the last sigma."""
+    def run(
+        self,
+        x: torch.Tensor,
+        generator: Generators | None,
+        kept: tuple[int, ...],
+        store: torch.device | str | None = None,
+    ) -> Trajectory:
+        """Step from the initial state x, shape (B, ...), to the last sigma, keeping states on the device `store`."""
         num_steps = self.sampler.num_steps
-        builder = TrajectoryBuilder(kept)
+        builder = TrajectoryBuilder(kept, store)
         builder.state(0, x)
         for index in range(num_steps):
             seen = self._evaluate(x, index)

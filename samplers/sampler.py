@@ -148,6 +148,7 @@ class Sampler:
         score: Reward | None = None,
         keep: Keep = "all",
         storage_dtype: torch.dtype | None = None,
+        store: torch.device | str | None = None,
     ) -> Trajectory:
         """Sample from noise to data, without building a graph.
 
@@ -165,6 +166,7 @@ class Sampler:
             keep: which states to store, see `samplers.trajectory.states_to_keep`. Dropped states can be
                 recomputed by rolling out again from generators with the same seeds.
             storage_dtype: dtype of the states. Each state is rounded to it before it is scored and stepped from.
+            store: device on which states and gradients are kept; None for that of x.
 
         Raises:
             ValueError: if guided steps have no reward, or stochastic steps no generator.
@@ -181,7 +183,7 @@ class Sampler:
         kept = states_to_keep(keep, self.stochastic_steps)
         rollout = Rollout(self, velocity_function(policy), condition, guide, score)
         with torch.no_grad():
-            return rollout.run(x.to(storage_dtype or x.dtype), generator, kept)
+            return rollout.run(x.to(storage_dtype or x.dtype), generator, kept, store)
 
     def kl_divergence(
         self,

@@ -126,10 +126,15 @@ def joined(parts: Sequence[Trajectory]) -> Trajectory:
 
 
 class TrajectoryBuilder:
-    """Collects a rollout step by step and keeps only what was requested."""
+    """Collects a rollout step by step and keeps only what was requested.
 
-    def __init__(self, kept: tuple[int, ...]) -> None:
-        self._kept = kept
+    Args:
+        kept: the states to keep.
+        store: device on which states and gradients are kept; None for where they arise.
+    """
+
+    def __init__(self, kept: tuple[int, ...], store: torch.device | str | None = None) -> None:
+        self._kept, self._store = kept, store
         self._states: dict[int, torch.Tensor] = {}
         self._log_probs: list[torch.Tensor] = []
         self._rewards: list[torch.Tensor] = []
@@ -138,13 +143,16 @@ class TrajectoryBuilder:
     def state(self, index: int, x: torch.Tensor) -> None:
         """Record state x_index."""
         if index in self._kept:
-            self._states[index] = x
+            self._states[index] = self._stored(x)
 
     def step(self, index: int, log_prob: torch.Tensor, gradient: torch.Tensor | None) -> None:
         """Record the result of step ``index``."""
         self._log_probs.append(log_prob)
         if gradient is not None:
-            self._gradients[index] = gradient
+            self._gradients[index] = self._stored(gradient)
+
+    def _stored(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if self._store is None else tensor.to(self._store)
 
     def reward(self, values: torch.Tensor) -> None:
         """Record the rewards of the next state, in order."""

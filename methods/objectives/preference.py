@@ -52,7 +52,7 @@ class Preference(ForwardObjective):
 
     def batch(self, experience: Experience, advantages: Tensor, at: Context) -> Preferred:
         """The best of each group at its noise levels, and the worst at the same."""
-        total = combined(advantages[:, 0], at)
+        total = combined(advantages[:, 0], at).cpu()
         best, worst = (best_of_each(sign * total, experience.group_size, 1).view(-1, 1) for sign in (1, -1))
         decided = (total[best] > total[worst]).flatten()
         best, worst = best[decided].flatten(), worst[decided].flatten()

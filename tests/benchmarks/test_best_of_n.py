@@ -141,7 +141,7 @@ def test_a_step_follows_the_gradient_written_by_hand(
     before = [parameter.detach().clone() for parameter in weights.parameters]
     method = BestOfN(data=Path("any"), optimiser=Optimiser(learning_rate=1.0, max_grad_norm=1e9))
     optimiser = torch.optim.SGD(weights.parameters, lr=1.0)
-    tuner = FineTuner(policy, policy.transformer, weights, method, optimiser, accelerator, micro_batch)
+    tuner = FineTuner(policy, policy.denoiser, weights, method, optimiser, accelerator, micro_batch)
     figures = tuner.step(batch)
     assert figures["loss"] == pytest.approx(residual.square().mean().item(), rel=1e-5)
     for parameter, old, slope in zip(weights.parameters, before, slopes, strict=True):
@@ -155,7 +155,7 @@ def test_the_loss_is_zero_for_the_exact_velocity() -> None:
             return noise - clean
 
     clean, noise = torch.randn(2, 4, 1, 2, 2), torch.randn(2, 4, 1, 2, 2)
-    batch = Batch(clean, noise, torch.rand(2), Condition(("a", "b"), torch.zeros(2, 1, 1)))
+    batch = Batch(clean, noise, torch.rand(2), Condition(("a", "b"), {"embeds": torch.zeros(2, 1, 1)}))
     assert flow_matching_loss(Exact(), batch).item() == 0
 
 
@@ -165,7 +165,7 @@ def test_a_step_that_diverges_is_not_taken(data: PreferenceData, world: Path) ->
     optimiser = torch.optim.SGD(weights.parameters, lr=1.0)
     tuner = FineTuner(
         policy,
-        policy.transformer,
+        policy.denoiser,
         weights,
         BestOfN(data=Path("any")),
         optimiser,
@@ -383,7 +383,7 @@ def test_a_checkpoint_holds_what_was_trained(tune: Callable[..., Result], world:
     weights = TrainedWeights(policy, WeightSettings(rank=2, alpha=4), 0, reference=False)
     optimiser = torch.optim.AdamW(weights.parameters)
     tuner = FineTuner(
-        policy, policy.transformer, weights, BestOfN(data=Path("any")), optimiser, Accelerator(cpu=True)
+        policy, policy.denoiser, weights, BestOfN(data=Path("any")), optimiser, Accelerator(cpu=True)
     )
     identity = {"method": NAME, "seed": 0}
     done = checkpoint.load(result.checkpoint(NAME), tuner, identity)

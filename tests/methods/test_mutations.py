@@ -109,8 +109,8 @@ MUTATIONS = [
     Mutation(
         "base model with its adapters on",
         TrainedWeights.reference,
-        "self._transformer.disable_adapters()",
-        "",
+        "network.disable_adapters()",
+        "pass",
         stands(),
     ),
     Mutation(
