@@ -182,14 +182,13 @@ class Planner:
         """The memory of one GPU."""
         sizes, execution = self.costs.sizes, self.settings.execution
         held = self._held(method)
-        videos = rehearsal.videos * sizes.latent
         stored = rehearsal.stored * sizes.latent
         branches = 2 if self.settings.scales.guided else 1
         texts = rehearsal.pairs * sizes.text * branches
-        gathered = rehearsal.gathered * sizes.latent + texts
-        kept, host = stored + rehearsal.videos * sizes.text, 0.0
-        if execution.trajectories == "cpu":
-            host, kept, gathered = stored + gathered, videos, 0.0
+        rows = rehearsal.gathered * sizes.latent
+        kept, gathered, host = stored + rehearsal.videos * sizes.text, rows + texts, 0.0
+        if execution.trajectories == "cpu":  # encoded prompts stay on the GPU
+            kept, gathered, host = kept - stored, texts, stored + rows
         batch = rehearsal.batch * sizes.text * branches
         phases = {"prompts": sizes.text_encoders}
         phases["rollout"] = kept + batch + self._sampling(rehearsal).peak
@@ -255,7 +254,7 @@ class Planner:
         peak = self.costs.network(live, True, through).peak
         if any(call.what == "decoder" and call.through for call in calls):
             peak += self.costs.decode(min(self.settings.micro_batch, rehearsal.pairs), True).peak
-        whole = self._rows(rehearsal.rows("network", None))
+        whole = min(self._rows(rehearsal.rows("network", None)), self.settings.micro_batch)
         return max(peak, self.costs.network(whole).peak if whole else 0.0)
 
     @staticmethod
