@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from analysis.schema import UNITS
 from benchmarks.presets import DEFAULT_PRESET, PRESETS
-from benchmarks.resolve import read_config, resolve
+from benchmarks.resolve import read_config, recipes, resolve
 from benchmarks.settings import VIDEO_HELP, RunSettings, SettingsError, parse_geometry
 from methods.catalog import CATALOG
 
@@ -33,10 +33,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def known_names() -> str:
-    """The presets and methods, for the end of a help text."""
+    """The presets, recipes and methods, for the end of a help text."""
     presets = "\n".join(f"  {name:10s} {preset.summary}" for name, preset in PRESETS.items())
+    shipped = "\n".join(f"  {name}" for name in recipes())
     methods = "\n".join(f"  {method.name:20s} {method.reference}" for method in CATALOG.values())
-    return f"presets:\n{presets}\n\nmethods:\n{methods}"
+    return f"presets:\n{presets}\n\nrecipes, for --config:\n{shipped}\n\nmethods:\n{methods}"
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names the methods."""
+    parser.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        help="methods to train, by name, comma-separated; 'all' for the catalogue",
+    )
 
 
 def add_settings(
@@ -44,7 +54,7 @@ def add_settings(
     seeds: str = "number of training seeds per method",
     count: Callable[[str], Any] = int,
     first_seed: str = "first training seed (0); tune on other seeds than you report",
-    config: str = "settings file; an earlier run's settings.yaml repeats it",
+    config: str = "settings file, or a recipe's name; an earlier run's settings.yaml repeats it",
 ) -> None:
     """Adds the options that set fields of `RunSettings`, except for methods.
 

@@ -19,6 +19,7 @@ from analysis.schema import BASE, SAMPLES_FILE, SETTINGS_FILE, Asked, run_folder
 from benchmarks.budget import Budget
 from benchmarks.commandline import (
     Parser,
+    add_methods,
     add_running,
     add_settings,
     exit_code,
@@ -42,11 +43,7 @@ if TYPE_CHECKING:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="python -m benchmarks.run", description=__doc__, epilog=known_names())
-    parser.add_argument(
-        "--methods",
-        metavar="A,B,...",
-        help="methods to train, by name, comma-separated; 'all' for the catalogue",
-    )
+    add_methods(parser)
     add_settings(
         parser, "number of training seeds per method; with --until a range such as 5..20", seeds_option
     )

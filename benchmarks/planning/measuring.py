@@ -1,0 +1,288 @@
+"""The cost of one call of each model, measured on the meta device with few blocks and extended to all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.planning.meta import META, Footprint, enable_checkpointing, shapes_only
+from benchmarks.planning.models import (
+    Configs,
+    bytes_of,
+    meta_condition,
+    meta_policy,
+    numel,
+    text_encoder_parameters,
+)
+from benchmarks.settings import RunSettings
+from methods.weights import TrainedWeights
+from rewards.process import LatentProcessReward, cut_denoiser
+from rewards.train_prm import PrmTraining
+from samplers.condition import Condition
+from samplers.denoiser import Denoiser
+from samplers.guidance import reward_value_and_gradient
+from samplers.pipeline import PipelinePolicy
+
+#: Blocks of each list that are measured; a deeper network costs in proportion. Two lists run one after the other: the
+#: second is the longer one, as it is in the published network, so that the peak falls in the same place.
+_DEPTHS = {1: (2,), 2: (2, 5)}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call costs.
+
+    Attributes:
+        peak: bytes beyond what was held before.
+        operations: dtype -> operations.
+    """
+
+    peak: float = 0.0
+    operations: Mapping[torch.dtype, float] = field(default_factory=dict)
+
+    @property
+    def tflops(self) -> float:
+        """All operations, in 10^12."""
+        return sum(self.operations.values()) / 1e12
+
+    def plus(self, other: Cost, times: float = 1.0) -> Cost:
+        """The sum with a multiple of another."""
+        dtypes = {*self.operations, *other.operations}
+        operations = {d: self.operations.get(d, 0.0) + times * other.operations.get(d, 0.0) for d in dtypes}
+        return Cost(self.peak + times * other.peak, operations)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of parameters and bytes.
+
+    Attributes:
+        network: bytes of the denoising networks.
+        parameters: of one denoising network.
+        trained: trained parameters.
+        trained_bytes: their memory.
+        decoder: bytes of the decoder.
+        latent: bytes of one sample's latents, in float32.
+        text: bytes of one encoded prompt.
+        text_encoders: their bytes.
+    """
+
+    network: float
+    parameters: float
+    trained: float
+    trained_bytes: float
+    decoder: float
+    latent: float
+    text: float
+    text_encoders: float
+
+
+class _Model:
+    """A policy on the meta device with some number of blocks, its adapters and its process reward."""
+
+    def __init__(self, configs: Configs, settings: RunSettings, blocks: int, trained: bool) -> None:
+        execution = settings.execution
+        self.configs, self.blocks, self.autocast = configs, blocks, settings.precision == "bf16"
+        geometry, dtype = settings.video, execution.torch_dtype
+        self.policy: PipelinePolicy = meta_policy(configs, geometry, settings.scales, dtype)
+        self.policy.decode_batch = execution.decode_batch
+        if execution.vae_tiling:
+            self.policy.pipeline.vae.enable_tiling()
+        if execution.vae_slicing and self.policy.family.slices:
+            self.policy.pipeline.vae.enable_slicing()
+        self.networks = list(self.policy.plain.networks.values())
+        plain = self.policy.plain
+        # One network: which of two a row goes to depends on its noise level, and both cost the same.
+        self.policy.denoiser = Denoiser(plain.family, {"transformer": plain.first}, plain.constants)
+        if trained:
+            with META:
+                self.weights = TrainedWeights(self.policy, settings.weights, 0, False)
+            if execution.gradient_checkpointing:
+                enable_checkpointing(plain.first, self.autocast)
+
+    @cached_property
+    def process(self) -> LatentProcessReward:
+        """The process reward, in float32 as it is loaded."""
+        with META:
+            trunk = cut_denoiser(self.policy.plain, self.blocks)
+            reward = LatentProcessReward(trunk).requires_grad_(False)
+        for parameter in reward.parameters():
+            parameter.data = parameter.data.float()
+        return reward
+
+    def inputs(self, rows: int) -> tuple[Tensor, Tensor, Condition]:
+        """Latents, noise levels and prompts of some rows."""
+        x = torch.empty((rows, *self.policy.latent_shape), device=META)
+        return x, torch.empty(rows, device=META), meta_condition(self.configs, self.policy, rows)
+
+    def network(self, rows: int, adapters: bool, through: frozenset[str]) -> Cost:
+        """A call of the network, and its backward pass if there is one."""
+        x, sigma, condition = self.inputs(rows)
+        x.requires_grad_("x" in through)
+        if adapters and through:
+            for parameter in self.weights.parameters:
+                parameter.requires_grad_("weights" in through)
+                parameter.grad = torch.zeros_like(parameter)  # there from the second iteration on
+        frozen = not through
+        with torch.set_grad_enabled(not frozen), self._adapters(adapters):
+            return measured(lambda: self._pass(x, sigma, condition, frozen), self.autocast)
+
+    def _adapters(self, on: bool) -> AbstractContextManager[None]:
+        lora = hasattr(self, "weights") and self.weights.settings.kind == "lora"
+        return nullcontext() if on or not lora else self.weights.reference()
+
+    def _pass(self, x: Tensor, sigma: Tensor, condition: Condition, frozen: bool) -> None:
+        velocity = self.policy.velocity(x, sigma, condition)
+        if not frozen:
+            velocity.square().mean().backward()  # type: ignore[no-untyped-call]
+
+    def guidance(self, rows: int, gradient: bool) -> Cost:
+        """The process reward of some rows, and its gradient."""
+        x, sigma, condition = self.inputs(rows)
+        if gradient:
+            return measured(lambda: reward_value_and_gradient(self.process, x, sigma, condition))
+        with torch.no_grad():
+            return measured(lambda: self.process(x, sigma, condition))
+
+    def decode(self, rows: int, gradient: bool) -> Cost:
+        """Decoding some rows, and the gradient in the latents."""
+        x = self.inputs(rows)[0].requires_grad_(gradient)
+
+        def decoded() -> Tensor:
+            videos = self.policy.decode(x)
+            return videos.mean().backward() if gradient else videos  # type: ignore[no-untyped-call]
+
+        with torch.set_grad_enabled(gradient):
+            return measured(decoded)
+
+
+def measured(call: Callable[[], Any], autocast: bool = False) -> Cost:
+    """What a call on the meta device costs; its result is held to the end."""
+    with shapes_only(autocast), Footprint() as seen:
+        result = call()
+    del result
+    return Cost(seen.peak, dict(seen.by_dtype))
+
+
+class Measurements:
+    """Costs of a run's models, each measured once.
+
+    Args:
+        configs: the base model.
+        settings: the run.
+    """
+
+    def __init__(self, configs: Configs, settings: RunSettings) -> None:
+        self.configs, self.settings = configs, settings
+        self._models: dict[tuple[Any, ...], _Model] = {}
+        self._known: dict[tuple[Any, ...], Cost] = {}
+
+    def network(self, rows: int, adapters: bool = True, through: frozenset[str] = frozenset()) -> Cost:
+        """A velocity of some rows (prompts: two evaluations each under guidance) and its backward pass.
+
+        Args:
+            rows: latents.
+            adapters: whether the trained weights are in use.
+            through: what gradients are taken of, "x" and "weights"; empty for a forward pass.
+        """
+        key = ("network", rows, adapters, through)
+        return self._cached(key, lambda: self._deep(lambda model: model.network(rows, adapters, through)))
+
+    def guidance(self, rows: int, gradient: bool) -> Cost:
+        """The process reward of some rows, and its gradient."""
+        model = self._model({}, self.process_blocks)
+        return self._cached(("guidance", rows, gradient), lambda: model.guidance(rows, gradient))
+
+    def decode(self, rows: int, gradient: bool = False) -> Cost:
+        """Decoding some rows, `execution.decode_batch` at a time."""
+        model = self._model(dict(zip(self.configs.depths, (1, 1), strict=False)))
+        return self._cached(("decode", rows, gradient), lambda: model.decode(rows, gradient))
+
+    @cached_property
+    def process_blocks(self) -> int:
+        """Blocks of the process reward: as many as the run's own has, if it lies here, else what training makes."""
+        file = Path(self.settings.process_reward) / "config.json"
+        network = self.configs.parts[self.configs.transformers[0]]
+        if file.is_file():
+            trunk = json.loads(file.read_text())["trunk"]
+            if all(trunk.get(name) == network.get(name) for name in ("num_attention_heads", "text_dim")):
+                return sum(int(trunk[counted]) for counted in self.configs.depths)
+        return int(PrmTraining.model_fields["blocks"].default)
+
+    @cached_property
+    def process_bytes(self) -> float:
+        """Memory of the process reward."""
+        return float(bytes_of(self._model({}, self.process_blocks).process.parameters()))
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Numbers of parameters and bytes."""
+        shallow = self._model(dict(zip(self.configs.depths, (1, 1), strict=False)))
+        policy, width = shallow.policy, self.settings.execution.torch_dtype.itemsize
+        networks = len(self.configs.transformers)
+        text = meta_condition(self.configs, policy, 1).text
+        return Sizes(
+            network=networks * self._sum(lambda model: bytes_of(model.networks[0].parameters())),
+            parameters=self._sum(lambda model: numel(model.networks[0])),
+            trained=networks * self._sum(_trained_count, trained=True),
+            trained_bytes=networks * self._sum(_trained_bytes, trained=True),
+            decoder=bytes_of(policy.pipeline.vae.parameters()),
+            latent=4.0 * torch.Size(policy.latent_shape).numel(),
+            text=bytes_of(text.values()),
+            text_encoders=width * text_encoder_parameters(self.configs),
+        )
+
+    def _sum(self, count: Callable[[_Model], float], trained: bool = False) -> float:
+        """A number that grows with each block, for the whole network."""
+        return self._deep(lambda model: Cost(count(model)), trained).peak
+
+    def _deep(self, measure: Callable[[_Model], Cost], trained: bool = True) -> Cost:
+        """A cost at the network's full depth, from few blocks."""
+        depths = self.configs.depths
+        few = dict(zip(depths, _DEPTHS[len(depths)], strict=True))
+        if all(depths[name] <= few[name] + 1 for name in depths):
+            return measure(self._model(depths, trained=trained))
+        few = {name: min(few[name], depths[name]) for name in depths}
+        first = total = measure(self._model(few, trained=trained))
+        for name in depths:
+            if depths[name] > few[name]:
+                more = measure(self._model({**few, name: few[name] + 1}, trained=trained))
+                total = total.plus(more.plus(first, -1.0), depths[name] - few[name])
+        return total
+
+    def _model(self, depths: Mapping[str, int], blocks: int = 0, trained: bool = False) -> _Model:
+        key = (*depths.items(), blocks, trained)
+        if key not in self._models:
+            configs = self.configs.with_depths(depths or _enough(self.configs, blocks))
+            self._models[key] = _Model(configs, self.settings, blocks, trained)
+        return self._models[key]
+
+    def _cached(self, key: tuple[Any, ...], measure: Callable[[], Cost]) -> Cost:
+        if key not in self._known:
+            self._known[key] = measure()
+        return self._known[key]
+
+
+def _enough(configs: Configs, blocks: int) -> dict[str, int]:
+    """Depths of a network with at least this many blocks, filled in the order in which they run."""
+    found, left = {}, blocks
+    for name, depth in configs.depths.items():
+        found[name] = max(1, min(left, depth))
+        left -= found[name]
+    return found
+
+
+def _trained_count(model: _Model) -> float:
+    return sum(parameter.numel() for parameter in model.weights.parameters)
+
+
+def _trained_bytes(model: _Model) -> float:
+    return bytes_of(model.weights.parameters)
