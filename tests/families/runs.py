@@ -55,9 +55,8 @@ def settings_of(world: Path, name: str, folder: Path, process: Path, iterations:
             "diagnostic_prompts": 0,
         },
     )
-    return made.of_methods(
-        [small_method(METHOD, "optimiser.learning_rate=0.01", "objective.train_fraction=1.0")]
-    )
+    changes = ("optimiser.learning_rate=0.01", "objective.train_fraction=1.0", "average.every=1")
+    return made.of_methods([small_method(METHOD, *changes)])
 
 
 def save_process_reward(name: str, folder: Path, where: Path) -> Path:
