@@ -231,8 +231,8 @@ def test_on_a_linear_policy_and_reward_distillation_recovers_the_target_in_close
     optimiser = torch.optim.AdamW(network.parameters(), lr=0.02, weight_decay=0.0)
     weights = SimpleNamespace(parameters=list(network.parameters()), copies={})
     policy = SimpleNamespace(
-        transformer=network,
-        velocity=lambda x, sigma, condition: policy.transformer(x, sigma),
+        denoiser=network,
+        velocity=lambda x, sigma, condition: policy.denoiser(x, sigma),
         device=torch.device("cpu"),
     )
     accelerator = Accelerator(cpu=True)
