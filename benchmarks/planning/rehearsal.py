@@ -52,12 +52,12 @@ class _Mark(torch.autograd.Function):
     """The identity, which notes that a backward pass came through."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, note: Callable[[], None]) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, tensor: Tensor, note: Callable[[], None]) -> Tensor:
         ctx.note = note
         return tensor.view_as(tensor)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         ctx.note()
         return gradients[0], None
 
