@@ -18,16 +18,16 @@ from analysis.convergence import Convergence, convergence
 from analysis.costs import spending, spending_frame
 from analysis.curves import final_values, run_status
 from analysis.export import write_exports
-from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table, guidance_figure
+from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table
 from analysis.hacking import courses, distance_figure, hacking_table
 from analysis.page import Folded, Part, Picture, Section, picture, render
 from analysis.plots.convergence import write_curves
-from analysis.plots.rewards import final_comparison, reward_curves
-from analysis.plots.training import training_curves
+from analysis.plots.rewards import final_comparison, reward_curves, training_curves
 from analysis.power import power_table
+from analysis.process_cost import process_cost_table, process_costs
 from analysis.records import Records, load_run
 from analysis.schema import BASE
-from analysis.tables.alignment import folded, pairs_table, summaries_table, write_alignment
+from analysis.tables.alignment import pairs_table, summaries_table, write_alignment
 from analysis.tables.compute import budget_tables
 from analysis.tables.convergence import write_convergence
 from analysis.tables.final import final_table, format_table
@@ -35,9 +35,8 @@ from analysis.tables.runs import methods_table, status_table
 from analysis.tables.text_table import TextTable, write_table
 from analysis.tradeoffs import at_equal_reward, tradeoffs_figure, tradeoffs_table
 
-FEW_PAIRED = 4
-"""With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone."""
-
+SHOWN_PAIRS = 10
+"""With more pairs of methods than this the page folds their table."""
 
 CAPTIONS = {
     "gains": "Gain over the base model, by reward",
@@ -47,7 +46,6 @@ CAPTIONS = {
     "rewards_held_out": "Rewards over training on held-out prompts",
     "distance": "Proxy gap, diversity and KL to the base model",
     "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
-    "guidance": "What guidance adds to rewards",
     "training": "Rewards and updates during training",
 }
 """What each figure shows, for those who cannot see it."""
@@ -121,7 +119,6 @@ def _figures(run: Records, course: Convergence, folder: Path) -> dict[str, Pictu
     drawn = {
         "distance": distance_figure(run),
         "tradeoffs": tradeoffs_figure(run),
-        "guidance": guidance_figure(run),
         "training": training_curves(run),
         "gains": final_comparison(run) if len(final_values(run)) else None,
     }
@@ -144,19 +141,11 @@ def _final(evidence: _Evidence) -> Section:
     write_alignment(run, found, finals, evidence.output / "tables")
     parts: list[Part | None] = [format_table(finals, split) for split in run.splits]
     parts += evidence.figures("gains")
-    others = [reward for reward in run.rewards if reward != run.suite.headline]
-    for split in run.splits:
-        summaries = summaries_table(found, run, split)
-        pairs, *rest = folded(pairs_table(found, run, split, run.suite.headline))
-        more: list[Part] = []
-        if split == run.split:
-            parts += [pairs, *(Folded(table.title, [table]) for table in rest), summaries]
-        else:
-            more = [summaries, pairs, *rest]
-        if len(run.methods) <= FEW_PAIRED:
-            more += [pairs_table(found, run, split, reward) for reward in others]
-        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: methods in pairs on all rewards", more))
-    return Section("Final rewards", parts, dense=True)
+    pairs = pairs_table(found, run, run.split, run.suite.headline)
+    parts.append(pairs if len(pairs.rows) <= SHOWN_PAIRS else Folded(pairs.title, [pairs]))
+    parts.append(summaries_table(found, run, run.split))
+    where = "Pairs on all rewards and prompts are in tables/pairs.md." if pairs.rows else ""
+    return Section("Final rewards", parts, where, dense=True)
 
 
 def _convergence(evidence: _Evidence) -> Section:
@@ -164,6 +153,7 @@ def _convergence(evidence: _Evidence) -> Section:
     speed = write_convergence(course, evidence.output / "tables")
     parts: list[Part | None] = [*evidence.figures("convergence"), *speed[:1]]
     parts.append(Folded("Speed-ups in other units", speed[1:]))
+    parts += evidence.table("process_cost", *process_cost_table(process_costs(run, course)))
     parts += evidence.figures("speed_up", f"rewards_{course.split}", "rewards_train")
     why = f"No speed-up is given: {course.why_not}." if course.why_not and len(run.methods) > 1 else ""
     return Section("Convergence", parts, why, dense=True)
@@ -185,7 +175,7 @@ def _guidance(evidence: _Evidence) -> Section:
     gap = evidence.table("guidance", *gaps_table(gaps(evidence.run)))
     accuracy = evidence.table("process_accuracy", *accuracies_table(accuracies(evidence.run)))
     folds = [Folded(table.title, [table]) for table in accuracy]
-    return Section("What guidance does", [*gap, *evidence.figures("guidance"), *folds], dense=True)
+    return Section("What guidance does", [*gap, *folds], dense=True)
 
 
 def _power(evidence: _Evidence) -> Section:
