@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import style, text
 from analysis.convergence import SPANS, Convergence
 from analysis.curves import seed_means
 from analysis.plots import panels
-from analysis.plots.rewards import reward_curves, reward_panel
+from analysis.plots.rewards import reward_panel
 from analysis.records import Records
 
 FEW_RATIOS = 4
 """With more methods than this the figure of speed-ups shows the budget's unit alone."""
 
 _LEAST, _MOST = 0.1, 10.0
-
-
-def write_curves(run: Records, found: Convergence, folder: Path) -> dict[str, Path]:
-    """Draw all figures of convergence as PNG and SVG: name -> the PNG.
-
-    `convergence` shows the headline reward in each unit, `speed_up` the speed-ups, `rewards_<split>` every reward
-    against the budget's unit.
-    """
-    drawn: dict[str, Figure] = {}
-    if (seed_means(run)["iteration"] > 0).any():
-        drawn["convergence"] = convergence_figure(run, found)
-        drawn[f"rewards_{found.split}"] = reward_curves(run, found.split, found.unit)
-    if found.speeds:
-        drawn["speed_up"] = speed_figure(run, found)
-    return {name: style.save(figure, folder, name)[0] for name, figure in drawn.items()}
 
 
 def convergence_figure(run: Records, found: Convergence) -> Figure:
@@ -83,10 +66,7 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
         kind = f"{100 * start:.0f} to {text.percent(end)} of the gain"
         panels.panel(each, span, kind, f"cost of {found.baseline} / cost of the method")
         panels.rows(each, names, origin=1)
-        each.set_xscale("log")
-        each.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        each.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-        each.xaxis.set_minor_formatter(NullFormatter())
+        panels.times(each)
         each.set_xlim(least, most)
     note = (
         f"Ranges are shares of {found.baseline}'s gain; above 1× a method needs less than it. Lines: 95 % intervals "

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
 from analysis import text
 from analysis.alignment import FEWEST_FOR_BOOTSTRAP, Alignment
 from analysis.records import Records
 from analysis.statistics import Difference
-from analysis.tables.final import format_table
-from analysis.tables.text_table import TextTable, tidy, write_table
+from analysis.tables.text_table import TextTable, tidy
 
 
 def alignment_frame(found: Alignment, run: Records) -> pd.DataFrame:
@@ -77,15 +74,3 @@ def _verdict(difference: Difference) -> str:
     if not difference.interval.known:
         return "no interval"
     return "yes" if difference.distinct else "not shown"
-
-
-def write_alignment(run: Records, found: Alignment, finals: pd.DataFrame, folder: Path) -> list[TextTable]:
-    """Write `final`, `alignment` and `pairs` as CSV, Markdown and LaTeX; return the tables that have rows.
-
-    They are, for each split: summaries of the headline, and pairs on each reward.
-    """
-    endings = [summaries_table(found, run, split) for split in run.splits]
-    pairs = [pairs_table(found, run, split, reward) for split in run.splits for reward in run.rewards]
-    write_table(folder, "final", finals, [format_table(finals, split) for split in run.splits])
-    shown = write_table(folder, "alignment", alignment_frame(found, run), endings)
-    return shown + write_table(folder, "pairs", pairs_frame(found), pairs)
