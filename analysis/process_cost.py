@@ -24,14 +24,17 @@ UNIT = "tflops"
 
 @dataclass(frozen=True)
 class Price:
-    """A process reward made with `making` TFLOP, and the whole-curve `speed` of the method that uses it.
-
-    After `runs` (estimate, low, high) the making is paid for: infinite for never, NaN where there is no interval.
-    """
+    """A process reward made with `making` TFLOP, and the whole-curve `speed` of the method that uses it."""
 
     making: float
     speed: Speed
-    runs: tuple[float, float, float]
+
+    @property
+    def runs(self) -> tuple[float, float, float]:
+        """After how many the making is paid for: estimate, low, high; infinite for never, NaN without an interval."""
+        ratio, spent = self.speed.ratio, self.speed.baseline_cost
+        value, low, high = (_runs(self.making, spent, of) for of in (ratio.value, ratio.high, ratio.low))
+        return value, low, high
 
 
 def process_costs(run: Records, course: Convergence) -> list[Price]:
@@ -45,13 +48,7 @@ def process_costs(run: Records, course: Convergence) -> list[Price]:
     if run.charges_prm or course.baseline in making:
         return []
     known = [(cost, course.speed(str(method), UNIT)) for method, cost in making.items()]
-    return [Price(float(cost), speed, _paid(float(cost), speed)) for cost, speed in known if speed]
-
-
-def _paid(making: float, speed: Speed) -> tuple[float, float, float]:
-    ratio = speed.ratio
-    value, low, high = (_runs(making, speed.baseline_cost, of) for of in (ratio.value, ratio.high, ratio.low))
-    return value, low, high
+    return [Price(float(cost), speed) for cost, speed in known if speed]
 
 
 def _runs(making: float, baseline_cost: float, ratio: float) -> float:
@@ -72,7 +69,7 @@ def process_cost_table(prices: Sequence[Price]) -> tuple[pd.DataFrame, TextTable
         "method": lambda price: price.speed.method,
         "making, TFLOP": lambda price: f"{price.making:.3g}",
         "speed-up, making not charged": lambda price: _speed(price.speed),
-        "pays after": lambda price: _after(*price.runs),
+        "pays after": lambda price: after(*price.runs),
     }
     baseline = prices[0].speed.baseline if prices else ""
     note = (
@@ -87,7 +84,8 @@ def _speed(speed: Speed) -> str:
     return f"{text.ratio(speed.ratio.value)}\n{text.bounds(speed.ratio.low, speed.ratio.high)}"
 
 
-def _after(*runs: float) -> str:
+def after(*runs: float) -> str:
+    """A number of runs with its limits, in two digits: `24 runs` above `21 to 32`."""
     value, low, high = (
         "never" if math.isinf(number) else f"{float(f'{max(number, 1.0):.2g}'):,g}" for number in runs
     )
