@@ -11,5 +11,5 @@ This package reads what `python -m benchmarks.run` wrote and imports no other pa
 - `hacking`, `tradeoffs`, `guidance`, `process_cost`, `pool`: more evidence, each with its own tables and figures
 - `page`, `report`: all of it in one page
 
-Command lines, each for one run or several: `python -m analysis.report`, `.process_cost`, `.pool`.
+Command lines, each for one run or several: `python -m analysis.report`, `.pool`.
 """

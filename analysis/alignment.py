@@ -1,9 +1,8 @@
 """How well each method ends, on every reward and prompt split.
 
 Summaries of one thing, because each can mislead alone: the mean over videos with Student's interval over seeds; the
-interquartile mean over prompts and seeds, which a few prompts cannot carry; the mean where prompts, too, are taken
-for a sample; and the share of prompts on which a method is ahead. Pairs of methods are compared by Games and
-Howell's intervals, which hold together for all pairs of a reward.
+interquartile mean over prompts and seeds, which a few prompts cannot carry; and the share of prompts on which a method
+is ahead. Pairs of methods are compared by Games and Howell's intervals, which hold together for all pairs of a reward.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from analysis.statistics import (
     Difference,
     Interval,
     mean_interval,
-    over_prompts,
     pairwise_differences,
     probability_of_improvement,
 )
@@ -43,9 +41,8 @@ class Ending:
     """How a method ends on one reward and split.
 
     `mean` is the gain over the base model with Student's interval over seeds; `robust` the interquartile mean of the
-    gains of all prompts and seeds; `any_prompts` the mean gain where prompts, too, are taken for a sample;
-    `prompts_won` the share of prompts with a gain (equal ones count half), over seeds. `base` and `final` are
-    means over videos.
+    gains of all prompts and seeds; `prompts_won` the share of prompts with a gain (equal ones count half), over seeds.
+    `base` and `final` are means over videos.
     """
 
     split: str
@@ -55,7 +52,6 @@ class Ending:
     final: float
     mean: Interval
     robust: Interval
-    any_prompts: Interval
     prompts_won: Interval
 
 
@@ -65,7 +61,7 @@ class Pair:
 
     `difference` holds together with those of all pairs of the reward. `improvement` is the share of pairs of seeds in
     which the first ends above the second, `prompts_won` the share of prompts on which the first is ahead, over the
-    seeds that both have; `any_prompts` is the difference where prompts are taken for a sample, by itself.
+    seeds that both have.
     """
 
     split: str
@@ -73,7 +69,6 @@ class Pair:
     difference: Difference
     improvement: float
     prompts_won: Interval
-    any_prompts: Interval
 
 
 @dataclass(frozen=True)
@@ -126,7 +121,6 @@ def _ending(split: str, method: str, reward: str, values: Floats, base: Floats) 
         final=float(values.mean()),
         mean=mean_interval(gains.mean(axis=1), size=float(np.abs(values).max())),
         robust=_robust(gains),
-        any_prompts=over_prompts(values, base),
         prompts_won=share_interval(wins(values, base)),
     )
 
@@ -166,10 +160,7 @@ def _pairs(split: str, reward: str, tables: Mapping[str, pd.DataFrame]) -> list[
     for difference, names in zip(pairwise_differences(seeds), combinations(order, 2), strict=True):
         first, second = (tables[name] for name in names)
         shared = first.index.intersection(second.index)
-        prompts = over_prompts(first, second)
-        if min(difference.seeds) < 2:  # one seed is a sample of seeds, too, and shows no spread
-            prompts = Interval.around(prompts.mean, math.nan, 1)
         chance = probability_of_improvement(*(seeds[name] for name in names))
         won = share_interval(wins(first.loc[shared], second.loc[shared]))
-        pairs.append(Pair(split, reward, difference, chance, won, prompts))
+        pairs.append(Pair(split, reward, difference, chance, won))
     return pairs

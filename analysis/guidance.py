@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import text
 from analysis.curves import counted
-from analysis.plots import panels
 from analysis.records import Records
 from analysis.schema import GUIDED, PROCESS_ACCURACY, UNGUIDED
 from analysis.statistics import Interval, mean_interval
@@ -131,23 +129,3 @@ def accuracies_table(found: Sequence[Trend]) -> tuple[pd.DataFrame, TextTable]:
     )
     title = "Pairwise accuracy of the process reward"
     return frame.rename(columns={"of": "sigma"}), TextTable.of(title, found, columns, note)
-
-
-def guidance_figure(run: Records) -> Figure | None:
-    """A panel a reward with what guidance adds to it over training; None where that was not measured."""
-    frame = gap_frame(run)
-    rewards = list(dict.fromkeys(frame["reward"]))
-    if not rewards:
-        return None
-    guided = [name for name in run.methods if name in set(frame["method"])]
-    drawn, axes = panels.grid(len(rewards), 2.35, columns=3)
-    for each, reward in zip(axes, rewards, strict=True):
-        own = panels.over_iterations(frame[frame["reward"] == reward], "gap")
-        panels.level(each)
-        panels.means(each, run, own, "iteration", guided)
-        panels.panel(each, text.reward_name(reward), "", "iteration", "guided − unguided", whole=True)
-    note = "Guided rollouts at full strength, from the same noise as unguided ones."
-    heading = "What guidance adds to rewards"
-    return panels.finish(
-        run, drawn, heading, panels.handles(run, guided), panels.band_note(run, guided), note
-    )

@@ -14,18 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import text
 from analysis.curves import counted, counted_curves, seed_means
-from analysis.plots import panels
-from analysis.plots.rewards import base_value
 from analysis.records import Records, once
 from analysis.schema import BASE, KL_TO_BASE
 from analysis.statistics import Interval, mean_interval
 from analysis.tables.text_table import TextTable, tidy
-
-DIVERSITY = "diversity"
 
 _KEYS = ["method", "seed", "iteration"]
 
@@ -50,7 +45,6 @@ class Course:
     lost: Interval
     gap: Interval
     kl: Interval
-    gain: Interval
 
 
 @once
@@ -124,7 +118,6 @@ def courses(run: Records) -> list[Course]:
                 lost=mean_interval(top - end),
                 gap=_last(gaps[gaps["method"] == method], "gap"),
                 kl=_last(distance[distance["method"] == method], "value"),
-                gain=mean_interval(end - curves.bfill(axis=1).iloc[:, 0]),
             )
         )
     return found
@@ -160,25 +153,3 @@ def hacking_table(run: Records, found: Sequence[Course]) -> tuple[pd.DataFrame, 
         columns["KL to base at the end"] = lambda entry: text.cell(entry.kl, text.number)
         note += " KL: nats per video, over the whole path, under the memoryless SDE."
     return tidy(map(vars, found)), TextTable.of("Peaks, proxy gaps and distances", found, columns, note)
-
-
-def distance_figure(run: Records) -> Figure | None:
-    """The proxy gap, diversity and KL to the base over training."""
-    curves = seed_means(run)
-    diverse = curves[(curves["split"] == run.split) & (curves["reward"] == DIVERSITY)]
-    gap = proxy_frame(run).rename(columns={"gap": "value"})
-    series = [
-        ("proxy gap", "base standard deviations", gap, 0.0),
-        ("diversity", f"mean on {text.SPLIT_NAMES[run.split]}", counted(run, diverse), base_value(diverse)),
-        ("KL to the base model", "nats per video", counted(run, kl_frame(run)), 0.0),
-    ]
-    series = [entry for entry in series if entry[2]["value"].notna().any()]
-    if not series:
-        return None
-    drawn, axes = panels.grid(len(series), 2.6)
-    for each, (title, left, frame, height) in zip(axes, series, strict=True):
-        panels.level(each, height)
-        panels.means(each, run, panels.over_iterations(frame), "iteration")
-        panels.panel(each, title, below="iteration", left=left, whole=True)
-    heading = "Proxy gap, diversity, and distance from the base model"
-    return panels.finish(run, drawn, heading, panels.handles(run, base=True), panels.band_note(run))

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from analysis import text
 from analysis.answer import Answer
 from analysis.plots.panels import looks
-from analysis.plots.training import training_metrics
+from analysis.plots.rewards import training_metrics
 from analysis.records import Records
 from analysis.tables.text_table import TextTable
 

@@ -23,6 +23,7 @@ from analysis import style, text
 from analysis.commandline import closest, command
 from analysis.convergence import check_baseline, convergence
 from analysis.hacking import proxy_frame
+from analysis.plots import panels
 from analysis.records import RecordError, Records, load_run
 from analysis.statistics import Interval, welch_difference
 from analysis.statistics.pooling import Pooled, pooled
@@ -161,8 +162,11 @@ def pool_table(entry: PooledEffects, method: str, baseline: str) -> TextTable:
         )
     else:
         note += f" Not pooled: {entry.why_not}. Leaving runs out would flatter one side."
-    scale = "whole-curve speed-up" if ratio else "difference of final rewards (base s.d.)"
-    return TextTable.of(f"{method} against {baseline}: {scale}", entry.lines, columns, note)
+    return TextTable.of(f"{method} against {baseline}: {_scale(entry)}", entry.lines, columns, note)
+
+
+def _scale(entry: PooledEffects) -> str:
+    return "whole-curve speed-up" if entry.quantity == SPEED else "difference of final rewards (base s.d.)"
 
 
 def forest_figure(found: Sequence[PooledEffects], method: str, baseline: str) -> Figure:
@@ -183,25 +187,14 @@ def _panel(axes: Axes, entry: PooledEffects) -> None:
     ratio = entry.quantity == SPEED
     weights = entry.result.weights if entry.result else [1 / len(entry.effects) for _ in entry.effects]
     sizes = [3 + 8 * math.sqrt(weight) for weight in weights]
+    marks = [(style.BLUE, "s", size) for size in sizes] + [(style.VERMILION, "D", 9.0)]
     for row, (_, shown, _) in enumerate(entry.lines):
-        single = row < len(entry.effects)
-        colour, marker, size = (style.BLUE, "s", sizes[row]) if single else (style.VERMILION, "D", 9)
-        axes.plot(
-            [shown.low, shown.high], [row, row], color=style.INK if single else colour, lw=1.6, zorder=3
-        )
-        axes.plot(shown.mean, row, marker=marker, ms=size, color=colour, zorder=4)
-    axes.axvline(1 if ratio else 0, color=style.BASE_LOOK.colour, lw=1.2, ls=":", zorder=1)
-    style.tidy(axes)
-    axes.set_yticks(range(len(entry.lines)), [run for run, _, _ in entry.lines], fontsize=9)
-    axes.set_ylim(len(entry.lines) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+        colour, marker, size = marks[row]
+        panels.estimate(axes, row, shown.mean, shown.low, shown.high, colour, marker=marker, ms=size)
+    panels.panel(axes, _scale(entry))
+    panels.rows(axes, [run for run, _, _ in entry.lines], origin=1 if ratio else 0)
     if ratio:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}×" if value in (0.5, 2, 5) else "")
-        axes.tick_params(which="both", labelsize=8.5)
-    title = "whole-curve speed-up" if ratio else "difference of final rewards (base s.d.)"
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=style.INK)
+        panels.times(axes)
 
 
 def _report(options: argparse.Namespace, output: Path) -> str:

@@ -16,38 +16,34 @@ from analysis.combine import load_runs
 from analysis.commandline import command
 from analysis.convergence import Convergence, convergence
 from analysis.costs import spending, spending_frame
-from analysis.curves import final_values, run_status
+from analysis.curves import run_status, seed_means
 from analysis.export import write_exports
-from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table, guidance_figure
-from analysis.hacking import courses, distance_figure, hacking_table
+from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table
+from analysis.hacking import courses, hacking_table
 from analysis.page import Folded, Part, Picture, Section, picture, render
-from analysis.plots.convergence import write_curves
-from analysis.plots.rewards import final_comparison, reward_curves
-from analysis.plots.training import training_curves
+from analysis.plots.convergence import convergence_figure, speed_figure
+from analysis.plots.rewards import reward_curves, training_curves
 from analysis.power import power_table
+from analysis.process_cost import process_cost_table, process_costs
 from analysis.records import Records, load_run
 from analysis.schema import BASE
-from analysis.tables.alignment import folded, pairs_table, summaries_table, write_alignment
+from analysis.tables.alignment import alignment_frame, pairs_frame, pairs_table, summaries_table
 from analysis.tables.compute import budget_tables
-from analysis.tables.convergence import write_convergence
+from analysis.tables.convergence import speed_frame, speed_tables
 from analysis.tables.final import final_table, format_table
 from analysis.tables.runs import methods_table, status_table
 from analysis.tables.text_table import TextTable, write_table
 from analysis.tradeoffs import at_equal_reward, tradeoffs_figure, tradeoffs_table
 
-FEW_PAIRED = 4
-"""With more methods than this the pairs on rewards other than the headline are in tables/pairs.csv alone."""
-
+SHOWN_PAIRS = 10
+"""With more pairs of methods than this the page folds their table."""
 
 CAPTIONS = {
-    "gains": "Gain over the base model, by reward",
     "convergence": "Headline reward against compute, counted in each way",
     "speed_up": "Speed-up over the baseline, by range of targets",
     "rewards_train": "Rewards over training on training prompts",
     "rewards_held_out": "Rewards over training on held-out prompts",
-    "distance": "Proxy gap, diversity and KL to the base model",
     "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
-    "guidance": "What guidance adds to rewards",
     "training": "Rewards and updates during training",
 }
 """What each figure shows, for those who cannot see it."""
@@ -117,17 +113,15 @@ def _untitled(tables: Sequence[TextTable]) -> list[TextTable]:
 
 def _figures(run: Records, course: Convergence, folder: Path) -> dict[str, Picture]:
     """Draw every figure that the records allow, as PNG and SVG; name -> its place in the page."""
-    files = write_curves(run, course, folder)
+    trained = bool((seed_means(run)["iteration"] > 0).any())
     drawn = {
-        "distance": distance_figure(run),
+        "convergence": convergence_figure(run, course) if trained else None,
+        "speed_up": speed_figure(run, course) if course.speeds else None,
         "tradeoffs": tradeoffs_figure(run),
-        "guidance": guidance_figure(run),
         "training": training_curves(run),
-        "gains": final_comparison(run) if len(final_values(run)) else None,
     }
-    if files and "train" in run.splits and course.split != "train":
-        drawn["rewards_train"] = reward_curves(run, "train", course.unit)
-    files |= {name: style.save(figure, folder, name)[0] for name, figure in drawn.items() if figure}
+    drawn |= {f"rewards_{split}": reward_curves(run, split, course.unit) for split in run.splits if trained}
+    files = {name: style.save(figure, folder, name)[0] for name, figure in drawn.items() if figure}
     return {name: picture(file, CAPTIONS[name]) for name, file in files.items()}
 
 
@@ -141,30 +135,24 @@ def _budget(evidence: _Evidence) -> Section:
 
 def _final(evidence: _Evidence) -> Section:
     run, found, finals = evidence.run, alignment(evidence.run), final_table(evidence.run)
-    write_alignment(run, found, finals, evidence.output / "tables")
-    parts: list[Part | None] = [format_table(finals, split) for split in run.splits]
-    parts += evidence.figures("gains")
-    others = [reward for reward in run.rewards if reward != run.suite.headline]
-    for split in run.splits:
-        summaries = summaries_table(found, run, split)
-        pairs, *rest = folded(pairs_table(found, run, split, run.suite.headline))
-        more: list[Part] = []
-        if split == run.split:
-            parts += [pairs, *(Folded(table.title, [table]) for table in rest), summaries]
-        else:
-            more = [summaries, pairs, *rest]
-        if len(run.methods) <= FEW_PAIRED:
-            more += [pairs_table(found, run, split, reward) for reward in others]
-        parts.append(Folded(f"More on {text.SPLIT_NAMES[split]}: methods in pairs on all rewards", more))
-    return Section("Final rewards", parts, dense=True)
+    ends = evidence.table("final", finals, *(format_table(finals, split) for split in run.splits))
+    summaries = [summaries_table(found, run, split) for split in run.splits]
+    summaries = evidence.table("alignment", alignment_frame(found, run), *summaries)
+    pairs = [pairs_table(found, run, split, reward) for split in run.splits for reward in run.rewards]
+    pairs = evidence.table("pairs", pairs_frame(found), *pairs)
+    where = "Pairs on the other rewards and prompts are in tables/pairs.md." if pairs else ""
+    long = bool(pairs) and len(pairs[0].rows) > SHOWN_PAIRS
+    shown = [Folded(pairs[0].title, pairs[:1])] if long else pairs[:1]
+    return Section("Final rewards", [*ends, *shown, *summaries[:1]], where, dense=True)
 
 
 def _convergence(evidence: _Evidence) -> Section:
     run, course = evidence.run, evidence.course
-    speed = write_convergence(course, evidence.output / "tables")
+    speed = evidence.table("speed_up", speed_frame(course), *speed_tables(course))
     parts: list[Part | None] = [*evidence.figures("convergence"), *speed[:1]]
     parts.append(Folded("Speed-ups in other units", speed[1:]))
-    parts += evidence.figures("speed_up", f"rewards_{course.split}", "rewards_train")
+    parts += evidence.table("process_cost", *process_cost_table(process_costs(run, course)))
+    parts += evidence.figures("speed_up", *(f"rewards_{split}" for split in run.splits))
     why = f"No speed-up is given: {course.why_not}." if course.why_not and len(run.methods) > 1 else ""
     return Section("Convergence", parts, why, dense=True)
 
@@ -177,7 +165,7 @@ def _hacking(evidence: _Evidence) -> Section:
         "Does a method improve what it is trained on more than what it is meant for, does it lose again what it had "
         "gained, and how far from the base model did it go for it?"
     )
-    parts = [*tables, *evidence.figures("tradeoffs"), *level, *evidence.figures("distance")]
+    parts = [*tables, *evidence.figures("tradeoffs"), *level]
     return Section("Reward hacking", parts, intro, dense=True)
 
 
@@ -185,7 +173,7 @@ def _guidance(evidence: _Evidence) -> Section:
     gap = evidence.table("guidance", *gaps_table(gaps(evidence.run)))
     accuracy = evidence.table("process_accuracy", *accuracies_table(accuracies(evidence.run)))
     folds = [Folded(table.title, [table]) for table in accuracy]
-    return Section("What guidance does", [*gap, *evidence.figures("guidance"), *folds], dense=True)
+    return Section("What guidance does", [*gap, *folds], dense=True)
 
 
 def _power(evidence: _Evidence) -> Section:

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from analysis import style, text
 from analysis.convergence import SPANS, Convergence
 from analysis.curves import seed_means
 from analysis.plots import panels
-from analysis.plots.rewards import reward_curves, reward_panel
+from analysis.plots.rewards import reward_panel
 from analysis.records import Records
-
-PUBLISHED = 1.66
-"""Euphonium's claim (arXiv 2602.04928), in training steps."""
-
-PUBLISHED_FOR = ("iterations", "euphonium")
 
 FEW_RATIOS = 4
 """With more methods than this the figure of speed-ups shows the budget's unit alone."""
 
 _LEAST, _MOST = 0.1, 10.0
-
-
-def write_curves(run: Records, found: Convergence, folder: Path) -> dict[str, Path]:
-    """Draw all figures of convergence as PNG and SVG: name -> the PNG.
-
-    `convergence` shows the headline reward in each unit, `speed_up` the speed-ups, `rewards_<split>` every reward
-    against the budget's unit.
-    """
-    drawn: dict[str, Figure] = {}
-    if (seed_means(run)["iteration"] > 0).any():
-        drawn["convergence"] = convergence_figure(run, found)
-        drawn[f"rewards_{found.split}"] = reward_curves(run, found.split, found.unit)
-    if found.speeds:
-        drawn["speed_up"] = speed_figure(run, found)
-    return {name: style.save(figure, folder, name)[0] for name, figure in drawn.items()}
 
 
 def convergence_figure(run: Records, found: Convergence) -> Figure:
@@ -74,7 +52,7 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
     drawn, axes = panels.grid(len(SPANS), 0.75 + 0.24 * max(len(rows), 4), columns=3, share_y=True)
     shown = [entry for entry in found.speeds if entry.unit in units]
     bounds = [bound for e in shown for bound in (e.ratio.low, e.ratio.value, e.ratio.high) if bound > 0]
-    finite = [0.7, PUBLISHED, *filter(math.isfinite, bounds)]
+    finite = [0.7, 1.5, *filter(math.isfinite, bounds)]
     least, most = max(min(finite) / 1.15, _LEAST), min(max(finite) * 1.15, _MOST)
     look = panels.looks(run)
     for each, span in zip(axes, SPANS, strict=True):
@@ -88,13 +66,8 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
         kind = f"{100 * start:.0f} to {text.percent(end)} of the gain"
         panels.panel(each, span, kind, f"cost of {found.baseline} / cost of the method")
         panels.rows(each, names, origin=1)
-        each.set_xscale("log")
-        each.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        each.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
-        each.xaxis.set_minor_formatter(NullFormatter())
+        panels.times(each)
         each.set_xlim(least, most)
-        if PUBLISHED_FOR in rows:
-            each.plot(PUBLISHED, rows.index(PUBLISHED_FOR) - 0.3, marker="v", ms=5, color=style.INK, zorder=5)
     note = (
         f"Ranges are shares of {found.baseline}'s gain; above 1× a method needs less than it. Lines: 95 % intervals "
         "over seeds, widened for the number of methods; one that ends at a panel's edge goes on beyond it. No mark: "
@@ -102,7 +75,5 @@ def speed_figure(run: Records, found: Convergence) -> Figure:
     )
     if len(units) == 1:
         note = f"Cost in {text.UNIT_TITLES[found.unit]}. {note}"
-    if PUBLISHED_FOR in rows:
-        note += f" Triangle: the published {PUBLISHED}× in training steps."
     on = f"{text.reward_name(found.reward)} on {text.SPLIT_NAMES[found.split]}"
     return panels.finish(run, drawn, f"Speed-up over {found.baseline}: {on}", [], note)

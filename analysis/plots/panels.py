@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from analysis import style, text
-from analysis.curves import bands, final_values, run_status
+from analysis.curves import final_values, run_status
 from analysis.records import Records
 from analysis.schema import default_baseline
 
@@ -39,12 +39,12 @@ def footer(run: Records, *sentences: str) -> str:
     return " ".join([f"{head} ({finished}).", *filter(None, sentences)])
 
 
-def band_note(run: Records, methods: Sequence[str] | None = None) -> str:
-    """What lines and bands are in a figure of these methods (or of all), for a caption."""
+def band_note(run: Records) -> str:
+    """What lines and bands are in a figure, for a caption."""
     status = run_status(run)
     counts = status[status["counted"]].groupby("method").size()
     note, kinds = "Lines: mean over finished seeds", []
-    if len(methods or run.methods) <= MANY_METHODS:
+    if len(run.methods) <= MANY_METHODS:
         if ((counts > 1) & (counts < INTERVAL_SEEDS)).any():
             kinds.append("from the lowest to the highest seed")
         if (counts >= INTERVAL_SEEDS).any():
@@ -52,13 +52,10 @@ def band_note(run: Records, methods: Sequence[str] | None = None) -> str:
     return f"{note}; bands: {' or '.join(kinds)}." if kinds else f"{note}."
 
 
-def looks(run: Records, methods: Sequence[str] | None = None) -> dict[str, style.Look]:
-    """A look for each method and the base; of many, only the baseline and those that end highest have colours.
-
-    A figure of a few `methods` alone has colours for all of these.
-    """
-    if len(methods or run.methods) <= MANY_METHODS:
-        return style.looks(methods or run.methods)
+def looks(run: Records) -> dict[str, style.Look]:
+    """A look for each method and the base; of many, only the baseline and those that end highest have colours."""
+    if len(run.methods) <= MANY_METHODS:
+        return style.looks(run.methods)
     ends = final_values(run)
     ends = ends[(ends["split"] == run.split) & (ends["reward"] == run.suite.headline)]
     best = ends.groupby("method")["final"].mean().sort_values(ascending=False).index
@@ -93,10 +90,10 @@ def finish(run: Records, drawn: Figure, heading: str, legend: Sequence[Line2D], 
     return drawn
 
 
-def handles(run: Records, methods: Sequence[str] | None = None, base: bool = False) -> list[Line2D]:
+def handles(run: Records, base: bool = False) -> list[Line2D]:
     """Legend entries of methods, those without a colour as one, and of the base model's line."""
-    given = looks(run, methods)
-    every = {name: given[name] for name in methods or run.methods}
+    given = looks(run)
+    every = {name: given[name] for name in run.methods}
     named = {name: look for name, look in every.items() if look != OTHER}
     named |= {"other methods": OTHER} if len(named) < len(every) else {}
     named |= {"base model": style.BASE_LOOK} if base else {}
@@ -121,36 +118,18 @@ def panel(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def level(axes: Axes, height: float = 0.0) -> None:
-    """A dotted line at the base model's value, or at what means nothing; none where that is unknown."""
-    if not math.isnan(height):
-        axes.axhline(height, color=style.BASE_LOOK.colour, ls=":", lw=1.2)
-
-
-def over_iterations(frame: pd.DataFrame, name: str = "value") -> pd.DataFrame:
-    """`curves.bands` of a column over iterations, by method."""
-    values = frame[["method", "seed", "iteration"]].assign(value=frame[name])
-    return bands(values.dropna(), ["method", "iteration"])
-
-
-def means(
-    axes: Axes, run: Records, frame: pd.DataFrame, by: str, methods: Sequence[str] | None = None
-) -> None:
+def means(axes: Axes, run: Records, frame: pd.DataFrame, by: str) -> None:
     """A line a method through `mean` at the values of column `by`, with its band. Columns as of `curves.bands`."""
-    for method, look in looks(run, methods).items():
+    for method, look in looks(run).items():
         curve = frame[frame["method"] == method].sort_values(by)
         if not len(curve):
             continue
         x = curve[by].to_numpy()
-        kind: dict[str, Any] = {
-            "ls": look.line,
-            "lw": look.width,
-            "marker": look.marker,
-            "ms": 4 * (len(x) <= 20),
-        }
+        kind: dict[str, Any] = {"ls": look.line, "marker": look.marker, "ms": 4 * (len(x) <= 20)}
         # Wide lines lie above thin ones: those with a colour above the others.
-        axes.plot(x, curve["mean"], color=look.colour, zorder=2 + look.width, label=method, **kind)
-        if len(methods or run.methods) <= MANY_METHODS:
+        kind |= {"lw": look.width, "zorder": 2 + look.width}
+        axes.plot(x, curve["mean"], color=look.colour, label=method, **kind)
+        if len(run.methods) <= MANY_METHODS:
             band(axes, x, curve, look.colour)
 
 
@@ -170,12 +149,20 @@ def estimate(axes: Axes, y: float, value: float, low: float, high: float, colour
     axes.plot(value, y, color=colour, zorder=3, **mark)
 
 
-def rows(axes: Axes, names: Sequence[str], origin: float = 0.0) -> None:
+def rows(axes: Axes, names: Sequence[str], origin: float) -> None:
     """Named rows from top to bottom instead of a y axis, and a dotted line at what means no effect."""
     axes.axvline(origin, color=style.BASE_LOOK.colour, lw=1.2, ls=":", zorder=1)
     axes.set_yticks(range(len(names)), list(names), fontsize=9)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
+
+
+def times(axes: Axes) -> None:
+    """A logarithmic x axis of ratios, as in `2×`."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def cut(axes: Axes, values: pd.Series) -> None:

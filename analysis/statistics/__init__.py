@@ -169,27 +169,6 @@ def _range_p(value: float, methods: int, freedom: float) -> float:
     return float(stats.studentized_range.sf(value, methods, freedom))
 
 
-def over_prompts(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Interval of `mean(first) - mean(second)` where prompts, too, are a sample of those of interest.
-
-    Both are (seeds, prompts) with the same prompts in the same order; one row that is not a sample of seeds (the base
-    model) adds no spread of its own. The variances over either method's seeds and over prompts are added, with
-    Satterthwaite's degrees of freedom: careful, since the noise of single videos counts in each.
-    """
-    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
-        raise ValueError(f"both must be (seeds, prompts) of the same prompts: {one.shape} and {other.shape}")
-    check_confidence(confidence)
-    samples = [one.mean(axis=1), other.mean(axis=1), one.mean(axis=0) - other.mean(axis=0)]
-    samples = [values for values in samples if len(values) > 1]
-    variances = [float(values.var(ddof=1) / len(values)) for values in samples]
-    width = math.nan
-    if min(len(one), one.shape[1]) > 1 and sum(variances) > (ROUNDING * max(_size(one), _size(other))) ** 2:
-        freedom = satterthwaite(variances, [len(values) - 1 for values in samples])
-        width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(sum(variances))
-    return Interval.around(one.mean() - other.mean(), width, min(len(one), len(other)), confidence)
-
-
 def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     """Share of pairs in which a seed of `x` is above one of `y`, ties counted half: Mann-Whitney's U / nm."""
     first, second = _one_dimensional(x, "x"), _one_dimensional(y, "y")

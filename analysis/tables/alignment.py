@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import pandas as pd
 
 from analysis import text
 from analysis.alignment import FEWEST_FOR_BOOTSTRAP, Alignment
 from analysis.records import Records
 from analysis.statistics import Difference
-from analysis.tables.final import format_table
-from analysis.tables.text_table import TextTable, tidy, write_table
-
-SHOWN_PAIRS = 10
-"""With more pairs than this the page shows those with the best method and folds the rest."""
+from analysis.tables.text_table import TextTable, tidy
 
 
 def alignment_frame(found: Alignment, run: Records) -> pd.DataFrame:
@@ -30,8 +23,7 @@ def pairs_frame(found: Alignment) -> pd.DataFrame:
     return tidy(
         {"split": entry.split, "reward": entry.reward, "first": difference.first, "second": difference.second}
         | {"difference": difference.interval, "p": difference.p, "improvement": entry.improvement}
-        | {"prompts_won": entry.prompts_won, "any_prompts_low": entry.any_prompts.low}
-        | {"any_prompts_high": entry.any_prompts.high}
+        | {"prompts_won": entry.prompts_won}
         | dict(zip(("seeds_first", "seeds_second"), difference.seeds, strict=True))
         for entry in found.pairs
         for difference in [entry.difference]
@@ -45,14 +37,12 @@ def summaries_table(found: Alignment, run: Records, split: str) -> TextTable:
         "method": lambda entry: entry.method,
         "mean gain": lambda entry: text.cell(entry.mean),
         "interquartile mean": lambda entry: text.cell(entry.robust),
-        "with other prompts": lambda entry: text.cell(entry.any_prompts),
         "prompts that gained": lambda entry: text.cell(entry.prompts_won, text.percent),
     }
     note = (
         "Gains over the base model. Mean: over videos, Student's 95 % interval over seeds. Interquartile mean: the "
-        f"middle half of all prompts and seeds, with a bootstrap from {FEWEST_FOR_BOOTSTRAP} seeds on. With other "
-        "prompts: the mean where prompts, too, are a sample. Prompts that gained: share over seeds, equal ones count "
-        "half."
+        f"middle half of all prompts and seeds, with a bootstrap from {FEWEST_FOR_BOOTSTRAP} seeds on. Prompts that "
+        "gained: share over seeds, equal ones count half."
     )
     reward = text.reward_name(run.suite.headline)
     title = f"{reward[:1].upper()}{reward[1:]} on {text.SPLIT_NAMES[split]}, in several summaries"
@@ -84,26 +74,3 @@ def _verdict(difference: Difference) -> str:
     if not difference.interval.known:
         return "no interval"
     return "yes" if difference.distinct else "not shown"
-
-
-def folded(table: TextTable) -> list[TextTable]:
-    """A table of pairs whole, or where it is long those with the best method and then all others."""
-    if len(table.rows) <= SHOWN_PAIRS:
-        return [table]
-    best = table.rows[0][0].split(" − ")[0]
-    first = tuple(row for row in table.rows if row[0].startswith(f"{best} − "))
-    rest = tuple(row for row in table.rows if row not in first)
-    others = table.title.replace("Methods in pairs", "All other pairs")
-    return [replace(table, rows=first), TextTable(others, table.columns, rest)]
-
-
-def write_alignment(run: Records, found: Alignment, finals: pd.DataFrame, folder: Path) -> list[TextTable]:
-    """Write `final`, `alignment` and `pairs` as CSV, Markdown and LaTeX; return the tables that have rows.
-
-    They are, for each split: summaries of the headline, and pairs on each reward.
-    """
-    endings = [summaries_table(found, run, split) for split in run.splits]
-    pairs = [pairs_table(found, run, split, reward) for split in run.splits for reward in run.rewards]
-    write_table(folder, "final", finals, [format_table(finals, split) for split in run.splits])
-    shown = write_table(folder, "alignment", alignment_frame(found, run), endings)
-    return shown + write_table(folder, "pairs", pairs_frame(found), pairs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pandas as pd
 
 from analysis import text
 from analysis.convergence import SPANS, WHOLE, Convergence, Speed
-from analysis.tables.text_table import TextTable, write_table
+from analysis.tables.text_table import TextTable
 
 PUBLISHED = (
     "Euphonium's paper (arXiv 2602.04928) reports 1.66× over Flow-GRPO (2505.05470) and DanceGRPO "
@@ -77,8 +76,3 @@ def _note(found: Convergence) -> str:
     if any(not entry.ratio.value > 0 for entry in found.speeds):
         note += " Not reached: the mean curve does not get through the range, which leaves an upper limit at most."
     return f"{note} {PUBLISHED}"
-
-
-def write_convergence(found: Convergence, folder: Path) -> list[TextTable]:
-    """Write the tables as CSV, Markdown and LaTeX; return them if they have rows."""
-    return write_table(folder, "speed_up", speed_frame(found), speed_tables(found))

@@ -15,7 +15,6 @@ from analysis.guidance import (
     gap_frame,
     gaps,
     gaps_table,
-    guidance_figure,
     verdict,
 )
 from analysis.records import load_run
@@ -73,7 +72,6 @@ def test_where_nothing_was_recorded_nothing_is_shown(tmp_path: Path) -> None:
     for folder in (tmp_path / "unguided", tmp_path / "old"):
         run = load_run(write_run(folder, plan))
         assert not len(gap_frame(run))
-        assert guidance_figure(run) is None
         assert gaps_table(gaps(run))[1].rows == ()
         plan = Plan(methods=("euphonium",), rewards=("accuracy",), with_samples=False, diagnostics=False)
 

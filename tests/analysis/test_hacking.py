@@ -11,7 +11,6 @@ import pytest
 from analysis.curves import seed_means
 from analysis.hacking import (
     courses,
-    distance_figure,
     hacking_table,
     kl_frame,
     proxy_frame,
@@ -94,9 +93,6 @@ def test_old_records_have_no_distance(tmp_path: Path) -> None:
     _, table = hacking_table(run, courses(run))
     assert "KL to base at the end" not in table.columns
     assert "KL: nats per video" not in table.note
-    drawn = distance_figure(run)
-    assert drawn is not None
-    assert len(drawn.axes) == 1  # the proxy gap: neither diversity nor distance was recorded
 
 
 def test_unfinished_seeds_are_left_out(broken_run: Path) -> None:

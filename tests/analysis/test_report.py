@@ -122,8 +122,7 @@ def test_page_is_self_contained(reported: Path) -> None:
 
 def test_every_figure_is_there_in_both_formats_and_not_blank(reported: Path) -> None:
     figures = reported / "figures"
-    names = {"gains", "convergence", "speed_up", "rewards_held_out", "rewards_train", "distance"}
-    names |= {"tradeoffs", "guidance", "training"}
+    names = {"convergence", "speed_up", "rewards_held_out", "rewards_train", "tradeoffs", "training"}
     present = {file.name for file in figures.iterdir()}
     drawn = {f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
     assert present == drawn | {"videos.webp", "videos.gif", "videos.png"}
@@ -135,7 +134,7 @@ def test_every_figure_is_there_in_both_formats_and_not_blank(reported: Path) -> 
 def test_every_table_is_there_as_numbers_and_as_text(reported: Path) -> None:
     tables = reported / "tables"
     names = {"final", "alignment", "pairs", "budget", "speed_up", "hacking", "tradeoffs", "guidance"}
-    names |= {"process_accuracy", "methods", "power", "runs"}
+    names |= {"process_accuracy", "process_cost", "methods", "power", "runs"}
     written = {f"{name}{suffix}" for name in names for suffix in (".csv", ".md", ".tex")}
     assert {file.name for file in tables.iterdir()} == written | {"curves.csv", "prompts.csv"}
     assert len(pd.read_csv(tables / "final.csv")) == 2 * 4 * 3
@@ -158,7 +157,7 @@ def test_the_page_is_in_plain_english(reported: Path) -> None:
 
 
 def test_captions_say_seeds_budget_and_units(reported: Path) -> None:
-    for name in ("convergence", "rewards_held_out", "distance"):
+    for name in ("convergence", "rewards_held_out", "tradeoffs"):
         svg = (reported / "figures" / f"{name}.svg").read_text()
         assert "budget 30 iterations a run, 3 seeds a method" in svg
     svg = (reported / "figures" / "convergence.svg").read_text()
@@ -276,4 +275,4 @@ def test_many_methods_and_seeds_fit_the_page(tmp_path: Path) -> None:
     text = write_report(write_run(tmp_path, replace(plan, every=10))).read_text()
     assert "Speed-up over dance_grpo in iterations" in text
     assert "Speed-ups in other units" in text
-    assert "All other pairs: accuracy on held-out prompts" in text
+    assert "<summary>Methods in pairs: accuracy on held-out prompts" in text
