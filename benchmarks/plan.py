@@ -72,7 +72,9 @@ class _Planning:
         from benchmarks.planning.measuring import Measurements
         from benchmarks.planning.models import configs_of
 
-        execution = settings.execution.model_dump_json(exclude={"trajectories", "offload_decoder", "prompt_cache"})
+        execution = settings.execution.model_dump_json(
+            exclude={"trajectories", "offload_decoder", "prompt_cache"}
+        )
         key = execution + settings.weights.model_dump_json()
         if key not in self._costs:
             self._costs[key] = Measurements(configs_of(settings.model), settings)

@@ -80,8 +80,10 @@ def _candidates(plan: RunPlan) -> Iterator[Change]:
     if phase in ("update", "guidance") and settings.micro_batch > 1:
         yield "micro_batch", _smaller(settings.micro_batch, plan)
     if phase in ("rollout", "guidance", "decode") and settings.rollout_batch != 1:
-        videos = settings.prompts_per_iteration // plan.gpus * max(
-            method.group_size for method in settings.method_settings.values()
+        videos = (
+            settings.prompts_per_iteration
+            // plan.gpus
+            * max(method.group_size for method in settings.method_settings.values())
         )
         yield "rollout_batch", _smaller(min(settings.rollout_batch or videos, videos), plan)
     if execution.dtype == "float32":

@@ -141,7 +141,10 @@ def meta_pipeline(configs: Configs, dtype: torch.dtype) -> Any:
     }
     absent = (inspect.Parameter.empty,)
     return pipeline(
-        **{name: None if value in absent or isinstance(value, list) else value for name, value in given.items()}
+        **{
+            name: None if value in absent or isinstance(value, list) else value
+            for name, value in given.items()
+        }
     )
 
 

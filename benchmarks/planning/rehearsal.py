@@ -232,9 +232,7 @@ def rehearse(
     wanted = method.objective.needs.copies | ({AVERAGE} if method.average else frozenset())
     weights = _Weights(policy, frozenset(wanted))
     optimiser = torch.optim.SGD(weights.parameters, lr=0.0)
-    rewards = Rewards(
-        {name: _reward(notes) for name in outcomes}, outcomes, _process(notes), policy.decode
-    )
+    rewards = Rewards({name: _reward(notes) for name in outcomes}, outcomes, _process(notes), policy.decode)
     stand_ins: tuple[Any, ...] = (policy, policy.denoiser, weights)
     terms, shared = reward_terms(method, outcomes), (optimiser, accelerator)
     learner = _Learner(*stand_ins, method, terms, rewards, *shared, 0, 10**9, rollout_batch)  # type: ignore[arg-type]

@@ -78,7 +78,13 @@ def _show_memory(plan: RunPlan, console: Console) -> None:
         host = _gigabytes(memory.host) if memory.host else ""
         held = sum(memory.held.values())
         rows.append(
-            [method.method, _gigabytes(held), *cells, f"{_gigabytes(memory.peak)} ({memory.peak_phase})", host]
+            [
+                method.method,
+                _gigabytes(held),
+                *cells,
+                f"{_gigabytes(memory.peak)} ({memory.peak_phase})",
+                host,
+            ]
         )
     held = dict.fromkeys(name for method in plan.methods for name in method.memory.held)
     print_table(

@@ -53,7 +53,9 @@ def test_planned_operations_are_those_of_the_closed_form() -> None:
     plan = Planner(settings, costs_of(settings)).plan(settings.method_settings["dance_grpo"])
     expected = closed_form(Session.open(settings).policy())
     videos, steps = 4, 8
-    assert plan.ledger["rollout", "tflops"] == pytest.approx(videos * steps * expected.forward / 1e12, rel=0.02)
+    assert plan.ledger["rollout", "tflops"] == pytest.approx(
+        videos * steps * expected.forward / 1e12, rel=0.02
+    )
     trained = videos * int(0.6 * (steps - 1))
     update = trained * (expected.forward + expected.backward) / 1e12
     assert plan.ledger["update", "tflops"] == pytest.approx(update, rel=0.02)
