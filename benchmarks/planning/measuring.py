@@ -143,7 +143,7 @@ class _Model:
     def _pass(self, x: Tensor, sigma: Tensor, condition: Condition, frozen: bool) -> None:
         velocity = self.policy.velocity(x, sigma, condition)
         if not frozen:
-            velocity.square().mean().backward()  # type: ignore[no-untyped-call]
+            velocity.square().mean().backward()
 
     def guidance(self, rows: int, gradient: bool) -> Cost:
         """The process reward of some rows, and its gradient."""
@@ -159,7 +159,7 @@ class _Model:
 
         def decoded() -> Tensor:
             videos = self.policy.decode(x)
-            return videos.mean().backward() if gradient else videos  # type: ignore[no-untyped-call]
+            return videos.mean().backward() if gradient else videos
 
         with torch.set_grad_enabled(gradient):
             return measured(decoded)
@@ -171,6 +171,13 @@ def measured(call: Callable[[], Any], autocast: bool = False) -> Cost:
         result = call()
     del result
     return Cost(seen.peak, dict(seen.by_dtype))
+
+
+def measured_alike(settings: RunSettings) -> str:
+    """Equal for runs of one model whose calls cost the same."""
+    elsewhere = {"trajectories", "offload_decoder", "prompt_cache"}
+    scales = settings.model_dump_json(include={"model", "process_reward", "video", "precision", "weights"})
+    return f"{settings.execution.model_dump_json(exclude=elsewhere)} {settings.scales} {scales}"
 
 
 class Measurements:
@@ -267,7 +274,7 @@ class Measurements:
         total = _extended(base, slopes, {name: depths[name] - few[name] for name in depths})
         if not (recomputes and len(depths) == 2 and depths[tuple(depths)[1]] > _MANY):
             return total
-        # The peak may also lie where the last block is computed again: the inputs of all blocks are held then, while the
+        # The peak may also lie where the last block is computed again, while the inputs of all blocks are held: the
         # first list's own peak comes after the last list's inputs were freed. With many blocks it shows.
         first, last = depths
         late = at({first: 1, last: _MANY})

@@ -1,4 +1,4 @@
-"""Shapes of published checkpoints against their known sizes, and the depth that is extended against the whole network."""
+"""Shapes of published checkpoints against their known sizes, and few blocks against the whole network."""
 
 from __future__ import annotations
 
