@@ -291,7 +291,7 @@ class Benchmark:
         from analysis.convergence import convergence
         from analysis.records import RecordError, load_run
         from analysis.report import write_report
-        from analysis.tables import final_table, format_table
+        from analysis.tables.final import final_table, format_table
 
         self._animate()
         try:

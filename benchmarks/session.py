@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +60,11 @@ class Session:
             # A batch of a pipeline with two networks may lie on one side of their boundary.
             unused = DistributedDataParallelKwargs(find_unused_parameters=has_two_networks(model))
             folder = settings.execution.prompt_cache
-            prompts = PromptCache() if folder is None else prompt_cache(model, folder)
+            prompts = (
+                PromptCache()
+                if folder is None
+                else prompt_cache(model, folder, settings.execution.torch_dtype)
+            )
         accelerator = Accelerator(
             mixed_precision=settings.precision,
             cpu=not torch.cuda.is_available(),
@@ -72,8 +76,11 @@ class Session:
             _to_device(reward, accelerator.device)
         return cls(settings, accelerator, suite, prompts=prompts)
 
-    def policy(self) -> PipelinePolicy:
-        """A fresh copy of the base model, which knows the run's prompts and no other.
+    def policy(self, texts: Sequence[str] | None = None) -> PipelinePolicy:
+        """A fresh copy of the base model.
+
+        Args:
+            texts: the prompts that it will be asked for; None for the run's. It knows no other.
 
         Raises:
             ModelError: it cannot be used, or its folder is damaged.
@@ -82,7 +89,9 @@ class Session:
         with _loading("model", settings.model, ModelError):
             folder = model_folder(settings.model)
             parts = pipeline_family(folder).text_parts
-            known = not self.prompts.missing(settings.texts)
+            texts = [*(settings.prompts.train + settings.prompts.held_out if texts is None else texts)]
+            negative = [settings.negative_prompt] * settings.scales.guided
+            known = not self.prompts.missing([*texts, *negative])
             policy = load_policy(
                 folder,
                 settings.video,
@@ -97,7 +106,7 @@ class Session:
             if not known:
                 for part in parts:
                     getattr(policy.pipeline, part).to(self.accelerator.device)
-                policy.encode(settings.prompts.train + settings.prompts.held_out)
+                policy.encode(texts)
                 policy.free_text_encoders()
         policy.pipeline.to(self.accelerator.device)
         return policy

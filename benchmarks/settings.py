@@ -147,7 +147,7 @@ class RunSettings(_Settings):
         weights: which weights are trained.
         evaluation: how policies are evaluated.
         checkpoint_every: iterations between checkpoints.
-        micro_batch: rows in one training pass, or in one pass without gradients before it; results do not depend on it.
+        micro_batch: rows in one pass of an update; results do not depend on it.
         rollout_batch: videos of an iteration drawn, decoded and scored at a time; None for all. Bounds memory.
         precision: accelerate's mixed precision of the policy's network.
         execution: how the model is held and run.
@@ -270,11 +270,6 @@ class RunSettings(_Settings):
     def scales(self) -> Scales:
         """The guidance scales of a velocity."""
         return Scales(self.guidance_scale, self.guidance_scale_2, self.embedded_guidance)
-
-    @property
-    def texts(self) -> list[str]:
-        """Every text that a run encodes."""
-        return [*self.prompts.train, *self.prompts.held_out, *([self.negative_prompt] * self.scales.guided)]
 
     @property
     def budget_text(self) -> str:

@@ -73,11 +73,13 @@ class TrainedWeights:
         self.networks: dict[str, Any] = dict(policy.plain.networks.items())
         self.settings = settings
         self._base: nn.Module | None = None
+        family = policy.family
         if settings.kind == "lora":
             config = LoraConfig(
                 r=settings.rank,
                 lora_alpha=settings.alpha,
                 target_modules=checked_targets(policy, settings),
+                exclude_modules=policy.family.idle_layers(policy.transformer) or None,
                 init_lora_weights=True,
             )
             with torch.random.fork_rng():  # peft draws from the global generator
@@ -90,6 +92,9 @@ class TrainedWeights:
             if reference:
                 self._base = copy.deepcopy(self._denoiser)
             self._denoiser.requires_grad_(True)
+            for network in self.networks.values():
+                for layer in family.idle_layers(network):  # without a gradient processes would wait for
+                    network.get_submodule(layer).requires_grad_(False)
         #: Name -> the copy's tensors, in the order of `parameters`.
         self.copies: dict[str, list[Tensor]] = {
             name: [parameter.detach().clone() for parameter in self.parameters] for name in sorted(copies)
@@ -217,18 +222,30 @@ def checked_targets(policy: PipelinePolicy, settings: WeightSettings) -> list[st
     Raises:
         WeightsError: a network has no linear layer of that name.
     """
-    targets = list(settings.targets or policy.family.lora_targets)
+    usual = policy.family.lora_targets
+    targets = list(settings.targets or usual)
     for name, network in policy.plain.networks.items():
-        _require_targets(name, network, targets)
+        _require_targets(name, network, targets, usual)
     return targets
 
 
-def _require_targets(name: str, network: nn.Module, targets: Iterable[str]) -> None:
+def _require_targets(name: str, network: nn.Module, targets: Iterable[str], usual: Iterable[str]) -> None:
+    """Checks that every target is a linear layer's name: a name of another family would train nothing, without a word.
+
+    Args:
+        name: the network's, in the pipeline.
+        network: the network.
+        targets: name endings.
+        usual: the family's own, suggested with the network's other layers in place of a wrong one.
+
+    Raises:
+        WeightsError: one is not.
+    """
     layers = [layer for layer, module in network.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
-            endings = sorted({".".join(layer.split(".")[2:]) for layer in layers if layer.count(".") > 1})
+            endings = {".".join(layer.split(".")[2:]) for layer in layers if layer.count(".") > 1}
             raise WeightsError(
                 f"weights.targets names {target!r}, and {name} ({type(network).__name__}) has no such linear layer; "
-                f"{closest(target, endings)}"
+                f"{closest(target, {*usual, *endings})}"
             )

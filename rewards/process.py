@@ -163,8 +163,9 @@ def cut_denoiser(denoiser: Denoiser, blocks: int) -> Denoiser:
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
     trunk = _headless(family, type(network)(**{**config, **counts}))
     state = network.state_dict()
-    trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
-    trunk.to(network.dtype).requires_grad_(True)
+    # Assigned, not copied: every layer keeps its own precision, and Wan's norms are float32 in any model.
+    trunk.load_state_dict({name: state[name].clone() for name in trunk.state_dict()}, assign=True)
+    trunk.requires_grad_(True)
     return Denoiser(family, {"transformer": trunk}, denoiser.constants, None, denoiser.train_timesteps)
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rewards.cost import Cost, FlopCounter
 from rewards.fitting import Schedule, optimise
@@ -38,6 +39,7 @@ class PrmTraining(BaseModel):
         schedule: optimisation settings; batch size is in pairs.
         shift: noise levels are drawn uniformly and shifted by this factor, as sampling visits them.
         held_back: fraction of each prompt's samples kept for validation, if no validation data are given.
+        micro_batch: latents in one pass; None for a whole batch. Bounds memory.
         seed: seed of initialisation, noise and batches.
     """
 
@@ -48,6 +50,7 @@ class PrmTraining(BaseModel):
     schedule: Schedule = Schedule(steps=1_500, batch=128, learning_rate=1e-3, weight_decay=0.01)
     shift: float = Field(default=3.0, gt=0)
     held_back: float = Field(default=0.1, gt=0, lt=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     seed: int = 0
 
 
@@ -58,13 +61,29 @@ class _Encoded:
     text: Text
 
 
+def _values(model: nn.Module, x: Tensor, sigma: Tensor, text: Text, micro_batch: int | None = None) -> Tensor:
+    """(B,) values of noised latents; with micro-batches each pass is computed again for its gradient."""
+    if micro_batch is None or len(x) <= micro_batch:
+        return model(x, sigma, _Encoded(text))
+    rows = torch.arange(len(x), device=x.device).split(micro_batch)
+    parts = [(x[part], sigma[part], _Encoded(selected(text, part))) for part in rows]
+    if not torch.is_grad_enabled():
+        return torch.cat([model(*part) for part in parts])
+    return torch.cat([checkpoint(model, *part, use_reentrant=False) for part in parts])
+
+
 def _noised(clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     level = sigma.view(-1, *[1] * (clean.ndim - 1))
     return (1 - level) * clean + level * noise
 
 
 def noised_values(
-    model: nn.Module, clean: Tensor, text: Text, shift: float, generator: torch.Generator
+    model: nn.Module,
+    clean: Tensor,
+    text: Text,
+    shift: float,
+    generator: torch.Generator,
+    micro_batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Values of n pairs of samples. Both members are noised to the same random level, with different noise.
 
@@ -74,6 +93,7 @@ def noised_values(
         text: name -> (2n, ...), their encoded prompts.
         shift: noise levels are drawn uniformly and shifted by this factor.
         generator: source of levels and noise, on the CPU.
+        micro_batch: latents in one pass; None for all. Bounds memory.
 
     Returns:
         (n,) values of the first members, (n,) of the second ones.
@@ -82,7 +102,7 @@ def noised_values(
     sigma = (shift * uniform / (1 + (shift - 1) * uniform)).to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     both = torch.cat([sigma, sigma])
-    first, second = model(_noised(clean, both, noise), both, _Encoded(text)).chunk(2)
+    first, second = _values(model, _noised(clean, both, noise), both, text, micro_batch).chunk(2)
     return first, second
 
 
@@ -98,16 +118,22 @@ def bradley_terry_loss(first: Tensor, second: Tensor, difference: Tensor) -> Ten
 
 
 def preference_loss(
-    model: nn.Module, data: PreferenceData, settings: PrmTraining, generator: torch.Generator
+    model: nn.Module,
+    data: PreferenceData,
+    settings: PrmTraining,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The loss of one batch of pairs."""
+    """The loss of one batch of pairs, on the model's device; the data stay where they are."""
     first, second = data.pairs(settings.schedule.batch, generator)
     rows = torch.cat([first, second])
-    text = selected(data.text, data.prompt[rows])
-    better, worse = noised_values(model, data.latents[rows], text, settings.shift, generator)
+    text = {name: tensor.to(device) for name, tensor in selected(data.text, data.prompt[rows]).items()}
+    clean = data.latents[rows].to(device)
+    better, worse = noised_values(model, clean, text, settings.shift, generator, settings.micro_batch)
     if settings.loss == "binary":
-        return F.binary_cross_entropy_with_logits(torch.cat([better, worse]), _above_median(data)[rows])
-    return bradley_terry_loss(better, worse, data.scores[first] - data.scores[second])
+        labels = _above_median(data)[rows].to(device)
+        return F.binary_cross_entropy_with_logits(torch.cat([better, worse]), labels)
+    return bradley_terry_loss(better, worse, (data.scores[first] - data.scores[second]).to(device))
 
 
 def _above_median(data: PreferenceData) -> Tensor:
@@ -121,7 +147,12 @@ def _above_median(data: PreferenceData) -> Tensor:
 
 @torch.no_grad()
 def accuracy_by_level(
-    model: nn.Module, data: PreferenceData, generator: torch.Generator, pairs: int = 2048
+    model: nn.Module,
+    data: PreferenceData,
+    generator: torch.Generator,
+    pairs: int = 2048,
+    micro_batch: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, dict[str, float]]:
     """For each of `LEVELS`: share of pairs ordered correctly, and correlation with the score within prompts."""
     first, second = data.pairs(pairs, generator)
@@ -131,7 +162,9 @@ def accuracy_by_level(
     for level in LEVELS:
         sigma = torch.full((len(data.latents),), level)
         noise = torch.randn(data.latents.shape, generator=generator)
-        values = model(_noised(data.latents, sigma, noise), sigma, _Encoded(selected(data.text, data.prompt)))
+        noised = _noised(data.latents, sigma, noise).to(device)
+        text = {name: tensor.to(device) for name, tensor in selected(data.text, data.prompt).items()}
+        values = _values(model, noised, sigma.to(device), text, micro_batch).cpu()
         right = (values[first] - values[second]).sign() == difference.sign()
         centred = torch.stack([_centred(values, data), _centred(data.scores, data)])
         result[f"{level:g}"] = {
@@ -152,6 +185,7 @@ def train_prm(
     data: PreferenceData,
     settings: PrmTraining,
     validation: PreferenceData | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[LatentProcessReward, dict[str, dict[str, float]]]:
     """Trains a process reward from the base model's first blocks.
 
@@ -160,6 +194,7 @@ def train_prm(
         data: samples to train on.
         settings: settings of the training.
         validation: samples to validate with; None holds out some of `data`.
+        device: where the model is trained; the data stay on the CPU.
 
     Returns:
         The frozen model and its accuracy by noise level on samples it was not trained on.
@@ -181,25 +216,28 @@ def train_prm(
                 "with"
             )
     torch.manual_seed(settings.seed)  # for the new layers' initialisation, which takes no generator
-    model = LatentProcessReward(cut_denoiser(denoiser, settings.blocks))
-    tflops = settings.schedule.steps * _step_tflops(model, training, settings)
+    model = LatentProcessReward(cut_denoiser(denoiser, settings.blocks)).to(device)
+    tflops = settings.schedule.steps * _step_tflops(model, training, settings, device)
     started = time.perf_counter()
     optimise(
         model.parameters(),
         settings.schedule,
-        lambda _: preference_loss(model, training, settings, generator),
+        lambda _: preference_loss(model, training, settings, generator, device),
         title="process reward",
     )
     used = Cost(tflops=tflops, seconds=time.perf_counter() - started)
     model.cost = None if data.cost is None else data.cost + used
     model.requires_grad_(False).eval()
-    return model, accuracy_by_level(model, measured, generator)
+    accuracy = accuracy_by_level(model, measured, generator, micro_batch=settings.micro_batch, device=device)
+    return model.cpu(), accuracy
 
 
-def _step_tflops(model: nn.Module, data: PreferenceData, settings: PrmTraining) -> float:
+def _step_tflops(
+    model: nn.Module, data: PreferenceData, settings: PrmTraining, device: torch.device | str
+) -> float:
     """Floating-point operations of one training step, measured on a step whose gradient is discarded."""
     with FlopCounter() as counter:
-        preference_loss(model, data, settings, torch.Generator().manual_seed(0)).backward()
+        preference_loss(model, data, settings, torch.Generator().manual_seed(0), device).backward()
     model.zero_grad(set_to_none=True)
     return counter.tflops
 
@@ -217,7 +255,9 @@ def _one_line(error: Exception) -> str:
 def _arguments() -> argparse.ArgumentParser:
     default = PrmTraining()
     parser = argparse.ArgumentParser(prog="python -m rewards.train_prm", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="base model: a diffusers pipeline folder")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="base model: a diffusers pipeline's folder or hub id"
+    )
     parser.add_argument(
         "--data",
         type=Path,
@@ -245,6 +285,14 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lr", type=float, default=default.schedule.learning_rate, help="learning rate (%(default)s)"
     )
+    parser.add_argument(
+        "--micro-batch",
+        type=int,
+        help="latents in one pass, to bound memory (all; a batch of pairs has two each)",
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=default.seed, help="(%(default)s)")
     return parser
 
@@ -252,6 +300,8 @@ def _arguments() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     from diffusers import DiffusionPipeline
+
+    from samplers.loading import model_folder
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = _arguments().parse_args(arguments)
@@ -268,15 +318,21 @@ def main(arguments: list[str] | None = None) -> int:
             warmup=max(1, min(Schedule.model_fields["warmup"].default, given.steps // 10)),
             weight_decay=0.01,
         )
-        settings = PrmTraining(loss=given.loss, blocks=given.blocks, schedule=schedule, seed=given.seed)
+        settings = PrmTraining(
+            loss=given.loss,
+            blocks=given.blocks,
+            schedule=schedule,
+            seed=given.seed,
+            micro_batch=given.micro_batch,
+        )
         data = PreferenceData.load(given.data)
-        pipeline = DiffusionPipeline.from_pretrained(str(given.model), local_files_only=True)
+        pipeline = DiffusionPipeline.from_pretrained(str(model_folder(given.model)), local_files_only=True)
         provenance = Provenance.of(pipeline)
         provenance.require(data.provenance, f"the preference data at {str(given.data)!r}")
         validation = None if given.validation is None else PreferenceData.load(given.validation)
         if validation is not None:
             provenance.require(validation.provenance, f"the preference data at {str(given.validation)!r}")
-        model, measured = train_prm(Denoiser.of(pipeline), data, settings, validation)
+        model, measured = train_prm(Denoiser.of(pipeline), data, settings, validation, given.device)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.stderr.write(f"error: {_one_line(error)}\n")
         return 2

@@ -96,7 +96,7 @@ def world_flags(folder: Path) -> dict[str, object]:
             "early_until": 0,
             "train_prompts": 2,
             "samples_per_prompt": 2,
-            "num_steps": 4,
+            "num_steps": 2,
         },
     }
 

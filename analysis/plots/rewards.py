@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analysis import style, text
 from analysis.costs import with_costs
@@ -23,16 +22,14 @@ def reward_curves(run: Records, split: str, unit: str) -> Figure:
     """Each reward over compute in one unit, on one prompt split: a line a method, bands over seeds."""
     every = seed_means(run)
     here = every[every["split"] == split]
-    drawn, axes = panels.grid(len(run.rewards), 2.25, len(run.methods) + 1)
+    drawn, axes = panels.grid(len(run.rewards), 2.25)
     for each, reward in zip(axes, run.rewards, strict=True):
         reward_panel(each, run, here[here["reward"] == reward], unit)
         labels = (_kind(run, reward), text.UNIT_AXES[unit], "mean over videos")
         panels.panel(each, text.reward_name(reward), *labels, whole=unit == "iterations")
         panels.cut(each, every.loc[every["reward"] == reward, "value"])
     heading = f"Rewards on {text.SPLIT_NAMES[split]} against {text.UNIT_AXES[unit]}"
-    return panels.finish(
-        run, drawn, heading, panels.handles(run, base=True), panels.band_note(run), panels.judges_note(run)
-    )
+    return panels.finish(run, drawn, heading, panels.handles(run, base=True), panels.band_note(run))
 
 
 def _kind(run: Records, reward: str) -> str:
@@ -42,9 +39,7 @@ def _kind(run: Records, reward: str) -> str:
 def reward_panel(axes: Axes, run: Records, curves: pd.DataFrame, unit: str) -> None:
     """Means and bands of one reward's curves (rows of `seed_means`) over compute in one unit, and the base model."""
     panels.level(axes, base_value(curves))
-    joined = with_costs(run, curves)
-    panels.unfinished(axes, run, joined, unit)
-    finished = counted(run, joined)
+    finished = counted(run, with_costs(run, curves))
     if unit == "iterations":
         average = bands(finished, ["method", "iteration"]).rename(columns={"iteration": unit})
     else:
@@ -60,42 +55,33 @@ def base_value(curves: pd.DataFrame) -> float:
 def final_comparison(run: Records) -> Figure:
     """Gain over the base model at the end: a panel a reward, a row a method, both prompt splits."""
     values = final_values(run)
-    drawn, axes = panels.grid(len(run.rewards), 0.75 + 0.36 * max(len(run.methods), 2), len(run.splits))
+    drawn, axes = panels.grid(len(run.rewards), 0.75 + 0.36 * max(len(run.methods), 2))
     for each, reward in zip(axes, run.rewards, strict=True):
-        each.axvline(0, color=style.BASE_LOOK.colour, ls=":", lw=1.2, zorder=1)
         for split in run.splits:
             _gains(each, run, values[(values["reward"] == reward) & (values["split"] == split)], split)
         panels.panel(each, text.reward_name(reward), _kind(run, reward), "gain over base")
         at = each.get_subplotspec()
-        names = run.methods if at is None or at.is_first_col() else [""] * len(run.methods)
-        each.set_yticks(range(len(run.methods)), list(names), fontsize=9)
-        each.set_ylim(len(run.methods) - 0.5, -0.5)
-        each.grid(visible=False, axis="y")
+        panels.rows(each, run.methods if at is None or at.is_first_col() else [""] * len(run.methods))
     note = (
         "Large marks: mean over finished seeds with its 95 % interval (Student's t; none for one seed). "
         "Small dots: single seeds. Dotted line: the base model. Each panel has its own scale."
     )
-    fills = {"held_out": style.INK, "train": "white"}
+    fills = {"held_out": None, "train": "white"}
     marks = [
-        Line2D([], [], ls="", marker="o", color=style.INK, mfc=fills[split], label=text.SPLIT_NAMES[split])
-        for split in run.splits
+        panels.line(text.SPLIT_NAMES[split], kind="", marker="o", mfc=fills[split]) for split in run.splits
     ]
     heading = "Gain over the base model at the end of training"
-    return panels.finish(run, drawn, heading, marks, note, panels.judges_note(run))
+    return panels.finish(run, drawn, heading, marks, note)
 
 
 def _gains(axes: Axes, run: Records, part: pd.DataFrame, split: str) -> None:
     shift = (-0.16 if split == "held_out" else 0.16) if len(run.splits) > 1 else 0.0
-    look = style.looks(run.methods)
+    look = panels.looks(run)
     for place, method in enumerate(run.methods):
         seeds = part.loc[part["method"] == method, "gain"].dropna().to_numpy()
         if not len(seeds):
             continue
         gain, colour, y = paired_gain(seeds, 0.0), look[method].colour, place + shift
-        if gain.known:
-            axes.plot([gain.low, gain.high], [y, y], color=colour, lw=1.6, zorder=2)
-        axes.plot(
-            seeds, np.full(len(seeds), y), ls="", marker=".", ms=4, color=style.INK, alpha=0.5, zorder=4
-        )
         fill = colour if split == "held_out" else "white"
-        axes.plot(gain.mean, y, marker="o", ms=7, color=colour, mfc=fill, zorder=3)
+        panels.estimate(axes, y, gain.mean, gain.low, gain.high, colour, marker="o", ms=7, mfc=fill)
+        axes.plot(seeds, np.full(len(seeds), y), ".", ms=4, color=style.INK, alpha=0.5, zorder=4)

@@ -8,69 +8,39 @@ from matplotlib.figure import Figure
 
 from analysis import style, text
 from analysis.curves import bands, counted
-from analysis.plots.panels import band_note, finish, grid, handles, means, panel, unfinished
+from analysis.plots.panels import band_note, finish, grid, handles, means, panel
 from analysis.records import Records
-
-_POSITIVE = {"ratio_deviation", "gradient_norm", "guidance_size", "kl_to_guided", "kl_to_base"}
 
 
 def training_curves(run: Records) -> Figure | None:
-    """Rewards of the rollouts and how the updates went, over iterations; None when nothing was recorded."""
+    """Rewards of the rollouts and how the updates went, over iterations; None when no finished seed recorded any."""
     metrics = training_metrics(run)
-    if not metrics:
-        return None
-    records = run.iterations[run.iterations["metric"].isin(metrics)]
-    window = max(1, int(records["iteration"].max()) // 10)
-    records = _smooth(records.astype({"method": str, "metric": str}), window)
+    records = run.iterations[run.iterations["metric"].isin(metrics)].astype({"method": str, "metric": str})
     average = bands(counted(run, records), ["method", "metric", "iteration"])
-    drawn, axes = grid(len(metrics), 2.15, len(run.methods), columns=3)
+    if not len(average):
+        return None
+    drawn, axes = grid(len(metrics), 2.15, columns=3)
     for each, metric in zip(axes, metrics, strict=True):
         mean = average[average["metric"] == metric]
-        means(each, run, mean, "iteration", markers=False)
-        unfinished(each, run, records[records["metric"] == metric], "iteration")
+        means(each, run, mean, "iteration")
         panel(each, text.metric_name(metric), below="iteration", whole=True)
         if metric == "guidance_advantage_correlation":
             each.axhline(0, color=style.FAINT, lw=1, zorder=0)
-        if metric in _POSITIVE:
-            _log_scale(each, mean)
-    still = ", ".join(text.metric_name(name) for name in constant_metrics(run))
-    zero = f"0 throughout: {still}." if still else ""
-    smoothing = f"Each seed: moving average of {window} iterations." if window > 1 else ""
-    return finish(run, drawn, "Rollouts and updates", handles(run), smoothing, band_note(run), zero)
+        _log_scale(each, mean["mean"])
+    return finish(run, drawn, "Rollouts and updates", handles(run), band_note(run))
 
 
 def training_metrics(run: Records) -> list[str]:
-    """The recorded metrics that the figure shows: rewards of the rollouts, then those of `text.METRICS`.
-
-    A metric that never leaves zero says in a table what a panel would: `constant_metrics` names it.
-    """
-    largest = _largest(run)
-    rewards = sorted(name for name in largest if name.startswith("reward/"))
+    """The recorded metrics that the figure shows: rewards of the rollouts, then those of `text.METRICS` that left 0."""
+    sizes = run.iterations["value"].astype("float64").abs()
+    largest = sizes.groupby(run.iterations["metric"].astype(str)).max()
+    rewards = sorted(name for name in largest.index if name.startswith("reward/"))
     return [*rewards, *(name for name in text.METRICS if largest.get(name, 0) > 0)]
 
 
-def constant_metrics(run: Records) -> list[str]:
-    """Metrics of `text.METRICS` that were recorded and were 0 throughout."""
-    largest = _largest(run)
-    return [name for name in text.METRICS if largest.get(name) == 0]
-
-
-def _largest(run: Records) -> dict[str, float]:
-    """Largest absolute value of each recorded metric."""
-    sizes = run.iterations["value"].astype("float64").abs()
-    largest = sizes.groupby(run.iterations["metric"], observed=True).max()
-    return {str(name): float(value) for name, value in largest.items()}
-
-
-def _smooth(records: pd.DataFrame, window: int) -> pd.DataFrame:
-    """Centred moving average of each seed's curve; at both ends the window shrinks."""
-    ordered = records.sort_values(["method", "metric", "seed", "iteration"], ignore_index=True)
-    curves = ordered.groupby(["method", "metric", "seed"], observed=True)["value"]
-    return ordered.assign(value=curves.rolling(window, center=True, min_periods=1).mean().to_numpy())
-
-
-def _log_scale(axes: Axes, mean: pd.DataFrame) -> None:
-    positive = mean.loc[mean["mean"] > 0, "mean"]
-    if len(positive) and positive.max() > 30 * positive.min():
+def _log_scale(axes: Axes, mean: pd.Series) -> None:
+    """A logarithmic axis for values that are never negative and span more than a factor of 30."""
+    positive = mean[mean > 0]
+    if (mean >= 0).all() and len(positive) and positive.max() > 30 * positive.min():
         axes.set_yscale("log")
         axes.set_ylim(positive.min() / 2, positive.max() * 3)

@@ -32,6 +32,7 @@ class Family(ABC):
         block_lists: the network's lists of blocks in order, each with the field of its config that counts them.
         head: the network's parts after the blocks, which predict the velocity.
         lora_targets: name endings of the linear layers that adapters are added to: attention and feed-forward.
+        idle: name endings of layers of the last block whose output nothing reads; they get no adapters.
         text_parts: modules of the pipeline that only encode prompts.
         decode_batch: most videos that the decoder takes at a time; None for any number.
         slices: whether the decoder's slicing works.
@@ -44,6 +45,7 @@ class Family(ABC):
     block_lists: ClassVar[tuple[tuple[str, str], ...]]
     head: ClassVar[tuple[str, ...]]
     lora_targets: ClassVar[tuple[str, ...]]
+    idle: ClassVar[tuple[str, ...]] = ()
     text_parts: ClassVar[tuple[str, ...]] = ("text_encoder",)
     decode_batch: ClassVar[int | None] = None
     slices: ClassVar[bool] = True
@@ -66,6 +68,11 @@ class Family(ABC):
             pipeline: the loaded pipeline.
             embedded_guidance: guidance scale given to a network that takes one; None for the family's own.
         """
+
+    def idle_layers(self, network: Any) -> list[str]:
+        """Names of the layers that `idle` means."""
+        last, _ = self.block_lists[-1]
+        return [f"{last}.{len(getattr(network, last)) - 1}.{ending}" for ending in self.idle]
 
     @abstractmethod
     def stride(self, pipeline: Any) -> tuple[int, int, int]:

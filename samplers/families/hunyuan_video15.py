@@ -23,8 +23,10 @@ class HunyuanVideo15(Family):
         *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     )
+    # The stream of text that leaves the last block is dropped.
+    idle = ("attn.add_q_proj", "attn.to_add_out", "ff_context.net.0.proj", "ff_context.net.2")
     text_parts = ("text_encoder", "text_encoder_2")
-    decode_batch = 1  # a tile of its decoder loses all videos but the first
+    decode_batch = 1  # the mask in its decoder's attention fits one video
 
     def constants(self, pipeline: Any, embedded_guidance: float | None) -> dict[str, float]:
         del embedded_guidance
@@ -60,7 +62,9 @@ class HunyuanVideo15(Family):
         image = x.new_zeros(len(x), int(constants["image_tokens"]), int(constants["image_width"]))
         return {
             "hidden_states": torch.cat([x, empty], dim=1),
-            "timestep": timestep,
+            "timestep": timestep.to(
+                x.dtype
+            ),  # its embedding stays in this precision; the pipeline rounds it too
             "encoder_hidden_states": text["embeds"],
             "encoder_attention_mask": text["mask"],
             "encoder_hidden_states_2": text["glyphs"],

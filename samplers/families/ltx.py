@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,16 +19,19 @@ DECODE_TIMESTEP = 0.05
 DECODE_NOISE = 0.025
 """Time and noise of a decoder with timestep conditioning (LTX-Video 0.9.1 and later), as its model card has them."""
 
+_SEED = 0
+"""Of the decoder's noise: the same for every video, so that a latent has one video, whatever it is decoded with."""
+
 
 class LTXVideo(Family):
-    """`LTXPipeline`. Its published schedule ends above 0 (`shift_terminal`): give the sampler an explicit schedule."""
+    """`LTXPipeline`. Its scheduler stretches the grid (`shift_terminal`): give the sampler an explicit schedule."""
 
     pipeline = "LTXPipeline"
     transformer = "LTXVideoTransformer3DModel"
     block_lists = (("transformer_blocks", "num_layers"),)
     head = ("norm_out", "proj_out", "scale_shift_table")
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
-    slices = False  # slicing hands each slice the time steps of the whole batch
+    slices = False  # with a decoding time, it does not pair the videos with their times
 
     def constants(self, pipeline: Any, embedded_guidance: float | None) -> dict[str, float]:
         del embedded_guidance
@@ -76,11 +80,18 @@ class LTXVideo(Family):
         vae = pipeline.vae
         mean, std = per_channel(vae.latents_mean, latents), per_channel(vae.latents_std, latents)
         scaled = (latents * std / vae.config.scaling_factor + mean).to(vae.dtype)
-        if not vae.config.timestep_conditioning:
-            return vae.decode(scaled, None, return_dict=False)[0]
-        # The same noise for every video, so that a latent has one video, whatever it is decoded with.
-        noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(0)).to(scaled)
-        time = scaled.new_full((len(scaled),), DECODE_TIMESTEP)
-        return vae.decode(torch.lerp(scaled, noise.expand_as(scaled), DECODE_NOISE), time, return_dict=False)[
-            0
-        ]
+        time = None
+        if vae.config.timestep_conditioning:
+            noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(_SEED)).to(scaled)
+            scaled = torch.lerp(scaled, noise.expand_as(scaled), DECODE_NOISE)
+            time = scaled.new_full((len(scaled),), DECODE_TIMESTEP)
+        with _seeded(scaled.device):
+            return vae.decode(scaled, time, return_dict=False)[0]
+
+
+@contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """Within, the global generators that the decoder draws from (LTX-Video 0.9.1) begin at the same numbers."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(_SEED)
+        yield

@@ -22,17 +22,11 @@ from scipy.special import ndtri, stdtrit
 from scipy.stats import t as student
 
 from analysis.convergence import SPANS, WHOLE
-from analysis.statistics import (
-    Span,
-    half_width,
-    look_confidences,
-    over_prompts,
-    pairwise_differences,
-    pooled,
-    seeds_needed,
-    speed_up,
-    welch_difference,
-)
+from analysis.statistics import half_width, over_prompts, pairwise_differences, welch_difference
+from analysis.statistics.planning import seeds_needed
+from analysis.statistics.pooling import pooled
+from analysis.statistics.sequential import look_confidences
+from analysis.statistics.speed import Span, speed_up
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

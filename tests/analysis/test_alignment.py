@@ -10,7 +10,6 @@ import pytest
 from scipy import stats
 
 from analysis.alignment import Alignment, alignment, prompt_means, share_interval, wins
-from analysis.alignment.__main__ import main
 from analysis.records import Records, load_run
 from analysis.tables.alignment import (
     alignment_frame,
@@ -18,7 +17,6 @@ from analysis.tables.alignment import (
     pairs_frame,
     pairs_table,
     summaries_table,
-    wins_table,
 )
 from analysis.tables.text_table import TextTable
 from tests.analysis.synthetic import Plan, write_run
@@ -124,7 +122,6 @@ def test_tables_say_how_pairs_were_compared(tmp_path: Path) -> None:
     pairs = pairs_table(found, run, "held_out", "accuracy")
     assert "hold together for all 3 pairs of the table" in pairs.note
     assert {row[-1] for row in pairs.rows} <= {"yes", "not shown"}
-    assert wins_table(found, run, "held_out").columns == ("method", "accuracy", "caption match*")
 
 
 def test_frames_are_tidy(run: Records, found: Alignment) -> None:
@@ -150,19 +147,6 @@ def test_many_pairs_are_folded_behind_those_with_the_best() -> None:
     assert [row[0] for row in shown.rows] == [f"m0 − m{b}" for b in range(1, 6)]
     assert len(rest.rows) == 10
     assert folded(shown) == [shown]
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = Plan(seeds=2, methods=("flow_grpo", "dance_grpo"), rewards=("accuracy",), with_samples=False)
-    folder = write_run(tmp_path, plan)
-    assert main([str(folder)]) == 0
-    told = capsys.readouterr().out
-    assert "Final rewards on held-out prompts" in told
-    assert "Methods in pairs: accuracy on training prompts" in told
-    assert {file.name for file in (folder / "tables").iterdir()} == {
-        f"{name}.{ending}" for name in ("final", "alignment", "pairs") for ending in ("csv", "md", "tex")
-    }
-    assert (folder / "figures" / "gains.png").is_file()
 
 
 def test_a_pair_with_one_seed_has_no_interval_of_any_kind(tmp_path: Path) -> None:

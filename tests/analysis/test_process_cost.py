@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.convergence import WHOLE, convergence
-from analysis.process_cost import RANGES, SHARED, process_costs
-from analysis.process_cost.__main__ import main
+from analysis.process_cost import RANGES, SHARED, main, process_costs
 from analysis.records import RecordError, load_run
 from tests.analysis.synthetic import PRM_TFLOPS, Plan, write_run
 
@@ -24,10 +23,11 @@ def priced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_without_a_charge_it_is_the_speed_up_of_the_convergence(priced: Path) -> None:
     run = load_run(priced)
-    (price,) = process_costs(run, "flow_grpo")
-    assert price.making == pytest.approx(PRM_TFLOPS)
+    prices = process_costs(run, "flow_grpo")
     course = convergence(run, "flow_grpo")
-    for entry in price.paying:
+    assert [entry.span for entry in prices] == list(RANGES)
+    for entry in prices:
+        assert entry.making == pytest.approx(PRM_TFLOPS)
         known = course.speed("euphonium", "tflops", entry.span)
         assert known is not None
         free = entry.speed[None]
@@ -39,9 +39,8 @@ def test_without_a_charge_it_is_the_speed_up_of_the_convergence(priced: Path) ->
 def test_a_charge_is_added_to_what_the_method_spends(priced: Path) -> None:
     """By hand: costs to the target from the speed-up without a charge, and the making on top of one of them."""
     run = load_run(priced)
-    (price,) = process_costs(run, "flow_grpo")
     course = convergence(run, "flow_grpo")
-    for entry in price.paying:
+    for entry in process_costs(run, "flow_grpo"):
         known = course.speed("euphonium", "tflops", entry.span)
         assert known is not None
         for runs in SHARED:
@@ -57,18 +56,19 @@ def test_a_charge_is_added_to_what_the_method_spends(priced: Path) -> None:
 
 def test_a_method_that_is_no_faster_never_pays(tmp_path: Path) -> None:
     slow = Plan(("euphonium_slow", "dance_grpo"), seeds=3, budget_tflops=1.2, with_samples=False)
-    (price,) = process_costs(load_run(write_run(tmp_path, slow)), "dance_grpo")
-    assert all(entry.speed[None].value < 1 for entry in price.paying)
-    assert all(math.isinf(entry.runs[0]) for entry in price.paying)
+    prices = process_costs(load_run(write_run(tmp_path, slow)), "dance_grpo")
+    assert len(prices) == len(RANGES)
+    assert all(entry.speed[None].value < 1 for entry in prices)
+    assert all(math.isinf(entry.runs[0]) for entry in prices)
 
 
-def test_the_command_writes_table_and_figure(priced: Path, tmp_path: Path, capsys) -> None:
+def test_the_command_writes_the_table(priced: Path, tmp_path: Path, capsys) -> None:
     assert main([str(priced), "--output", str(tmp_path), "--baseline", "flow_grpo"]) == 0
     assert "What the process reward costs" in capsys.readouterr().out
     frame = pd.read_csv(tmp_path / "tables" / "process_cost.csv")
     assert frame["span"].tolist() == list(RANGES)
     assert np.isfinite(frame["speed_up_1"]).all()
-    assert (tmp_path / "figures" / "process_cost.png").stat().st_size > 10_000
+    assert "pays after" in (tmp_path / "tables" / "process_cost.md").read_text()
 
 
 def test_it_is_refused_where_there_is_nothing_to_price(tmp_path: Path, capsys) -> None:

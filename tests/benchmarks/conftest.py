@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from analysis import report
@@ -27,10 +30,26 @@ def _quick_collection(world: Path) -> None:
 
 @pytest.fixture(scope="session")
 def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """One complete run, report and MLflow included, of two methods and two seeds; read it, leave it as it is."""
+    """One complete run, report and MLflow included, of two methods and two seeds; read it, leave it as it is.
+
+    Workers of pytest-xdist share it: the first that asks makes it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    note = shared / "whole.pickle"
+    with FileLock(shared / "whole.lock"):
+        if not note.is_file():
+            note.write_bytes(pickle.dumps(whole_run(world, tmp_path_factory.mktemp("whole"))))
+    result: Result = pickle.loads(note.read_bytes())
+    assert result.code == 0, result.err
+    return result
+
+
+def whole_run(world: Path, folder: Path) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        bench = Bench(world, tmp_path_factory.mktemp("whole"))
+        bench = Bench(world, folder)
         changed = (
             "--set",
             "euphonium.objective.clip_range=0.002",
@@ -39,9 +58,7 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
         )
         # Guided rollouts and a process term beside the guided target: records hold all that a method can have.
         parts = ("--set", "euphonium.sampler.guidance.strength=4", "--set", "euphonium.process.weight=0.5")
-        result = bench("--methods", "euphonium,dance_grpo", *changed, *parts, seeds=2)
-    assert result.code == 0, result.err
-    return result
+        return bench("--methods", "euphonium,dance_grpo", *changed, *parts, seeds=2)
 
 
 @pytest.fixture

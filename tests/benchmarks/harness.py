@@ -76,7 +76,7 @@ class Bench:
         self, *arguments: object, output: str | Path = "out", config: Path | None = None, **changes: Any
     ) -> Result:
         """Runs with --config and --output given; `changes` are fields of the configuration."""
-        small = ["--set", "all.group_size=2"]
+        small = ["--set", "all.group_size=2", "--set", "all.sampler.num_steps=4"]
         given = ["--config", config or self.config(**changes), "--workers", 1, *small, *arguments]
         return self.plain(*given, output=output)
 

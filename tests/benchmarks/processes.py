@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -17,15 +19,26 @@ import torch.multiprocessing
 from benchmarks.session import Session
 from benchmarks.task import Training
 from benchmarks.testbed.scenes import all_prompts
-from methods import CATALOG
 from methods.experience import Experience
+from methods.method import Method
 from methods.update import Learner
-from tests.methods.small import small_method
+from tests.methods.small import one_of_each, small_method
 from tests.world import world_settings
 
 ITERATIONS = 2
+
+
+def kind(method: Method) -> Hashable:
+    """Methods that differ in numbers alone split prompts, draw noise and share gradients by the same code."""
+    sampler, best_of = method.sampler, method.best_of
+    ways = method.guided, method.distils_guidance, method.needs_base, best_of is None
+    return method.objective.kind, sampler.window.kind, sampler.density, *ways
+
+
 #: Case -> method, and which of its weights.
-CASES = {**{name: (name, "lora") for name in CATALOG}, "flow_grpo of all weights": ("flow_grpo", "full")}
+CASES = {name: (name, "lora") for name in one_of_each(kind)} | {
+    "flow_grpo of all weights": ("flow_grpo", "full")
+}
 
 #: Of these the whole loop is run, with evaluation and checkpoints; of the others its iterations alone.
 WHOLE = ("euphonium", "flow_grpo of all weights")
@@ -74,8 +87,14 @@ def train(world: Path, output: Path, case: str) -> None:
     )
 
 
-def work(rank: int, world: Path, output: Path, count: int, port: int) -> None:
-    """One of several processes, in the environment that a launcher gives it."""
+def work(world: Path, output: Path) -> None:
+    """One of several processes."""
+    for case in CASES:
+        train(world, output, case)
+
+
+def joined(rank: int, job: Callable[..., None], arguments: tuple[Any, ...], count: int, port: int) -> None:
+    """Does the job in the environment that a launcher gives one of several processes."""
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -86,20 +105,24 @@ def work(rank: int, world: Path, output: Path, count: int, port: int) -> None:
         "ACCELERATE_USE_CPU": "true",
     }
     torch.set_num_threads(1)
-    for case in CASES:
-        train(world, output, case)
+    job(*arguments)
     torch.distributed.destroy_process_group()
 
 
-def main(arguments: list[str]) -> None:
-    """Forks after the imports, which would otherwise take longer than the trainings."""
-    world, output, count = arguments
+def in_group(job: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
+    """Does a job in several gloo processes, forked after the imports, which would take longer than the trainings."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(
-        work, (Path(world), Path(output), int(count), port), nprocs=int(count), start_method="fork"
+        joined, (job, arguments, count, port), nprocs=count, start_method="fork"
     )
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    world, output, count = arguments
+    in_group(work, (Path(world), Path(output)), int(count))
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ class Ablated:
         self.world, self.folder = world, folder
 
     def file(self, content: dict[str, Any], **settings: Any) -> Path:
-        values = {**world_flags(self.world), "method_settings": {"all": {"group_size": 2}}, **settings}
+        small = {"all": {"group_size": 2, "sampler.num_steps": 4}, BASE: {"sampler.guidance.start": 2}}
+        values = {**world_flags(self.world), "method_settings": small, **settings}
         (self.folder / "settings.yaml").write_text(yaml.safe_dump(_plain(values)))
         path = self.folder / "ablation.yaml"
         path.write_text(yaml.safe_dump(content, sort_keys=False))

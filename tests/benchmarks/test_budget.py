@@ -11,7 +11,7 @@ import pytest
 from analysis.schema import CHARGED, UNITS, WHOLE, in_words
 from benchmarks.budget import Budget
 from benchmarks.ledger import Ledger
-from tests.benchmarks.harness import Bench, Result
+from tests.benchmarks.harness import Bench, Result, quick
 
 METHODS = ("euphonium", "flow_grpo", "dance_grpo")
 
@@ -30,10 +30,17 @@ def iterations(result: Result) -> dict[str, int]:
     return dict(zip(result.runs()["method"], result.runs()["iterations"], strict=True))
 
 
-@pytest.fixture
-def costs(bench: Bench) -> dict[str, dict[str, float]]:
+#: At the end alone: what evaluations cost is charged to nobody.
+SELDOM = {"every": 100, "train_prompts": 1, "samples_per_prompt": 2, "num_steps": 1, "diagnostic_prompts": 0}
+
+
+@pytest.fixture(scope="module")
+def costs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """Method -> unit -> what its first iteration costs."""
-    result = bench("--methods", ",".join(METHODS), output="one", budget=1)
+    with pytest.MonkeyPatch.context() as patch:
+        quick(patch)
+        bench = Bench(world, tmp_path_factory.mktemp("costs"))
+        result = bench("--methods", ",".join(METHODS), budget=1, evaluation=SELDOM)
     assert result.code == 0
     return {method: {unit: used(result, method, unit) for unit in UNITS} for method in METHODS}
 
@@ -44,7 +51,8 @@ def test_a_method_stops_at_the_last_iteration_that_fits(
 ) -> None:
     """Totals match within one iteration of the method, whatever an iteration of each costs."""
     amount = 3.5 * max(cost[unit] for cost in costs.values())
-    result = bench("--methods", ",".join(METHODS), "--budget-unit", unit, budget=amount)
+    given = ("--methods", ",".join(METHODS), "--budget-unit", unit)
+    result = bench(*given, budget=amount, evaluation=SELDOM)
     assert result.code == 0
     done = iterations(result)
     for method in METHODS:
@@ -59,7 +67,8 @@ def test_a_method_stops_at_the_last_iteration_that_fits(
 
 def test_seconds(bench: Bench) -> None:
     """As long as the next iteration is likely to fit; clocks are no constants, so within two iterations."""
-    result = bench("--methods", "dance_grpo", "--budget-unit", "seconds", budget=4)
+    given = ("--methods", "dance_grpo", "--budget-unit", "seconds")
+    result = bench(*given, budget=4, evaluation=SELDOM)
     assert result.code == 0
     rows = result.rows("ledger")
     each = rows[(rows["component"] == WHOLE) & (rows["quantity"] == "seconds")]["value"]
@@ -110,8 +119,8 @@ def test_the_training_of_the_process_reward_can_be_charged(bench: Bench, world: 
     """Methods that use it pay, others do not; beside the totals it is reported in any case."""
     prm = with_cost(world, tmp_path / "prm", tflops=1.0, nfe=10, videos=8, seconds=3)
     given = ("--methods", "euphonium,dance_grpo", "--process-reward", prm, "--budget-unit", "videos")
-    free = bench(*given, output="free", budget=16)
-    charged = bench(*given, "--charge-prm", output="charged", budget=16)
+    free = bench(*given, output="free", budget=16, evaluation=SELDOM)
+    charged = bench(*given, "--charge-prm", output="charged", budget=16, evaluation=SELDOM)
     assert (free.code, charged.code) == (0, 0)
     assert iterations(free) == {"euphonium": 4, "dance_grpo": 4}
     assert iterations(charged) == {"euphonium": 2, "dance_grpo": 4}

@@ -17,15 +17,20 @@ from benchmarks.evaluation import evaluate
 from benchmarks.session import Session
 from benchmarks.settings import Evaluation, SettingsError
 from benchmarks.task import Training
+from benchmarks.testbed.scenes import prompt_split
 from tests.benchmarks.harness import Bench, Result, assert_same_records, assert_same_state, interrupt, quick
 from tests.world import world_settings
 
-EACH, FINAL, PROMPTS = 2, 6, 14
-"""Videos of a prompt on the way and at the end; twelve held-out prompts and two of training."""
-CHOICE = {"every": 1, "train_prompts": 2, "samples_per_prompt": EACH, "num_steps": 3}
+EACH, FINAL, PROMPTS = 2, 6, 5
+"""Videos of a prompt on the way and at the end; three held-out prompts and two of training."""
+CHOICE = {"every": 1, "train_prompts": 2, "samples_per_prompt": EACH, "num_steps": 2}
 KEYS = ["method", "seed", "iteration", "split", "prompt", "sample", "reward"]
 GIVEN = ("--methods", "euphonium")
-CHANGES = {"budget": 3, "checkpoint_every": 2}
+CHANGES = {
+    "budget": 3,
+    "checkpoint_every": 2,
+    "prompts": {"train": list(prompt_split()[0][:4]), "held_out": list(prompt_split()[1][:3])},
+}
 
 
 def run(bench: Bench, output: str, final: int | None) -> Result:

@@ -51,7 +51,7 @@ def test_samples_are_scored_with_the_training_rewards(world: Path, flags: dict[s
         weight * suite.training[name](videos, prompts) for name, weight in suite.suite.training.items()
     )
     torch.testing.assert_close(data.scores, scores)
-    torch.testing.assert_close(data.embeds, policy.encode(PROMPTS).embeds)
+    torch.testing.assert_close(data.text["embeds"], policy.encode(PROMPTS).embeds)
     assert data.description["score"] == " + ".join(
         f"{weight:g} {name}" for name, weight in SUITES["shapes"].training.items()
     )

@@ -68,7 +68,9 @@ def test_what_a_fair_comparison_shares(preset: str) -> None:
 @pytest.mark.parametrize(("preset", "method"), [pair for pair in EVERY if pair[0] != "smoke"])
 def test_a_method_trains(world: Path, tmp_path: Path, preset: str, method: str) -> None:
     """One iteration on the tiny world with the preset's own numbers; what it logs is finite."""
-    flags = {**world_flags(world), "methods": [method], "budget": 1}
+    choice = {"early_until": 0, "train_prompts": 1, "samples_per_prompt": 2, "num_steps": 1}
+    prompts = {"train": prompt_split()[0][:4], "held_out": prompt_split()[1][:1]}
+    flags = {**world_flags(world), "methods": [method], "budget": 1, "evaluation": choice, "prompts": prompts}
     settings = resolve(preset, {}, flags, [], "")
     training = Training(Session.open(settings), tmp_path, method, 0)
     training.run(lambda _: None)

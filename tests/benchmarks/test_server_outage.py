@@ -16,26 +16,28 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from torch import Tensor
 
 from benchmarks.records import read_rows
+from benchmarks.tracking import Tracker
 from rewards.base import OutcomeReward
 from rewards.suites import REWARDS
 from tests.benchmarks.harness import TRAINED, Bench
 from tests.benchmarks.test_tracking import children_in, history, parents_in
 
-ITERATIONS = 60
+ITERATIONS = 12
 #: The run is held in these iterations, until the server is stopped, and until it is back or will not be.
-STOPPED, BACK = 10, 55
+STOPPED, BACK = 3, 10
 PATIENCE = 120.0
 EVALUATION = {
-    "every": 30,
+    "every": 6,
     "train_prompts": 1,
     "samples_per_prompt": 2,
-    "num_steps": 2,
+    "num_steps": 1,
     "diagnostic_prompts": 0,
 }
 
@@ -123,6 +125,14 @@ def test_a_server_that_stops_during_a_run(
     make = REWARDS["motion_quality"]
     monkeypatch.setitem(REWARDS, "motion_quality", lambda path: Gate(make(path), gates))
 
+    trackers: list[Tracker] = []
+
+    def often(*arguments: Any) -> Tracker:
+        trackers.append(Tracker(*arguments, every=0.2))
+        return trackers[-1]
+
+    monkeypatch.setattr("benchmarks.tracking.Tracker", often)
+
     def trained() -> int:
         return int(read_rows(folder, "iterations")["iteration"].max())
 
@@ -136,6 +146,7 @@ def test_a_server_that_stops_during_a_run(
         server.stop()
         stopped.set()
         until(lambda: trained() == BACK - 1, "training waits for the server")
+        until(lambda: trackers[0]._problem != "", "the server is not missed")
         if comes_back:
             server.start()
         opened.set()

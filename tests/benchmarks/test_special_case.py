@@ -24,11 +24,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "no distillation": ("euphonium_dance", {"distillation": None}, "dance_grpo"),
     "without": ("euphonium_published", {"sampler.guidance": None, "process": None}, "dance_grpo"),
-    "strength 0": ("euphonium_published", {"sampler.guidance.strength": 0.0, "process": None}, "dance_grpo"),
+    "strength 0": (
+        "euphonium_published",
+        {"sampler.guidance.strength": 0.0, "sampler.guidance.start": 1, "process": None},
+        "dance_grpo",
+    ),
     "nothing to distil": (
         "euphonium_published",
         {
             "sampler.guidance.strength": 0.0,
+            "sampler.guidance.start": 1,
             "process": None,
             "distillation.weight": 1.0,
             "distillation.anchor": "policy",
@@ -61,8 +66,8 @@ def test_euphonium_without_its_parts_is_what_it_builds_on(bench: Bench, variant:
         *given,
         "--process-reward",
         "nowhere",  # nothing asks for one
-        budget=4,
-        evaluation={"every": 4, "samples_per_prompt": 2, "train_prompts": 2},
+        budget=2,
+        evaluation={"every": 2, "samples_per_prompt": 2, "train_prompts": 2, "num_steps": 2},
     )
     assert result.code == 0, result.err
     for table in ("iterations", "evaluations"):

@@ -45,7 +45,7 @@ class Swept:
         train, held_out = prompt_split()
         values = {
             **world_flags(self.world),
-            "method_settings": {"all": {"group_size": 2}},
+            "method_settings": {"all": {"group_size": 2, "sampler.num_steps": 4}},
             "prompts": {"train": train[:9], "held_out": held_out[:2]},
             **changes,
         }
@@ -405,7 +405,7 @@ def test_an_error_that_no_trial_would_escape_ends_the_sweep(
 
 def test_a_combination_that_does_not_fit_is_an_error_of_its_trial(swept: Swept) -> None:
     """Ends of ranges are tried before; what only two values together break is told when it comes."""
-    given = ("--params", "sampler.guidance.start=0..6,sampler.guidance.stop=1..8", "--trials", 30)
+    given = ("--params", "sampler.guidance.start=0..3,sampler.guidance.stop=1..4", "--trials", 30)
     guided = ("--methods", "euphonium_published", "--set", "all.sampler.guidance.start=0")
     result = swept(*guided, *given, budget=1)
     assert result.code == 2

@@ -56,7 +56,9 @@ def test_json_has_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_budget_below_one_iteration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--methods", "dance_grpo,flow_grpo", "--budget", "100", "--budget-unit", "nfe"]) == 2
     told = capsys.readouterr().err
-    assert "budget is 100 nfe, which does not pay for one iteration (dance_grpo 768, flow_grpo 1280 nfe)" in told
+    assert (
+        "budget is 100 nfe, which does not pay for one iteration (dance_grpo 768, flow_grpo 1280 nfe)" in told
+    )
     assert "give at least 1280" in told
 
 
@@ -135,9 +137,7 @@ def test_an_unknown_model_is_refused_before_anything_is_downloaded(
     assert "hunyuanvideo-community/HunyuanVideo" in told
 
 
-def test_a_config_names_its_recipe_or_the_closest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_config_names_its_recipe_or_the_closest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", "matched_wan_2gpu"]) == 2
     told = capsys.readouterr().err
     assert "'matched_wan_2gpu' is neither a file nor a shipped recipe; did you mean 'matched_wan_" in told

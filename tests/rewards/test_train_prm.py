@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import rewards.train_prm as train_prm_module
 from rewards.fitting import Schedule, optimise
 from rewards.preferences import PreferenceData
-from rewards.process import LatentProcessReward
+from rewards.process import LatentProcessReward, cut_denoiser
 from rewards.provenance import Provenance
 from rewards.train_prm import LEVELS, PrmTraining, accuracy_by_level, main, preference_loss, train_prm
 from tests.world import world_policy
@@ -81,9 +81,9 @@ def test_what_is_measured_was_never_trained_on(policy, monkeypatch):
     def noting(name: str):
         function = getattr(train_prm_module, name)
 
-        def noted(model: torch.nn.Module, data: PreferenceData, *arguments: object) -> object:
+        def noted(model: torch.nn.Module, data: PreferenceData, *given: object, **named: object) -> object:
             used[name].update(data.latents[:, 0, 0, 0, 0].tolist())
-            return function(model, data, *arguments)
+            return function(model, data, *given, **named)
 
         return noted
 
@@ -94,6 +94,18 @@ def test_what_is_measured_was_never_trained_on(policy, monkeypatch):
     assert len(used["preference_loss"]) == 90
     assert len(used["accuracy_by_level"]) == 30
     assert not used["preference_loss"] & used["accuracy_by_level"]
+
+
+def test_micro_batches_change_memory_alone(policy):
+    model = LatentProcessReward(cut_denoiser(policy.plain, 2))
+    data, gradients = separable(policy), []
+    for micro_batch in (None, 3):
+        choice = settings("bradley_terry", blocks=2, micro_batch=micro_batch)
+        loss = preference_loss(model, data, choice, torch.Generator().manual_seed(0))
+        gradients.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+        accuracy = accuracy_by_level(model, data, torch.Generator().manual_seed(0), 64, micro_batch)
+        gradients[-1].append(torch.tensor([entry["correlation"] for entry in accuracy.values()]))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-3)
 
 
 def test_training_is_reproducible_by_its_seed(policy):

@@ -54,8 +54,8 @@ FIRST_ORDER = [
 @pytest.mark.parametrize("policy", [POLICY, WIDE_DATA], ids=["narrow", "wide"])
 @pytest.mark.parametrize(("kernel", "kind", "level", "times"), FIRST_ORDER)
 def test_marginals_converge_at_first_order(kernel, kind, level, times, policy):
-    errors = [marginal_error(sampler_of(kind, level, n, kernel), policy, *times) for n in (256, 512, 1024)]
-    assert errors[-1] < 0.006
+    errors = [marginal_error(sampler_of(kind, level, n, kernel), policy, *times) for n in (128, 256, 512)]
+    assert errors[-1] < 0.012
     for coarse, fine in pairwise(errors):
         assert 0.9 < order(coarse, fine) < 1.12
 
@@ -63,7 +63,7 @@ def test_marginals_converge_at_first_order(kernel, kind, level, times, policy):
 def test_flow_grpo_under_euler_converges_at_order_level_squared():
     # The bound at t = 1 injects variance `level^2` in a first step of any size, an excess of level^4 / 4 that
     # the drift forgets as (1 - t)^(-level^2): the published sampler at 0.7 converges at order 0.49, not 1.
-    errors = [marginal_error(sampler_of("flow_grpo", 0.7, n), WIDE_DATA, 0, 0.75) for n in (256, 512, 1024)]
+    errors = [marginal_error(sampler_of("flow_grpo", 0.7, n), WIDE_DATA, 0, 0.75) for n in (128, 256, 512)]
     for coarse, fine in pairwise(errors):
         assert order(coarse, fine) == pytest.approx(0.49, abs=0.03)
 

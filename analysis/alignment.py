@@ -8,8 +8,9 @@ Howell's intervals, which hold together for all pairs of a reward.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -17,13 +18,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from analysis.curves import run_status
+from analysis.curves import run_status, video_means
 from analysis.records import Records
 from analysis.schema import BASE
 from analysis.statistics import (
     Difference,
     Interval,
-    interquartile_mean,
     mean_interval,
     over_prompts,
     pairwise_differences,
@@ -90,16 +90,10 @@ def prompt_means(run: Records) -> pd.DataFrame:
     Of the base model and of every seed that counts. A mean with a NaN among its videos is NaN.
     """
     ends = run_status(run).query("counted")[["method", "seed", "evaluated"]].set_axis(_KEYS, axis=1)
-    ends = pd.concat([ends, pd.DataFrame([(BASE, 0, 0)], columns=_KEYS)]).astype(
-        {"seed": int, "iteration": int}
-    )
-    records = run.evaluations[run.evaluations["iteration"].isin(set(ends["iteration"]))]
-    names = pd.CategoricalDtype(records["method"].cat.categories) if len(records) else "str"
-    last = records.merge(ends.astype({"method": names}), on=_KEYS, how="inner")
-    keys = ["method", "seed", "split", "reward", "prompt"]
-    grouped = last.groupby(keys, observed=True)["value"].agg(["mean", "count", "size"])
-    means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
-    return means.astype(dict.fromkeys(("method", "split", "reward", "prompt"), str))
+    ends = pd.concat([ends, pd.DataFrame([(BASE, 0, 0)], columns=_KEYS)])
+    late = run.evaluations[run.evaluations["iteration"].isin(set(ends["iteration"]))]
+    means = video_means(late, [*_KEYS, "split", "reward", "prompt"])
+    return means.merge(ends.astype({"seed": int, "iteration": int}), on=_KEYS).drop(columns="iteration")
 
 
 def alignment(run: Records) -> Alignment:
@@ -109,81 +103,73 @@ def alignment(run: Records) -> Alignment:
     pairs: list[Pair] = []
     for split in run.splits:
         for reward in run.rewards:
-            tables = _tables(run, means[(means["split"] == split) & (means["reward"] == reward)])
-            base = tables.pop(BASE, None)
-            if base is not None:
-                endings += [_ending(split, m, reward, tables[m], base) for m in tables]
-            pairs += _pairs(split, reward, tables)
+            # On the prompts of this split; a seed with a NaN is left out.
+            part = means[(means["split"] == split) & (means["reward"] == reward)]
+            wide = part.pivot(index=["method", "seed"], columns="prompt", values="value").dropna()
+            tables = {str(name): table.droplevel("method") for name, table in wide.groupby(level="method")}
+            trained = {name: tables[name] for name in run.methods if name in tables}
+            if BASE in tables:
+                base = tables[BASE].to_numpy()[:1]
+                endings += [_ending(split, name, reward, trained[name].to_numpy(), base) for name in trained]
+            pairs += _pairs(split, reward, trained)
     return Alignment(tuple(endings), tuple(pairs))
 
 
-def _tables(run: Records, part: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """(seeds, prompts) of each method and the base, on the prompts that all have; seeds with a NaN are left out."""
-    if not len(part):
-        return {}
-    wide = part.pivot(index=["method", "seed"], columns="prompt", values="value").dropna(axis=0)
-    present = [name for name in (BASE, *run.methods) if name in set(wide.index.get_level_values("method"))]
-    return {name: wide.loc[[name]].droplevel("method") for name in present}
-
-
-def _ending(split: str, method: str, reward: str, table: pd.DataFrame, base: pd.DataFrame) -> Ending:
-    values, start = table.to_numpy(dtype=np.float64), base.to_numpy(dtype=np.float64)[:1]
-    gains = values - start
+def _ending(split: str, method: str, reward: str, values: Floats, base: Floats) -> Ending:
+    """From (seeds, prompts) of the method and (1, prompts) of the base model."""
+    gains = values - base
     return Ending(
         split,
         method,
         reward,
-        float(start.mean()),
-        float(values.mean()),
-        mean_interval(gains.mean(axis=1), size=float(np.abs(values).max())),
-        _robust(gains),
-        over_prompts(values, start),
-        share_interval(wins(values, np.broadcast_to(start, values.shape))),
+        base=float(base.mean()),
+        final=float(values.mean()),
+        mean=mean_interval(gains.mean(axis=1), size=float(np.abs(values).max())),
+        robust=_robust(gains),
+        any_prompts=over_prompts(values, base),
+        prompts_won=share_interval(wins(values, base)),
     )
 
 
 def _robust(gains: Floats) -> Interval:
     """Interquartile mean over seeds and prompts, (seeds, prompts), with a bootstrap over seeds if there are enough."""
-    seeds, value = len(gains), float(interquartile_mean(gains.ravel()))
+    seeds, value = len(gains), float(stats.trim_mean(gains, 0.25, axis=None))
     if seeds < FEWEST_FOR_BOOTSTRAP:
-        return Interval(value, np.nan, np.nan, seeds)
-    found = stats.bootstrap(
-        (np.arange(seeds),),
-        lambda chosen, axis: interquartile_mean(gains[chosen], axis=(axis - 1, -1)),
-        n_resamples=1000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+        return Interval.around(value, math.nan, seeds)
+
+    def middle(chosen: NDArray[np.int64], axis: int) -> Floats:
+        return np.asarray(stats.trim_mean(gains[chosen].reshape(*chosen.shape[:-1], -1), 0.25, axis=axis))
+
+    rng = np.random.default_rng(0)
+    drawn = stats.bootstrap((np.arange(seeds),), middle, n_resamples=1000, method="percentile", rng=rng)
+    found = drawn.confidence_interval
     return Interval(value, float(found.low), float(found.high), seeds)
 
 
 def wins(first: ArrayLike, second: ArrayLike) -> Floats:
     """Share of prompts (last axis) on which each seed of `first` is above `second`; ties count half."""
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    return np.asarray(((one > other) + 0.5 * (one == other)).mean(axis=-1), dtype=np.float64)
+    return np.asarray(((one > other) + 0.5 * (one == other)).mean(axis=-1))
 
 
 def share_interval(shares: ArrayLike) -> Interval:
     """Student's interval of a share, cut at 0 and 1."""
     found = mean_interval(shares)
-    if not found.known:
-        return found
-    return Interval(found.mean, max(found.low, 0.0), min(found.high, 1.0), found.n, found.confidence)
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def _pairs(split: str, reward: str, tables: Mapping[str, pd.DataFrame]) -> list[Pair]:
-    """Pairs of one reward, best first."""
-    arrays = {name: table.to_numpy(dtype=np.float64) for name, table in tables.items()}
-    seeds = {name: array.mean(axis=1) for name, array in arrays.items()}
-    order = sorted(arrays, key=lambda name: -float(arrays[name].mean()))
-    differences = pairwise_differences({name: seeds[name] for name in order})
+    """Pairs of one reward, best first, from (seeds, prompts) of each method."""
+    order = sorted(tables, key=lambda name: -float(tables[name].to_numpy().mean()))
+    seeds = {name: tables[name].mean(axis=1).to_numpy() for name in order}
     pairs = []
-    for difference, (first, second) in zip(differences, combinations(order, 2), strict=True):
-        shared = tables[first].index.intersection(tables[second].index)
-        won = wins(tables[first].loc[shared], tables[second].loc[shared])
-        chance = probability_of_improvement(seeds[first], seeds[second])
-        prompts = over_prompts(arrays[first], arrays[second])
+    for difference, names in zip(pairwise_differences(seeds), combinations(order, 2), strict=True):
+        first, second = (tables[name] for name in names)
+        shared = first.index.intersection(second.index)
+        prompts = over_prompts(first, second)
         if min(difference.seeds) < 2:  # one seed is a sample of seeds, too, and shows no spread
-            prompts = Interval(prompts.mean, np.nan, np.nan, 1)
-        pairs.append(Pair(split, reward, difference, chance, share_interval(won), prompts))
+            prompts = Interval.around(prompts.mean, math.nan, 1)
+        chance = probability_of_improvement(*(seeds[name] for name in names))
+        won = share_interval(wins(first.loc[shared], second.loc[shared]))
+        pairs.append(Pair(split, reward, difference, chance, won, prompts))
     return pairs

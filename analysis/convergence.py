@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,8 @@ from analysis.costs import cumulative_costs, known_units, with_costs
 from analysis.curves import counted_curves, same_iterations
 from analysis.records import RecordError, Records
 from analysis.schema import default_baseline
-from analysis.statistics import Estimate, Interval, Span, mean_cost, paired_gain, span_targets, speed_up
+from analysis.statistics import Interval, paired_gain
+from analysis.statistics.speed import Estimate, Span, mean_cost, span_targets, speed_up
 
 Floats = NDArray[np.float64]
 
@@ -38,8 +40,7 @@ LOST = 0.2
 """A baseline that ends with more than this share of its best gain lost sets targets that say little."""
 
 
-@dataclass(frozen=True)
-class Curves:
+class Curves(NamedTuple):
     """Curves of a method's seeds: `cost` and `values`, both (seeds, time), from no cost at the base model."""
 
     cost: Floats
@@ -112,10 +113,8 @@ def check_baseline(run: Records, baseline: str | None) -> str:
     Raises:
         RecordError: the run does not hold it.
     """
-    name = baseline or run.question.baseline
-    if name is None:
-        return default_baseline(run.methods)
-    if name not in run.methods:
+    name = baseline or run.question.baseline or default_baseline(run.methods)
+    if run.methods and name not in run.methods:
         raise RecordError(f"baseline is {name!r}, which was not trained; {closest(name, run.methods)}")
     return name
 
@@ -128,24 +127,18 @@ def curve_arrays(frame: pd.DataFrame, unit: str) -> Curves | None:
     nothing to a curve. One that starts at a cost (of training a process reward) stays at the base model's
     value until then.
     """
-    rows, seeds = [], []
-    frame = frame.dropna(subset=["value", unit]).sort_values("iteration")
-    for seed, part in frame.groupby("seed"):
-        cost, values = part[unit].to_numpy(), part["value"].to_numpy()
-        if len(cost) < 2:
-            continue
-        if cost[0] > 0:
-            cost, values = np.concatenate([[0.0], cost]), np.concatenate([values[:1], values])
-        rows.append((cost, values))
-        seeds.append(int(str(seed)))
-    if not rows:
+    frame = frame.dropna(subset=["value", unit]).sort_values(["seed", "iteration"])
+    frame = frame[frame.groupby("seed")["seed"].transform("size") > 1]
+    if not len(frame):
         return None
-    longest = max(len(cost) for cost, _ in rows)
-    padded = [[np.pad(row, (0, longest - len(row)), mode="edge") for row in pair] for pair in rows]
-    costs, heights = (np.stack([pair[part] for pair in padded]) for part in (0, 1))
+    first = frame.groupby("seed").head(1)
+    points = pd.concat([first[first[unit] > 0].assign(**{unit: 0.0}), frame])
+    points["place"] = points.groupby("seed").cumcount()
+    wide = points.pivot(index="place", columns="seed", values=[unit, "value"]).ffill()
+    cost, values = (wide[name].to_numpy().T for name in (unit, "value"))
     if same_iterations(frame):
-        costs = np.broadcast_to(costs.mean(axis=0), heights.shape)
-    return Curves(costs, heights, tuple(seeds))
+        cost = np.broadcast_to(cost.mean(axis=0), cost.shape)
+    return Curves(cost, values, tuple(map(int, wide[unit].columns)))
 
 
 def convergence(run: Records, baseline: str | None = None) -> Convergence:
@@ -177,12 +170,9 @@ def headline_curves(run: Records) -> tuple[str, tuple[str, ...], dict[str, dict[
     chosen = means[(means["split"] == run.split) & (means["reward"] == run.suite.headline)]
     joined = dict(iter(with_costs(run, chosen).groupby("method")))
     units = known_units(cumulative_costs(run))
-    arrays: dict[str, dict[str, Curves]] = {unit: {} for unit in units}
-    for unit, name in ((unit, name) for unit in units for name in run.methods if name in joined):
-        found = curve_arrays(joined[name], unit)
-        if found:
-            arrays[unit][name] = found
-    return run.split, units, arrays
+    found = {unit: {m: curve_arrays(joined[m], unit) for m in run.methods if m in joined} for unit in units}
+    known = {unit: {name: own for name, own in entries.items() if own} for unit, entries in found.items()}
+    return run.split, units, known
 
 
 def _why_not(run: Records, baseline: str, own: Curves | None, gain: Interval) -> str:
@@ -204,7 +194,7 @@ def _why_not(run: Records, baseline: str, own: Curves | None, gain: Interval) ->
 
 def _speeds(run: Records, arrays: Mapping[str, Curves], baseline: str, unit: str) -> list[Speed]:
     own = arrays[baseline]
-    others = [name for name in arrays if name != baseline]
+    others = {name: curves for name, curves in arrays.items() if name != baseline}
     mean = own.values.mean(axis=0)
     entries = []
     for span, shares in SPANS.items():
@@ -214,9 +204,8 @@ def _speeds(run: Records, arrays: Mapping[str, Curves], baseline: str, unit: str
         primary = span == WHOLE
         confidence = run.confidence if primary else 0.95
         comparisons = len(others) * (1 if primary else len(SPANS) - 1)
-        for name in others:
-            curves = (arrays[name].cost, arrays[name].values, own.cost, own.values)
-            ratio = speed_up(*curves, span=shares, confidence=confidence, comparisons=comparisons)
-            cost = mean_cost(arrays[name].cost, arrays[name].values, targets)
-            entries.append(Speed(name, baseline, unit, span, cost, spent, ratio))
+        for name, (cost, values, _) in others.items():
+            pair = (cost, values, own.cost, own.values)
+            ratio = speed_up(*pair, span=shares, confidence=confidence, comparisons=comparisons)
+            entries.append(Speed(name, baseline, unit, span, mean_cost(cost, values, targets), spent, ratio))
     return entries
