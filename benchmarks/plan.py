@@ -69,13 +69,10 @@ class _Planning:
     def __call__(self, settings: RunSettings) -> Any:
         """The plan of a run."""
         from benchmarks.planning.estimate import plan_run
-        from benchmarks.planning.measuring import Measurements
+        from benchmarks.planning.measuring import Measurements, measured_alike
         from benchmarks.planning.models import configs_of
 
-        execution = settings.execution.model_dump_json(
-            exclude={"trajectories", "offload_decoder", "prompt_cache"}
-        )
-        key = execution + settings.weights.model_dump_json()
+        key = measured_alike(settings)
         if key not in self._costs:
             self._costs[key] = Measurements(configs_of(settings.model), settings)
         return plan_run(settings, self._costs[key], *self._on)

@@ -315,8 +315,8 @@ class RunPlan:
         if short:
             each = ", ".join(f"{name} {used:.4g}" for name, used in short.items())
             raise SettingsError(
-                f"budget is {self.settings.budget:g} {unit}, which does not pay for one iteration ({each} {unit}): give "
-                f"at least {math.ceil(max(short.values())):g}"
+                f"budget is {self.settings.budget:g} {unit}, which does not pay for one iteration ({each} {unit}): "
+                f"give at least {math.ceil(max(short.values())):g}"
             )
 
 

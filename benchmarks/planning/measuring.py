@@ -31,9 +31,10 @@ from samplers.denoiser import Denoiser
 from samplers.guidance import reward_value_and_gradient
 from samplers.pipeline import PipelinePolicy
 
-#: Blocks of each list that are measured; a deeper network costs in proportion. Two lists run one after the other: the
-#: second is the longer one, as it is in the published network, so that the peak falls in the same place.
-_DEPTHS = {1: (2,), 2: (2, 5)}
+#: Blocks of each list that are measured, by the number of lists; a deeper network costs in proportion.
+_DEPTHS = {1: (2,), 2: (2, 2)}
+#: Blocks of a second list whose inputs outweigh what one block needs while it is computed again.
+_MANY = 20
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class _Model:
     def _pass(self, x: Tensor, sigma: Tensor, condition: Condition, frozen: bool) -> None:
         velocity = self.policy.velocity(x, sigma, condition)
         if not frozen:
-            velocity.square().mean().backward()  # type: ignore[no-untyped-call]
+            velocity.square().mean().backward()
 
     def guidance(self, rows: int, gradient: bool) -> Cost:
         """The process reward of some rows, and its gradient."""
@@ -158,7 +159,7 @@ class _Model:
 
         def decoded() -> Tensor:
             videos = self.policy.decode(x)
-            return videos.mean().backward() if gradient else videos  # type: ignore[no-untyped-call]
+            return videos.mean().backward() if gradient else videos
 
         with torch.set_grad_enabled(gradient):
             return measured(decoded)
@@ -170,6 +171,13 @@ def measured(call: Callable[[], Any], autocast: bool = False) -> Cost:
         result = call()
     del result
     return Cost(seen.peak, dict(seen.by_dtype))
+
+
+def measured_alike(settings: RunSettings) -> str:
+    """Equal for runs of one model whose calls cost the same."""
+    elsewhere = {"trajectories", "offload_decoder", "prompt_cache"}
+    scales = settings.model_dump_json(include={"model", "process_reward", "video", "precision", "weights"})
+    return f"{settings.execution.model_dump_json(exclude=elsewhere)} {settings.scales} {scales}"
 
 
 class Measurements:
@@ -194,7 +202,12 @@ class Measurements:
             through: what gradients are taken of, "x" and "weights"; empty for a forward pass.
         """
         key = ("network", rows, adapters, through)
-        return self._cached(key, lambda: self._deep(lambda model: model.network(rows, adapters, through)))
+        recomputes = bool(through) and self.settings.execution.gradient_checkpointing
+
+        def measure(model: _Model) -> Cost:
+            return model.network(rows, adapters, through)
+
+        return self._cached(key, lambda: self._deep(measure, recomputes=recomputes))
 
     def guidance(self, rows: int, gradient: bool) -> Cost:
         """The process reward of some rows, and its gradient."""
@@ -244,19 +257,30 @@ class Measurements:
         """A number that grows with each block, for the whole network."""
         return self._deep(lambda model: Cost(count(model)), trained).peak
 
-    def _deep(self, measure: Callable[[_Model], Cost], trained: bool = True) -> Cost:
-        """A cost at the network's full depth, from few blocks."""
+    def _deep(
+        self, measure: Callable[[_Model], Cost], trained: bool = True, recomputes: bool = False
+    ) -> Cost:
+        """A cost at the network's full depth, from few blocks; `recomputes` says whether blocks are computed twice."""
         depths = self.configs.depths
         few = dict(zip(depths, _DEPTHS[len(depths)], strict=True))
         if all(depths[name] <= few[name] + 1 for name in depths):
             return measure(self._model(depths, trained=trained))
-        few = {name: min(few[name], depths[name]) for name in depths}
-        first = total = measure(self._model(few, trained=trained))
-        for name in depths:
-            if depths[name] > few[name]:
-                more = measure(self._model({**few, name: few[name] + 1}, trained=trained))
-                total = total.plus(more.plus(first, -1.0), depths[name] - few[name])
-        return total
+
+        def at(counts: Mapping[str, int]) -> Cost:
+            return measure(self._model(counts, trained=trained))
+
+        base = at(few)
+        slopes = {name: at({**few, name: few[name] + 1}).plus(base, -1.0) for name in depths}
+        total = _extended(base, slopes, {name: depths[name] - few[name] for name in depths})
+        if not (recomputes and len(depths) == 2 and depths[tuple(depths)[1]] > _MANY):
+            return total
+        # The peak may also lie where the last block is computed again, while the inputs of all blocks are held: the
+        # first list's own peak comes after the last list's inputs were freed. With many blocks it shows.
+        first, last = depths
+        late = at({first: 1, last: _MANY})
+        slopes[last] = at({first: 1, last: _MANY + 1}).plus(late, -1.0)
+        other = _extended(late, slopes, {first: depths[first] - 1, last: depths[last] - _MANY})
+        return Cost(max(total.peak, other.peak), total.operations)
 
     def _model(self, depths: Mapping[str, int], blocks: int = 0, trained: bool = False) -> _Model:
         key = (*depths.items(), blocks, trained)
@@ -269,6 +293,13 @@ class Measurements:
         if key not in self._known:
             self._known[key] = measure()
         return self._known[key]
+
+
+def _extended(base: Cost, slopes: Mapping[str, Cost], more: Mapping[str, int]) -> Cost:
+    """A cost with more blocks, each at its list's own cost."""
+    for name, count in more.items():
+        base = base.plus(slopes[name], count)
+    return base
 
 
 def _enough(configs: Configs, blocks: int) -> dict[str, int]:

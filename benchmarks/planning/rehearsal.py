@@ -19,10 +19,13 @@ from methods.networks import Networks
 from methods.terms import reward_terms
 from methods.update import Learner
 from methods.weights import AVERAGE
+from rewards.base import Encoded, OutcomeReward, ProcessReward
 from samplers.condition import Condition
 
 #: The stand-in's latents.
 _LATENT = (1, 2, 2, 2)
+#: One batch for all rows.
+_ALL_ROWS = 10**9
 
 
 @dataclass
@@ -233,9 +236,9 @@ def rehearse(
     weights = _Weights(policy, frozenset(wanted))
     optimiser = torch.optim.SGD(weights.parameters, lr=0.0)
     rewards = Rewards({name: _reward(notes) for name in outcomes}, outcomes, _process(notes), policy.decode)
-    stand_ins: tuple[Any, ...] = (policy, policy.denoiser, weights)
-    terms, shared = reward_terms(method, outcomes), (optimiser, accelerator)
-    learner = _Learner(*stand_ins, method, terms, rewards, *shared, 0, 10**9, rollout_batch)  # type: ignore[arg-type]
+    terms = reward_terms(method, outcomes)
+    parts: Any = policy, policy.denoiser, weights, method, terms, rewards, optimiser, accelerator
+    learner = _Learner(*parts, seed=0, micro_batch=_ALL_ROWS, rollout_batch=rollout_batch)
     experience = learner.collect(Draw(0, 0, [f"prompt {row}" for row in range(prompts)]), notes.meter)
     learner.update(experience, notes.meter)
     trajectory, videos = experience.trajectory, len(experience.steps)
@@ -251,7 +254,7 @@ def rehearse(
     )
 
 
-def _reward(notes: Notes) -> Callable[[Tensor, Sequence[str]], Tensor]:
+def _reward(notes: Notes) -> OutcomeReward:
     def reward(videos: Tensor, prompts: Sequence[str]) -> Tensor:
         call = notes.call("reward", len(prompts), videos.requires_grad)
         return notes.marked(call, "x", videos.flatten(1).mean(dim=1))
@@ -259,8 +262,8 @@ def _reward(notes: Notes) -> Callable[[Tensor, Sequence[str]], Tensor]:
     return reward
 
 
-def _process(notes: Notes) -> Callable[[Tensor, Tensor, Any], Tensor]:
-    def process(x: Tensor, sigma: Tensor, condition: Any) -> Tensor:  # noqa: ARG001
+def _process(notes: Notes) -> ProcessReward:
+    def process(x: Tensor, sigma: Tensor, condition: Encoded) -> Tensor:  # noqa: ARG001
         return notes.marked(notes.call("process", len(x), x.requires_grad), "x", x.flatten(1).mean(dim=1))
 
     return process

@@ -86,25 +86,25 @@ def _show_memory(plan: RunPlan, console: Console) -> None:
                 host,
             ]
         )
-    held = dict.fromkeys(name for method in plan.methods for name in method.memory.held)
+    kinds = dict.fromkeys(name for method in plan.methods for name in method.memory.held)
     print_table(
         console,
         "memory of each GPU at the peak of each phase, GB",
         ["method", "held", *_MEMORY, "peak", "on the CPU"],
         rows,
-        f"held throughout: {', '.join(held)}. Without the models of outcome rewards, which are not known.",
+        f"held throughout: {', '.join(kinds)}. Without the models of outcome rewards, which are not known.",
     )
 
 
 def _show_work(plan: RunPlan, console: Console) -> None:
     rows = []
     for method in plan.methods:
-        work = [f"{method.tflops(phase):,.4g}" if method.tflops(phase) else "" for phase in _WORK]
+        work = [_tflop(method.tflops(phase)) for phase in _WORK]
         rows.append(
             [
                 method.method,
                 *work,
-                f"{method.used('tflops'):,.4g}",
+                _tflop(method.used("tflops")),
                 f"{method.used('videos'):,.0f}",
                 f"{method.used('nfe'):,.0f}",
                 _duration(plan.seconds(method)),
@@ -151,6 +151,12 @@ def _yaml(value: Any) -> str:
 
 def _gigabytes(amount: float) -> str:
     return f"{amount / 1e9:.3g}" if amount < 1e11 else f"{amount / 1e9:,.0f}"
+
+
+def _tflop(amount: float) -> str:
+    if not amount:
+        return ""
+    return f"{amount:,.0f}" if amount >= 1000 else f"{amount:.4g}"
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.planning.measuring import Measurements
+from benchmarks.planning.measuring import Measurements, measured_alike
 from benchmarks.planning.models import configs_of
 from benchmarks.resolve import resolve
 from benchmarks.settings import RunSettings
@@ -23,8 +23,15 @@ def settings_of(*methods: str, **flags: object) -> RunSettings:
     return resolve("default", {}, given, ["all.group_size=4"], "test")
 
 
+_KNOWN: dict[str, Measurements] = {}
+
+
 def costs_of(settings: RunSettings) -> Measurements:
-    return Measurements(configs_of(settings.model), settings)
+    """Costs of a run's models, measured once for all tests."""
+    key = measured_alike(settings)
+    if key not in _KNOWN:
+        _KNOWN[key] = Measurements(configs_of(settings.model), settings)
+    return _KNOWN[key]
 
 
 @pytest.fixture(scope="session")
