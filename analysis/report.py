@@ -22,7 +22,7 @@ from analysis.guidance import accuracies, accuracies_table, gaps, gaps_table
 from analysis.hacking import courses, hacking_table
 from analysis.page import Folded, Part, Picture, Section, picture, render
 from analysis.plots.convergence import convergence_figure, speed_figure
-from analysis.plots.rewards import reward_curves, training_curves
+from analysis.plots.rewards import final_gains, reward_curves, training_curves
 from analysis.power import power_table
 from analysis.process_cost import process_cost_table, process_costs
 from analysis.records import Records, load_run
@@ -43,6 +43,7 @@ CAPTIONS = {
     "speed_up": "Speed-up over the baseline, by range of targets",
     "rewards_train": "Rewards over training on training prompts",
     "rewards_held_out": "Rewards over training on held-out prompts",
+    "gains": "Gain over the base model at the end, by reward",
     "tradeoffs": "Held-out against training gain; headline reward against diversity and KL",
     "training": "Rewards and updates during training",
 }
@@ -117,6 +118,7 @@ def _figures(run: Records, course: Convergence, folder: Path) -> dict[str, Pictu
     drawn = {
         "convergence": convergence_figure(run, course) if trained else None,
         "speed_up": speed_figure(run, course) if course.speeds else None,
+        "gains": final_gains(run),
         "tradeoffs": tradeoffs_figure(run),
         "training": training_curves(run),
     }
@@ -143,7 +145,12 @@ def _final(evidence: _Evidence) -> Section:
     where = "Pairs on the other rewards and prompts are in tables/pairs.md." if pairs else ""
     long = bool(pairs) and len(pairs[0].rows) > SHOWN_PAIRS
     shown = [Folded(pairs[0].title, pairs[:1])] if long else pairs[:1]
-    return Section("Final rewards", [*ends, *shown, *summaries[:1]], where, dense=True)
+    return Section(
+        "Final rewards",
+        [*ends[:1], *evidence.figures("gains"), *ends[1:], *shown, *summaries[:1]],
+        where,
+        dense=True,
+    )
 
 
 def _convergence(evidence: _Evidence) -> Section:

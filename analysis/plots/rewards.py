@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from analysis import style, text
 from analysis.costs import with_costs
-from analysis.curves import bands, counted, over_cost, seed_means
+from analysis.curves import bands, counted, final_values, over_cost, seed_means
 from analysis.plots import panels
 from analysis.records import Records
 from analysis.schema import BASE
+from analysis.statistics import paired_gain
 
 
 def reward_curves(run: Records, split: str, unit: str) -> Figure:
@@ -39,6 +40,26 @@ def reward_panel(axes: Axes, run: Records, curves: pd.DataFrame, unit: str) -> N
     else:
         average = over_cost(finished, unit, ["method"])
     panels.means(axes, run, average, unit)
+
+
+def final_gains(run: Records) -> Figure | None:
+    """Gain over the base model at the end, on the prompts that answer the question: a row a method."""
+    values = final_values(run).query("split == @run.split")
+    if not len(values):
+        return None
+    drawn, axes = panels.grid(len(run.rewards), 0.75 + 0.3 * max(len(run.methods), 3), columns=3)
+    for each, reward in zip(axes, run.rewards, strict=True):
+        for y, method in enumerate(run.methods):
+            seeds = values.query("reward == @reward and method == @method")["gain"].dropna()
+            gain, colour = paired_gain(seeds, 0.0), panels.looks(run)[method].colour
+            panels.estimate(each, y, gain.mean, gain.low, gain.high, colour, marker="o", ms=7)
+            each.plot(seeds, [y] * len(seeds), ".", ms=4, color=style.INK, alpha=0.5, zorder=4)
+        kind = "trained on" if run.suite.role(reward) == "training" else ""
+        panels.panel(each, text.reward_name(reward), kind, "gain over base")
+        at = each.get_subplotspec()
+        panels.rows(each, run.methods if at and at.is_first_col() else [""] * len(run.methods), 0)
+    note = "Large marks: means with their 95 % intervals over seeds. Small dots: single seeds."
+    return panels.finish(run, drawn, f"Final gains on {text.SPLIT_NAMES[run.split]}", [], note)
 
 
 def training_curves(run: Records) -> Figure | None:
