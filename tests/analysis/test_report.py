@@ -122,7 +122,7 @@ def test_page_is_self_contained(reported: Path) -> None:
 
 def test_every_figure_is_there_in_both_formats_and_not_blank(reported: Path) -> None:
     figures = reported / "figures"
-    names = {"convergence", "speed_up", "rewards_held_out", "rewards_train", "tradeoffs", "training"}
+    names = {"convergence", "gains", "speed_up", "rewards_held_out", "rewards_train", "tradeoffs", "training"}
     present = {file.name for file in figures.iterdir()}
     drawn = {f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
     assert present == drawn | {"videos.webp", "videos.gif", "videos.png"}
