@@ -148,3 +148,21 @@ def test_a_file_goes_before_a_recipe_of_its_name(tmp_path: Path, monkeypatch: py
     assert config_file(Path("dance_grpo_wan")) == recipes()["dance_grpo_wan"]
     Path("dance_grpo_wan").write_text("seeds: 2\n")
     assert config_file(Path("dance_grpo_wan")) == Path("dance_grpo_wan")
+
+
+def test_the_documentation_has_the_planned_figures() -> None:
+    """The tables of docs/scaling.md: of recipes, and of Wan 2.1 1.3B by phase."""
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    for name in NAMES:
+        told = re.search(r"peak ([\d.]+) GB; ([\d.]+) hours", recipes()[name].read_text())
+        assert told is not None
+        assert re.search(rf"\| `{name}` .*\| {told[1]} \| {told[2]} \|", text)
+    video = {"num_frames": 33, "height": 480, "width": 832}
+    settings = settings_of("matched_wan_1gpu", process_reward="none", video=video, methods=["euphonium"])
+    plan = plan_run(settings, costs_of(settings), GPUS["h200"], 1, 0.4)
+    (method,) = plan.methods
+    for phase, start in (("rollout", "rollout"), ("guidance", "process reward's"), ("update", "update")):
+        row = re.search(rf"\| {start}[^|]*\| ([\d.]+) \| ([\d,]+) \|", text)
+        assert row is not None
+        assert float(row[1]) == pytest.approx(method.memory.at[phase] / 1e9, rel=0.02)
+        assert float(row[2].replace(",", "")) == pytest.approx(method.tflops(phase), rel=0.02)
