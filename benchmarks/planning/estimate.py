@@ -124,12 +124,13 @@ class Planner:
             SettingsError: the prompts of an iteration cannot be split among the GPUs.
         """
         rehearsal = self.rehearsal(method)
+        memory = self.memory(method, rehearsal)  # before the work, which reads its measurements
         work, ledger = self._work(rehearsal)
         differentiated = any(call.what == "reward" and call.through for call in rehearsal.notes.calls)
         scored = sum(call.rows for call in rehearsal.notes.calls if call.what == "decoder")
         return MethodPlan(
             method.name,
-            self.memory(method, rehearsal),
+            memory,
             work,
             ledger,
             scored * self.gpus,
@@ -173,9 +174,9 @@ class Planner:
     def _of(self, call: Call, through: frozenset[str]) -> Cost:
         if call.what == "network":
             branches = 2 if self.settings.scales.guided else 1
-            return Cost().plus(self.costs.network(1, call.adapters, through), 1 / branches)
+            return Cost().plus(self.costs.network_row(call.adapters, through), 1 / branches)
         if call.what == "process":
-            return self.costs.guidance(1, bool(through))
+            return self.costs.guidance_row(bool(through))
         return self.costs.decode(1, bool(through))
 
     def memory(self, method: Method, rehearsal: Rehearsal) -> Memory:

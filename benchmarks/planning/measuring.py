@@ -28,6 +28,7 @@ from rewards.process import LatentProcessReward, cut_denoiser
 from rewards.train_prm import PrmTraining
 from samplers.condition import Condition
 from samplers.denoiser import Denoiser
+from samplers.families import Family, family_of
 from samplers.guidance import reward_value_and_gradient
 from samplers.pipeline import PipelinePolicy
 
@@ -215,9 +216,47 @@ class Measurements:
         return self._cached(("guidance", rows, gradient), lambda: model.guidance(rows, gradient))
 
     def decode(self, rows: int, gradient: bool = False) -> Cost:
-        """Decoding some rows, `execution.decode_batch` at a time."""
+        """Decoding some rows, `execution.decode_batch` at a time; in proportion to one row and two."""
+        one = self._decoded(1, gradient)
+        if rows == 1:
+            return one
+        most = self.settings.execution.decode_batch
+        batch = min(rows, self.policy_family.decode_batch or most, most)
+        if gradient:  # every part's graph is kept
+            return one.plus(self._decoded(2, True).plus(one, -1.0), rows - 1)
+        each = self._decoded(2, False).plus(one, -1.0) if batch > 1 else one
+        part = one.peak + (batch - 1) * each.peak + (rows - batch) * self.video_bytes
+        # The parts, joined, and the step to [0, 1] with its result.
+        return Cost(max(part, 3.0 * rows * self.video_bytes), Cost().plus(one, rows).operations)
+
+    def _decoded(self, rows: int, gradient: bool) -> Cost:
         model = self._model(dict(zip(self.configs.depths, (1, 1), strict=False)))
         return self._cached(("decode", rows, gradient), lambda: model.decode(rows, gradient))
+
+    @property
+    def policy_family(self) -> Family:
+        """The pipeline's family."""
+        return family_of(self.configs.pipeline)
+
+    @property
+    def video_bytes(self) -> float:
+        """The memory of one video, in float32."""
+        video = self.settings.video
+        return 4.0 * 3 * video.num_frames * video.height * video.width
+
+    def network_row(self, adapters: bool, through: frozenset[str]) -> Cost:
+        """The operations of one row; from a batch, if one was measured."""
+        for key, cost in self._known.items():
+            if key[0] == "network" and key[2:] == (adapters, through):
+                return Cost().plus(cost, 1 / key[1])
+        return self.network(1, adapters, through)
+
+    def guidance_row(self, gradient: bool) -> Cost:
+        """The same of the process reward."""
+        for key, cost in self._known.items():
+            if key[0] == "guidance" and key[2] == gradient:
+                return Cost().plus(cost, 1 / key[1])
+        return self.guidance(1, gradient)
 
     @cached_property
     def process_blocks(self) -> int:

@@ -237,8 +237,9 @@ def rehearse(
     optimiser = torch.optim.SGD(weights.parameters, lr=0.0)
     rewards = Rewards({name: _reward(notes) for name in outcomes}, outcomes, _process(notes), policy.decode)
     terms = reward_terms(method, outcomes)
-    parts: Any = policy, policy.denoiser, weights, method, terms, rewards, optimiser, accelerator
-    learner = _Learner(*parts, seed=0, micro_batch=_ALL_ROWS, rollout_batch=rollout_batch)
+    parts = policy, policy.denoiser, weights, method, terms, rewards, optimiser, accelerator
+    make: Any = _Learner  # from parts that only behave like its own
+    learner: _Learner = make(*parts, seed=0, micro_batch=_ALL_ROWS, rollout_batch=rollout_batch)
     experience = learner.collect(Draw(0, 0, [f"prompt {row}" for row in range(prompts)]), notes.meter)
     learner.update(experience, notes.meter)
     trajectory, videos = experience.trajectory, len(experience.steps)

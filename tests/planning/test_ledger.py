@@ -30,16 +30,24 @@ def backward_through_rewards(session: Session) -> float:
     return counter.tflops
 
 
+@pytest.fixture(scope="module")
+def session() -> Session:
+    """The testbed, with every method."""
+    return Session.open(settings_of(*CATALOG))
+
+
 @pytest.mark.parametrize("name", sorted(CATALOG))
-def test_planned_operations_are_the_ledgers(tmp_path: Path, costs: Measurements, name: str) -> None:
-    settings = settings_of(name)
-    training = Training(Session.open(settings), tmp_path, name, 0)
+def test_planned_operations_are_the_ledgers(
+    tmp_path: Path, costs: Measurements, session: Session, name: str
+) -> None:
+    settings = session.settings
+    training = Training(session, tmp_path, name, 0)
     training._timed_iteration(0)
     recorded = training.recorder.usages()[0]
     plan = Planner(settings, costs).plan(settings.method_settings[name])
     planned = dict(plan.ledger)
     if plan.differentiated:
-        planned["update", "tflops"] += plan.pairs * backward_through_rewards(training.session)
+        planned["update", "tflops"] += plan.pairs * backward_through_rewards(session)
     for component in COMPONENTS:
         place = component, "tflops"
         assert planned.get(place, 0.0) == pytest.approx(recorded.get(place, 0.0), rel=0.02), component

@@ -14,7 +14,8 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from benchmarks.planning.meta import META, Footprint, enable_checkpointing, shapes_only
-from tests.world import tiny_transformer
+from tests.planning.conftest import costs_of
+from tests.world import tiny_transformer, world_settings
 
 
 def inputs(network: Any, device: torch.device, rows: int, size: tuple[int, int, int]) -> dict[str, Any]:
@@ -167,3 +168,13 @@ def test_the_planned_peak_is_that_of_a_process() -> None:
         with shapes_only():
             planned = peak(network, inputs(network, META, 2, SIZE)).peak / 1e6
         assert planned == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_decoding_many_videos_is_planned_from_two(world: Path, batch: int) -> None:
+    settings = world_settings(world, ["dance_grpo"], execution={"decode_batch": batch})
+    costs = costs_of(settings)
+    direct = costs._model(dict.fromkeys(costs.configs.depths, 1)).decode(6, False)
+    planned = costs.decode(6)
+    assert planned.peak == pytest.approx(direct.peak, rel=0.1)
+    assert planned.tflops == pytest.approx(direct.tflops)

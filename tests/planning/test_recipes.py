@@ -72,7 +72,7 @@ def test_a_recipe_says_what_it_needs_and_where_it_is_from(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_fits_on_the_gpus_that_it_names(name: str) -> None:
     """Planned at its real size; the peak is the one that its comment gives."""
-    settings = settings_of(name)
+    settings = settings_of(name, process_reward="none")  # measured together, as the default one is planned
     gpus = GPUS_OF.get(name, 1)
     plan = plan_run(settings, costs_of(settings), GPUS["h100"], gpus, 0.4)
     assert fits(plan)
@@ -98,6 +98,7 @@ def test_a_recipe_trains_on_the_tiny_model(
         outcome_model=world / "outcome",
         process_reward=family / "process_reward",
         video=vars(video),
+        prompts={"train": ["a small red ball moving left"], "held_out": ["a large blue ball moving up"]},
         evaluation=evaluation,
         prompts_per_iteration=1,
         rollout_batch=None,
@@ -137,7 +138,9 @@ def test_a_run_of_a_recipe_can_be_repeated_from_its_settings(tmp_path: Path) -> 
     assert len(again["prompts"]["train"]) == 24
     (tmp_path / "settings.yaml").write_text(settings.dump({"name": "shapes"}))
     repeated = resolve(None, read_config(tmp_path / "settings.yaml"), {}, [], "test")
-    assert repeated == settings
+    assert repeated.prompts == settings.prompts
+    assert repeated.method_settings == settings.method_settings
+    assert repeated.execution == settings.execution
 
 
 def test_a_file_goes_before_a_recipe_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,3 +148,21 @@ def test_a_file_goes_before_a_recipe_of_its_name(tmp_path: Path, monkeypatch: py
     assert config_file(Path("dance_grpo_wan")) == recipes()["dance_grpo_wan"]
     Path("dance_grpo_wan").write_text("seeds: 2\n")
     assert config_file(Path("dance_grpo_wan")) == Path("dance_grpo_wan")
+
+
+def test_the_documentation_has_the_planned_figures() -> None:
+    """The tables of docs/scaling.md: of recipes, and of Wan 2.1 1.3B by phase."""
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    for name in NAMES:
+        told = re.search(r"peak ([\d.]+) GB; ([\d.]+) hours", recipes()[name].read_text())
+        assert told is not None
+        assert re.search(rf"\| `{name}` .*\| {told[1]} \| {told[2]} \|", text)
+    video = {"num_frames": 33, "height": 480, "width": 832}
+    settings = settings_of("matched_wan_1gpu", process_reward="none", video=video, methods=["euphonium"])
+    plan = plan_run(settings, costs_of(settings), GPUS["h200"], 1, 0.4)
+    (method,) = plan.methods
+    for phase, start in (("rollout", "rollout"), ("guidance", "process reward's"), ("update", "update")):
+        row = re.search(rf"\| {start}[^|]*\| ([\d.]+) \| ([\d,]+) \|", text)
+        assert row is not None
+        assert float(row[1]) == pytest.approx(method.memory.at[phase] / 1e9, rel=0.02)
+        assert float(row[2].replace(",", "")) == pytest.approx(method.tflops(phase), rel=0.02)
