@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -19,11 +18,12 @@ from analysis.records import load_run
 from benchmarks import cluster
 from benchmarks.cluster import JOBS_FILE, Cluster, in_queue
 from benchmarks.settings import SettingsError
-from tests.benchmarks.harness import Bench, Result, assert_same_records, assert_same_state
+from benchmarks.task import Training
+from tests.benchmarks.harness import Bench, Result, assert_same_records, assert_same_state, interrupt
 
 LOCAL = ("--launcher", "slurm", "--slurm", "cluster=local,time=30:00")
-CHANGES = {"budget": 40, "checkpoint_every": 1}
-CHANGES["evaluation"] = {"every": 40, "train_prompts": 1, "samples_per_prompt": 2, "num_steps": 1}
+CHANGES = {"budget": 20, "checkpoint_every": 1}
+CHANGES["evaluation"] = {"every": 20, "train_prompts": 1, "samples_per_prompt": 2, "num_steps": 1}
 GIVEN = ("--methods", "dance_grpo", "--set", "all.group_size=2")
 
 
@@ -38,20 +38,21 @@ def test_jobs_are_submitted_preempted_and_collected(bench: Bench, monkeypatch: p
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = bench.config(**CHANGES)
-    started = bench.plain(*GIVEN, "--config", config, *LOCAL)
+    with monkeypatch.context() as patch:  # the base model is evaluated here
+        interrupt(patch, Training, "_iterate", 1)
+        assert bench.plain(*GIVEN, "--config", config, "--workers", 1).code == 130
+    started = bench.plain("--resume", *LOCAL)
     assert started.code == 0, started.err
-    base, job = (entry["id"] for entry in json.loads((started.folder / JOBS_FILE).read_text()).values())
-    assert f"2 jobs of local, one for each run: {base}, {job}" in started.out
+    (job,) = in_queue(started.folder).values()
+    assert f"1 jobs of local, one for each run: {job}" in started.out
     assert f"benchmarks.run --resume --output {started.folder}" in started.out
-    assert in_queue(started.folder).keys() == {("base", 0), ("dance_grpo", 0)}
 
     # In the middle: what has finished is reported, and a resume trains nothing that has a job.
-    until(lambda: ("base", 0) not in in_queue(started.folder))
-    run = load_run(started.folder)
-    assert set(run.evaluations["method"]) >= {"base"}
     rows = started.folder / "runs" / "dance_grpo-seed0" / "iterations.csv"
-    until(rows.exists)
+    until(lambda: rows.exists() and rows.read_text().count(",1,") > 0)
     (task,) = psutil.Process(int(job)).children()
+    task.suspend()
+    assert set(load_run(started.folder).evaluations["method"]) >= {"base"}
     collected = bench.plain("--resume")
     assert collected.code == 0, collected.err
     assert f"1 runs wait in the queue or run as jobs {job}" in collected.out
@@ -59,11 +60,12 @@ def test_jobs_are_submitted_preempted_and_collected(bench: Bench, monkeypatch: p
     assert again.code == 0, again.err
     assert "nothing is left to submit" in again.out
 
-    os.kill(task.pid, signal.SIGUSR2)  # what Slurm sends before a job's time is over
+    task.send_signal(signal.SIGUSR2)  # what Slurm sends before a job's time is over
+    task.resume()
     until(lambda: not in_queue(started.folder))
     log = (started.folder / "jobs" / f"{job}_0_log.out").read_text()
     assert "this job is preempted" in log
-    assert log.count("iteration 1 of 40") == 1  # it went on from its checkpoint
+    assert log.count("iteration 1 of 20") == 1  # it went on from its checkpoint
     finished = bench.plain("--resume")
     assert finished.code == 0, finished.err
     assert "queue" not in finished.out
@@ -130,7 +132,10 @@ def test_options_that_are_none(texts: list[str], words: str) -> None:
         ((*LOCAL, "--slurm", "gpus_per_node=many"), "gpus_per_node"),
         (("--slurm", "time=1"), "--slurm needs --launcher slurm"),
         ((*LOCAL, "--workers", "2"), "--workers is for --launcher local"),
-        ((*LOCAL, "--until", "decided", "--seeds", "2..4"), "--until decided"),
+        (
+            (*LOCAL, "--methods", "dance_grpo,flow_grpo", "--until", "decided", "--seeds", "2..4"),
+            "--until decided",
+        ),
     ],
 )
 def test_refused_before_a_job_starts(bench: Bench, given: tuple[str, ...], words: str) -> None:
@@ -156,12 +161,12 @@ def test_an_array_of_slurm(bench: Bench, tmp_path: Path, monkeypatch: pytest.Mon
         (place / name).write_text(f"#!/bin/sh\n{body}\n")
         (place / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-    asked = ("--launcher", "slurm", "--slurm", "partition=gpu,time=2-00,gpus_per_node=1,array_parallelism=8")
+    asked = ("--launcher", "slurm", "--slurm", "partition=gpu,time=2-00,gpus_per_node=1,array_parallelism=2")
     result = bench.plain(*GIVEN, "--config", bench.config(**CHANGES), *asked)
     assert result.code == 0, result.err
     assert "2 jobs of slurm, one for each run: 77_0, 77_1" in result.out
     lines = (tmp_path / "submitted.sh").read_text().splitlines()
-    expected = ("array=0-1%8", "partition=gpu", "time=2880", "gpus-per-node=1", "signal=USR2@90")
+    expected = ("array=0-1%2", "partition=gpu", "time=2880", "gpus-per-node=1", "signal=USR2@90")
     for option in expected:
         assert f"#SBATCH --{option}" in lines
     assert any(sys.executable in line and "submitit.core._submit" in line for line in lines)
