@@ -78,3 +78,18 @@ def test_a_lost_suite_file_is_named(suite: Path, tmp_path: Path) -> None:
     (tmp_path / SETTINGS_FILE).write_text(yaml.safe_dump({"suite": recorded}))
     with pytest.raises(SettingsError, match=r"own.yaml' does not exist"):
         read_config(tmp_path / SETTINGS_FILE)
+
+
+def test_the_motion_suite_end_to_end(bench: Bench) -> None:
+    """Two scores of one scorer: one trains, the other judges."""
+    result = bench("--methods", "dance_grpo", "--suite", "motion", budget=1)
+    assert result.code == 0, result.err
+    rows = result.rows("evaluations")
+    suite = suite_named("motion")
+    assert set(rows["reward"]) == {*suite.training, *suite.held_out}
+    assert rows["value"].notna().all()
+    assert "DIS" in (result.folder / "scorers.json").read_text()
+    refused = bench("--methods", "refl", "--suite", "motion", output="other")
+    assert refused.code == 2
+    assert "'flow_smoothness' of suite 'motion' has no gradient" in refused.err
+    assert not refused.folder.exists()
