@@ -269,7 +269,12 @@ def resolve(
         suite = suite_named(values["suite"])
         if suite.file is not None:  # the same file for workers, and when the run is resumed from elsewhere
             values["suite"] = str(suite.file)
-        if suite.prompts is not None and "prompts" not in {**config, **flags}:
+        given = {**config, **flags}
+        if (
+            suite.prompts is not None
+            and "prompts" not in given
+            and ("suite" in given or "prompts" not in preset.run)
+        ):
             values["prompts"] = {"train": suite.prompts.train, "held_out": suite.prompts.held_out}
         names = values["methods"] = _names(values)
         configured = _configured(values.get("method_settings", {}), names)

@@ -71,15 +71,21 @@ class LoadedScorer:
         The others of the same forward are kept until they are asked for, or for other videos.
         """
         if len(self.scorer.names) == 1 or videos.is_inference():
-            return self._forward(videos, prompts)[name]
+            return self.scores(videos, prompts)[name]
         asked = (tuple(prompts), videos._version, torch.is_grad_enabled())
         same = self._of is not None and self._of() is videos and self._asked == asked
         if not same or name not in self._left:
-            self._left = dict(self._forward(videos, prompts))
+            self._left = dict(self.scores(videos, prompts))
             self._of, self._asked = weakref.ref(videos), asked
         return self._left.pop(name)
 
-    def _forward(self, videos: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+    def scores(self, videos: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        """Name -> (B,) of every score.
+
+        Raises:
+            ValueError: the clips cannot be scored; says why.
+            TypeError: the answer is not what the scorer names.
+        """
         clips = self.clips(videos, prompts)
         if problem := self.scorer.refusal(clips):
             raise ValueError(problem)
