@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from rewards.base import OutcomeReward
-from rewards.scoring import Clips, Scorer, as_scorer
+from rewards.scoring import Clips, Facts, Scorer, as_scorer
 from rewards.suites.model import ScorerEntry, Suite, SuiteError
 from rewards.suites.reading import suite_named
 
@@ -39,12 +39,25 @@ class LoadedScorer:
         name: the suite's entry.
         scorer: what scores.
         entry: batch and device.
-        suite: frames per second, and facts of prompts.
+        fps: frames per second of the videos.
+        facts: prompt -> what is known about it.
+
+    Raises:
+        SuiteError: the scorer compares the videos of a batch, and the entry would split it.
     """
 
-    def __init__(self, name: str, scorer: Scorer, entry: ScorerEntry, suite: Suite) -> None:
+    def __init__(
+        self,
+        name: str,
+        scorer: Scorer,
+        entry: ScorerEntry,
+        fps: float = 16.0,
+        facts: Mapping[str, Facts] | None = None,
+    ) -> None:
+        if scorer.comparing and entry.batch is not None:
+            raise SuiteError(f"scorer {name!r} compares the videos of a batch; omit its batch")
         self.name, self.scorer, self.entry = name, scorer, entry
-        self._fps, self._facts = suite.fps, {} if suite.prompts is None else suite.prompts.facts
+        self._fps, self._facts = fps, facts or {}
         self._of: weakref.ref[Tensor] | None = None
         self._asked: tuple[Any, ...] = ()
         self._left: dict[str, Tensor] = {}
@@ -86,20 +99,24 @@ class LoadedScorer:
             ValueError: the clips cannot be scored; says why.
             TypeError: the answer is not what the scorer names.
         """
-        clips = self.clips(videos, prompts)
+        return self.answers(self.clips(videos, prompts))
+
+    def answers(self, clips: Clips) -> dict[str, Tensor]:
+        """Name -> (B,) of every score, on the device of the videos; raises as `scores`."""
         if problem := self.scorer.refusal(clips):
             raise ValueError(problem)
-        device = videos.device if self.entry.device is None else torch.device(self.entry.device)
+        home = clips.videos.device
+        device = home if self.entry.device is None else torch.device(self.entry.device)
         with torch.no_grad() if self.scorer.differentiable is False else nullcontext():
             parts = [self._answer(part.to(device)) for part in clips.parts(self.entry.batch)]
         if len(parts) == 1:  # the caller checks the values
-            return {name: _moved(value, videos.device) for name, value in parts[0].items()}
+            return {name: _moved(value, home) for name, value in parts[0].items()}
         for part, answer in zip(clips.parts(self.entry.batch), parts, strict=True):
             for name, values in answer.items():
                 if not isinstance(values, Tensor) or values.shape != (len(part),):
                     shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                     raise TypeError(f"the scorer returned {shape} for {name}; expected ({len(part)},)")
-        return {name: torch.cat([part[name] for part in parts]).to(videos.device) for name in parts[0]}
+        return {name: torch.cat([part[name] for part in parts]).to(home) for name in parts[0]}
 
     def _answer(self, clips: Clips) -> dict[str, Tensor]:
         answer = self.scorer(clips)
@@ -198,8 +215,9 @@ def load_suite(name: str, outcome_model: Path) -> LoadedSuite:
         SuiteError: no such suite, or a scorer cannot be loaded; one line names it and the remedy.
     """
     suite = suite_named(name)
+    facts = {} if suite.prompts is None else suite.prompts.facts
     scorers = {
-        entry: LoadedScorer(entry, as_scorer(made(entry, how, outcome_model)), how, suite)
+        entry: LoadedScorer(entry, as_scorer(made(entry, how, outcome_model)), how, suite.fps, facts)
         for entry, how in suite.scorers.items()
     }
     found: dict[str, OutcomeReward] = {}
@@ -211,11 +229,6 @@ def load_suite(name: str, outcome_model: Path) -> LoadedSuite:
                 f"{', '.join(loaded.rewards)}"
             )
         found[reward] = Score(loaded, loaded.rewards[reward])
-    for loaded in scorers.values():
-        if loaded.scorer.comparing and loaded.entry.batch is not None:
-            raise SuiteError(
-                f"suite {suite.name!r}: scorer {loaded.name!r} compares the videos of a batch; omit its batch"
-            )
     return LoadedSuite(
         suite,
         {reward: found[reward] for reward in suite.training},
