@@ -16,7 +16,7 @@ from analysis.schema import BASE
 from analysis.settings import differing, flatten
 
 FREE = {"command", "preset", "methods", "method_settings", "seeds", "first_seed", "question", "looks"}
-FREE |= {"checkpoint_every", "micro_batch", "descriptions"}
+FREE |= {"checkpoint_every", "micro_batch", "descriptions", "file"}
 """Settings in which runs may differ: which methods and seeds, and what does not change a result."""
 
 PATHS = ("model", "outcome_model", "process_reward")

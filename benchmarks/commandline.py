@@ -80,7 +80,7 @@ def add_settings(
         default=None,
         help="charge the training of the process reward to the budget of methods that use it",
     )
-    add("--suite", help="reward suite: training rewards and held-out rewards")
+    add("--suite", help="reward suite: a shipped name, or the path of a suite file")
     add(
         "--model",
         type=Path,

@@ -96,16 +96,39 @@ def read_config(path: Path) -> dict[str, Any]:
                 f"config file {str(path)!r}: prompts is {prompts!r}; give either a file or lists of train and held_out"
             )
         content["prompts"] = read_fields(path.parent / prompts["file"], "prompts file", Prompts, "of lists")
-    if isinstance(content.get("suite"), dict):
-        content["suite"] = content["suite"].get("name")  # as a run's own settings.yaml has it
+    if isinstance(content.get("suite"), dict):  # as a run's own settings.yaml has it
+        content["suite"] = _recorded_suite(content["suite"], f"config file {str(path)!r}")
     return content
+
+
+def _recorded_suite(recorded: dict[str, Any], place: str) -> Any:
+    """The name or path of a suite that a run recorded.
+
+    Raises:
+        SettingsError: its file has changed since, so that its scores would mean something else.
+    """
+    if recorded.get("file") is None:
+        return recorded.get("name")
+    path = str(recorded["file"])
+    try:
+        today = suite_named(path).recorded()
+    except ValueError as error:
+        raise SettingsError(f"{place}: {error}") from error
+    changed = [
+        name for name, value in recorded.items() if name != "descriptions" and today.get(name) != value
+    ]
+    if changed:
+        raise SettingsError(
+            f"{place}: the suite at {path!r} has changed since ({', '.join(changed)}): restore it, or name a suite "
+            "for a new run with --suite"
+        )
+    return path
 
 
 def write_settings(settings: RunSettings, folder: Path) -> None:
     """Writes a run's settings beside its records, for `read_config`; creates the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    suite = suite_named(settings.suite).model_dump(mode="json")
-    replace_text(folder / SETTINGS_FILE, settings.dump(suite))
+    replace_text(folder / SETTINGS_FILE, settings.dump(suite_named(settings.suite).recorded()))
 
 
 def parse_assignment(text: str) -> tuple[str, str, Any]:
@@ -279,8 +302,17 @@ def resolve(
     try:
         values = _merged(_merged(preset.run, config), flags) | {"preset": name, "command": command}
         if not isinstance(values["suite"], str):
-            raise SettingsError(f"suite is {values['suite']!r}; give a suite's name")
-        suite_named(values["suite"])
+            raise SettingsError(f"suite is {values['suite']!r}; give a suite's name, or the path of its file")
+        suite = suite_named(values["suite"])
+        if suite.file is not None:  # the same file for workers, and when the run is resumed from elsewhere
+            values["suite"] = str(suite.file)
+        given = {**config, **flags}
+        if (
+            suite.prompts is not None
+            and "prompts" not in given
+            and ("suite" in given or "prompts" not in preset.run)
+        ):
+            values["prompts"] = {"train": suite.prompts.train, "held_out": suite.prompts.held_out}
         names = values["methods"] = _names(values)
         configured = _configured(values.get("method_settings", {}), names)
         assigned, every = _assigned(assignments, names), configured.get(EVERY, {})

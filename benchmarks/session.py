@@ -20,7 +20,7 @@ from methods.weights import checked_targets
 from rewards.cost import Cost
 from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance, ProvenanceError
-from rewards.suites import LoadedSuite, SuiteError, load_suite
+from rewards.suites import LoadedSuite, load_suite
 from samplers import Sampler
 from samplers.families import ModelError
 from samplers.loading import has_two_networks, load_policy, model_folder, pipeline_family, prompt_cache
@@ -70,10 +70,8 @@ class Session:
             cpu=not torch.cuda.is_available(),
             kwargs_handlers=[unused],
         )
-        with _loading("outcome model", settings.outcome_model, SuiteError):
-            suite = load_suite(settings.suite, settings.outcome_model)
-        for reward in suite.all.values():
-            _to_device(reward, accelerator.device)
+        suite = load_suite(settings.suite, settings.outcome_model)
+        suite.to(accelerator.device)
         return cls(settings, accelerator, suite, prompts=prompts)
 
     def policy(self, texts: Sequence[str] | None = None) -> PipelinePolicy:
@@ -148,12 +146,32 @@ def check(settings: RunSettings) -> None:
     """
     check_methods(settings)
     session = Session.open(settings)
+    _check_suite(settings, session.suite)
     policy = session.policy()
     if settings.weights.kind == "lora":
         checked_targets(policy, settings.weights)
     for method in settings.method_settings.values():
         if method.needs_process_reward:
             paid_before(settings, session.process_reward(policy, method))
+
+
+def _check_suite(settings: RunSettings, suite: LoadedSuite) -> None:
+    """Checks that the suite can score the run's videos, and has the gradients that its methods need.
+
+    Raises:
+        SuiteError: naming the scorer.
+    """
+    video, prompts = settings.video, settings.prompts
+    suite.require((*prompts.train, *prompts.held_out), video.num_frames, video.height, video.width)
+    for name, method in settings.method_settings.items():
+        if _exact_gradients(method):
+            suite.require_gradients(name)
+
+
+def _exact_gradients(method: Method) -> bool:
+    """Whether the method differentiates the training rewards of decoded videos."""
+    guided = method.outcome_guidance is not None and method.outcome_guidance.estimator == "autograd"
+    return guided or method.objective.needs.differentiable
 
 
 def paid_before(settings: RunSettings, process_reward: LatentProcessReward | None) -> Cost | None:
@@ -196,16 +214,8 @@ def check_methods(settings: RunSettings) -> None:
         sampler = Sampler(method.sampler).at_iteration(0, generator(0, "window", 0))
         if problem := method.objective.refusal(sampler):
             raise SettingsError(f"{name}: {problem}")
-        exact = method.outcome_guidance is not None and method.outcome_guidance.estimator == "autograd"
-        if settings.execution.offload_decoder and (exact or method.objective.needs.differentiable):
+        if settings.execution.offload_decoder and _exact_gradients(method):
             raise SettingsError(
                 f"{name}: execution.offload_decoder is true, and the method differentiates through the decoder, which "
                 "must stay where it is; set it to false"
             )
-
-
-def _to_device(reward: object, device: torch.device) -> None:
-    """Moves a reward's network, if it has one."""
-    for value in vars(reward).values():
-        if isinstance(value, torch.nn.Module):
-            value.to(device)

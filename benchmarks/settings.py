@@ -133,7 +133,7 @@ class RunSettings(_Settings):
             the first look that settles it. Empty for a fixed number of seeds.
         budget, budget_unit: budget of each (method, seed); units are explained in `analysis.schema.UNITS`.
         charge_prm: whether methods that use a process reward pay for its training out of their budget.
-        suite: name of the reward suite.
+        suite: the reward suite: a shipped one's name, or the path of a suite file.
         model: base model, a diffusers pipeline: its folder, or an id on the hub such as owner/name@revision.
         outcome_model: folder of the learned outcome model.
         process_reward: folder of the process reward model.

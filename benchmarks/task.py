@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from benchmarks.budget import Budget
 from benchmarks.diagnostics import diagnose
 from benchmarks.evaluation import Evaluated, evaluate, evaluation_prompts
 from benchmarks.ledger import Ledger, Usage, merged, peak_memory_mb, reset_peak_memory
-from benchmarks.records import Recorder
+from benchmarks.records import Recorder, replace_text
 from benchmarks.session import Session, paid_before
 from benchmarks.settings import RunSettings, SettingsError
 from methods.experience import Draw, Experience
@@ -26,6 +27,9 @@ from methods.method import Method
 from methods.refreshing import Refresher
 from methods.seeding import generator
 from methods.update import Learner
+
+#: Where each score of a benchmark comes from: class, options, model, revision, frames, normalisation.
+SCORERS_FILE = "scorers.json"
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def evaluate_base(session: Session, output: Path, report: Report) -> None:
     recorder.evaluation(0, result.rows)
     recorder.usage(0, meter.take())
     recorder.samples(result.videos, result.prompts)
+    replace_text(output / SCORERS_FILE, json.dumps(session.suite.provenance(), indent=2, default=str) + "\n")
     recorder.status.status = "finished"
     recorder.status.evaluation_seconds = time.perf_counter() - started
     recorder.save_status()

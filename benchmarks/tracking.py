@@ -376,7 +376,11 @@ class Tracker(Mirror):
         return benchmark_views(suite_named(self.settings.suite))
 
     def _tags(self, phase: str) -> dict[str, str]:
-        return {"phase": phase, "suite": self.settings.suite, "preset": self.settings.preset}
+        return {
+            "phase": phase,
+            "suite": suite_named(self.settings.suite).name,
+            "preset": self.settings.preset,
+        }
 
     def _inputs(self, context: str, prompts: Sequence[str]) -> None:
         """Logs prompts as a dataset input of the benchmark."""
@@ -384,7 +388,7 @@ class Tracker(Mirror):
         from mlflow.entities import DatasetInput, InputTag
 
         frame = pd.DataFrame({"prompt": list(prompts)})
-        dataset = from_pandas(frame, name=f"{self.settings.suite} prompts, {context}")
+        dataset = from_pandas(frame, name=f"{suite_named(self.settings.suite).name} prompts, {context}")
         tags = [InputTag("mlflow.data.context", context)]
         self._client.log_inputs(self._draft, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 

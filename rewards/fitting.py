@@ -1,4 +1,4 @@
-"""Plain minimisation, shared by everything fitted before the benchmark: PRM, outcome model, testbed."""
+"""Plain minimisation, shared by everything fitted before the benchmark."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from benchmarks.testbed.recipe import Recipe
 from benchmarks.testbed.tokenizer import new_tokenizer
 from benchmarks.testbed.train_outcome import VOCABULARY
 from benchmarks.testbed.train_transformer import TEXT_DIM, new_text_encoder
-from rewards.caption_match import VideoWordModel
 from rewards.process import LatentProcessReward, cut_denoiser
 from rewards.provenance import Provenance
+from rewards.shapes.caption_match import VideoWordModel
 from samplers.loading import load_policy
 from samplers.pipeline import PipelinePolicy
 from tests.geometry import GEOMETRY

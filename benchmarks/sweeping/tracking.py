@@ -48,7 +48,12 @@ class SweepTracker(Mirror):
 
     def _parent_tags(self) -> dict[str, str]:
         base = self.plan.base
-        return {"phase": "sweep", "study": self.plan.study, "suite": base.suite, "preset": base.preset}
+        return {
+            "phase": "sweep",
+            "study": self.plan.study,
+            "suite": suite_named(base.suite).name,
+            "preset": base.preset,
+        }
 
     def _begin(self) -> None:
         described = self.plan.described()

@@ -18,9 +18,9 @@ from benchmarks.testbed.scenes import prompt_split
 from benchmarks.testbed.train_outcome import train_outcome
 from benchmarks.testbed.train_transformer import polish, pretrain
 from benchmarks.testbed.train_vae import train_vae
-from rewards.caption_match import VideoWordModel
 from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance
+from rewards.shapes.caption_match import VideoWordModel
 from rewards.suites import load_suite
 from rewards.train_prm import train_prm
 from samplers.loading import load_policy

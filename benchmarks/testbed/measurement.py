@@ -7,8 +7,8 @@ import torch
 from benchmarks.testbed import NUM_STEPS, SHIFT
 from benchmarks.testbed.scenes import NUM_FRAMES, SIDE, all_prompts, prompt_split
 from methods.seeding import generator
-from rewards.caption_match import CaptionMatch, VideoWordModel
 from rewards.shapes import ATTRIBUTES, measure
+from rewards.shapes.caption_match import CaptionMatch, VideoWordModel
 from samplers import build
 from samplers.condition import Geometry
 from samplers.pipeline import PipelinePolicy

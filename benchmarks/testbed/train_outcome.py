@@ -10,9 +10,9 @@ from torch import Tensor
 from benchmarks.testbed.recipe import Recipe
 from benchmarks.testbed.scenes import Scenes, sample_scenes
 from benchmarks.testbed.train_vae import to_model_range
-from rewards.caption_match import VideoWordModel
 from rewards.fitting import optimise
 from rewards.shapes.attributes import ATTRIBUTES
+from rewards.shapes.caption_match import VideoWordModel
 
 VOCABULARY = tuple(word for words in ATTRIBUTES.values() for word in words)
 _MOTION = slice(len(VOCABULARY) - len(ATTRIBUTES["motion"]), len(VOCABULARY))

@@ -36,6 +36,8 @@ class Diversity:
     the same prompt; 0 if there is no other. A policy that collapses to one video per prompt scores 0.
     """
 
+    comparing = True
+
     def __call__(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B, F, 3, H, W) videos in [0, 1] and B prompts to (B,) mean distances."""
         small = F.avg_pool2d(videos.flatten(0, 1), kernel_size=4).unflatten(0, videos.shape[:2]).flatten(1)

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.checkpoint import optimiser_state
 from benchmarks.run import main
 from rewards.base import OutcomeReward
-from rewards.suites import REWARDS
+from rewards.suites import loading
 from tests.world import world_flags
 
 TRAINED = 4
@@ -60,7 +60,6 @@ class Bench:
 
     def __init__(self, world: Path, folder: Path) -> None:
         self.world, self.folder = world, folder
-        self.rewards = REWARDS
         self._calls = 0
 
     def config(self, **changes: Any) -> Path:
@@ -140,10 +139,22 @@ class Misbehaving:
         return self.then(values) if self.calls == self.at else values
 
 
+def replace_reward(
+    monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[OutcomeReward], OutcomeReward]
+) -> None:
+    """Changes what one entry of every suite makes, each time that it is made."""
+    made = loading.made
+
+    def changed(entry: str, *how: Any) -> object:
+        sound: Any = made(entry, *how)
+        return change(sound) if entry == name else sound
+
+    monkeypatch.setattr(loading, "made", changed)
+
+
 def misbehave(monkeypatch: pytest.MonkeyPatch, name: str, at: int, then: Callable[[Tensor], Tensor]) -> None:
-    """Makes one entry of `REWARDS` misbehave."""
-    make = REWARDS[name]
-    monkeypatch.setitem(REWARDS, name, lambda folder: Misbehaving(make(folder), at, then))
+    """Makes one reward misbehave."""
+    replace_reward(monkeypatch, name, lambda sound: Misbehaving(sound, at, then))
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, call: int) -> None:

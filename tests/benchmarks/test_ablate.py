@@ -24,8 +24,7 @@ from benchmarks.task import Training
 from methods.catalog import difference
 from methods.method import Method, flatten
 from methods.naming import changed
-from rewards.suites import REWARDS
-from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt
+from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt, replace_reward
 from tests.world import world_flags
 
 SHIPPED = sorted((Path(__file__).parents[2] / "benchmarks" / "ablations").glob("*.yaml"))
@@ -147,7 +146,7 @@ def ablated(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Abl
     monkeypatch.setattr("benchmarks.run.Benchmark._animate", lambda _: None)
     monkeypatch.setattr("benchmarks.tracking.Tracker", NoTracker)
     monkeypatch.setattr("analysis.report.write_report", lambda folder: folder / "report.html")
-    monkeypatch.setitem(REWARDS, "accuracy", lambda _: brightness)
+    replace_reward(monkeypatch, "accuracy", lambda _: brightness)
     return Ablated(world, tmp_path)
 
 

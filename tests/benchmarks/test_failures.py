@@ -14,7 +14,7 @@ from torch import Tensor
 
 from analysis.schema import SETTINGS_FILE
 from benchmarks.task import Training
-from tests.benchmarks.harness import Bench, Result, assert_same_state, misbehave
+from tests.benchmarks.harness import Bench, Result, assert_same_state, misbehave, replace_reward
 
 
 def raised(values: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def test_nothing_can_be_evaluated(reporting: Bench, monkeypatch: pytest.MonkeyPa
         def __call__(self, videos: Tensor, prompts: list[str]) -> Tensor:
             raise RuntimeError("no judge")
 
-    monkeypatch.setitem(reporting.rewards, "accuracy", lambda _: Broken())
+    replace_reward(monkeypatch, "accuracy", lambda _: Broken())
     result = reporting("--methods", "dance_grpo", budget=2)
     assert result.code == 2
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]

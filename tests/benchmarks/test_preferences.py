@@ -11,7 +11,7 @@ from benchmarks.preferences import main
 from benchmarks.testbed.scenes import prompt_split
 from rewards.preferences import PreferenceData
 from rewards.provenance import Provenance
-from rewards.suites import SUITES, load_suite
+from rewards.suites import load_suite, suite_named
 from rewards.train_prm import main as train_prm
 from tests.benchmarks.harness import Bench
 from tests.world import world_policy
@@ -53,7 +53,7 @@ def test_samples_are_scored_with_the_training_rewards(world: Path, flags: dict[s
     torch.testing.assert_close(data.scores, scores)
     torch.testing.assert_close(data.text["embeds"], policy.encode(PROMPTS).embeds)
     assert data.description["score"] == " + ".join(
-        f"{weight:g} {name}" for name, weight in SUITES["shapes"].training.items()
+        f"{weight:g} {name}" for name, weight in suite_named("shapes").training.items()
     )
 
 

@@ -25,8 +25,7 @@ from torch import Tensor
 from benchmarks.records import read_rows
 from benchmarks.tracking import Tracker
 from rewards.base import OutcomeReward
-from rewards.suites import REWARDS
-from tests.benchmarks.harness import TRAINED, Bench
+from tests.benchmarks.harness import TRAINED, Bench, replace_reward
 from tests.benchmarks.test_tracking import children_in, history, parents_in
 
 ITERATIONS = 12
@@ -122,8 +121,7 @@ def test_a_server_that_stops_during_a_run(
     folder = tracked.folder / "out" / "runs" / "dance_grpo-seed0"
     stopped, opened = threading.Event(), threading.Event()
     gates = {STOPPED: stopped, BACK: opened}
-    make = REWARDS["motion_quality"]
-    monkeypatch.setitem(REWARDS, "motion_quality", lambda path: Gate(make(path), gates))
+    replace_reward(monkeypatch, "motion_quality", lambda sound: Gate(sound, gates))
 
     trackers: list[Tracker] = []
 

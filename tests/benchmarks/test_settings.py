@@ -131,7 +131,7 @@ def test_a_method_of_ones_own() -> None:
 
 def dumped(settings: RunSettings, folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS_FILE
-    path.write_text(settings.dump(suite_named(settings.suite).model_dump(mode="json")))
+    path.write_text(settings.dump(suite_named(settings.suite).recorded()))
     return read_config(path)
 
 
@@ -262,7 +262,7 @@ def test_a_setting_that_is_gone_names_what_says_the_same(
 def test_written_settings_are_plain_yaml(world: Path, tmp_path: Path) -> None:
     settings = world_settings(world, ["euphonium"])
     path = tmp_path / SETTINGS_FILE
-    path.write_text(settings.dump(suite_named("shapes").model_dump(mode="json")))
+    path.write_text(settings.dump(suite_named("shapes").recorded()))
     content = yaml.safe_load(path.read_text())
     assert content["suite"]["headline"] == "accuracy"
     assert content["method_settings"]["euphonium"].keys() == Method.model_fields.keys()

@@ -29,8 +29,7 @@ from benchmarks.task import Training
 from benchmarks.testbed.scenes import prompt_split
 from benchmarks.tracking import EXPERIMENT
 from methods.method import flatten
-from rewards.suites import REWARDS
-from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt
+from tests.benchmarks.harness import NoTracker, Result, _plain, interrupt, replace_reward
 from tests.benchmarks.saved_views import runs_of, saved_views
 from tests.world import world_flags
 
@@ -114,7 +113,7 @@ def script(monkeypatch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
     A sweep loads the suite once to check that it can, and once for each trial.
     """
     left = iter([0.0, *values])
-    monkeypatch.setitem(REWARDS, "accuracy", lambda _: Scripted(next(left)))
+    replace_reward(monkeypatch, "accuracy", lambda _: Scripted(next(left)))
 
 
 ONE = ("--methods", "dance_grpo", "--params", "noise,learning_rate")

@@ -21,7 +21,7 @@ from benchmarks.session import Session
 from benchmarks.task import Training, share_of
 from benchmarks.workers import run_all
 from methods.catalog import CATALOG
-from rewards.suites import SUITES
+from rewards.suites import suite_named
 from tests.benchmarks.harness import Bench, Result, assert_same_records, assert_same_state
 from tests.world import world_settings
 
@@ -60,7 +60,7 @@ def test_the_base_model_is_evaluated_once(whole: Result) -> None:
     assert set(rows["iteration"]) == {0}
     assert set(rows["seed"]) == {0}
     assert not rows.duplicated(["split", "prompt", "sample", "reward"]).any()
-    suite = SUITES["shapes"]
+    suite = suite_named("shapes")
     assert set(rows["reward"]) == {*suite.training, *suite.held_out}
     assert set(rows["split"]) == {"held_out", "train"}
 
@@ -112,7 +112,7 @@ def test_settings_hold_what_was_set(whole: Result) -> None:
         == 0.8
     )
     assert "--set euphonium.objective.clip_range=0.002" in settings["command"]
-    assert settings["suite"]["training"] == SUITES["shapes"].training
+    assert settings["suite"]["training"] == suite_named("shapes").training
 
 
 def test_settings_reproduce_the_run(bench: Bench, whole: Result) -> None:

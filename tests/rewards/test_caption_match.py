@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.testbed.scenes import all_prompts, sample_scenes
-from rewards.caption_match import STOP_WORDS, CaptionMatch, VideoWordModel
 from rewards.shapes import ATTRIBUTES
+from rewards.shapes.caption_match import STOP_WORDS, CaptionMatch, VideoWordModel
 
 VOCABULARY = tuple(word for words in ATTRIBUTES.values() for word in words)
 

@@ -10,10 +10,10 @@ from benchmarks.performance import batching
 from benchmarks.testbed import WEIGHTS, manifest
 from benchmarks.testbed.measurement import GEOMETRY, headroom_problems
 from benchmarks.testbed.scenes import all_prompts, prompt_split
-from rewards.caption_match import VideoWordModel
 from rewards.process import LatentProcessReward
 from rewards.provenance import Provenance
 from rewards.shapes import ATTRIBUTES, parse_caption
+from rewards.shapes.caption_match import VideoWordModel
 from samplers.loading import load_policy
 
 

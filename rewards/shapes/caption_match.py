@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rewards.suites.model import SuiteError
+
 #: Words of a caption that describe nothing visible.
 STOP_WORDS = frozenset({"a", "ball", "moving"})
 
@@ -104,3 +106,14 @@ class CaptionMatch:
         """(B, F, 3, H, W) videos in [0, 1] and B prompts to (B,) scores, differentiable in the videos."""
         weights = self.model.asserted(prompts).to(videos.device)
         return (self.model(videos).sigmoid() * weights).sum(dim=1)
+
+
+def load_caption_match(folder: Path) -> CaptionMatch:
+    """The score of the model in a folder.
+
+    Raises:
+        SuiteError: the folder holds none.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise SuiteError(f"no outcome model at {str(folder)!r}: name its folder with --outcome-model")
+    return CaptionMatch(VideoWordModel.load(Path(folder)))

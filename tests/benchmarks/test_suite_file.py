@@ -1,0 +1,95 @@
+"""A suite given by path: workers read it, a run resumes with it, and not once it has changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from analysis.schema import SETTINGS_FILE
+from benchmarks.resolve import read_config, resolve
+from benchmarks.settings import SettingsError
+from rewards.suites import suite_named
+from tests.benchmarks.harness import Bench
+
+OWN = {
+    "name": "own",
+    "scorers": {
+        "still": {"scorer": "rewards.shapes.quality:MotionQuality", "batch": 3},
+        "size": {"scorer": "rewards.shapes.held_out:AttributeAccuracy", "options": {"attribute": "size"}},
+    },
+    "training": {"still": 1.0},
+    "held_out": ["size"],
+    "headline": "size",
+    "descriptions": {"still": "even motion", "size": "the caption's size"},
+}
+PROMPTS = {
+    "train": ["a small red ball moving left", "a large red ball moving left"],
+    "held_out": ["a small blue ball moving up"],
+}
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({**OWN, "prompts": PROMPTS}))
+    return path
+
+
+def test_a_run_with_workers_resumes_until_the_suite_changes(bench: Bench, suite: Path) -> None:
+    arguments = ("--methods", "dance_grpo", "--suite", suite, "--workers", 2)
+    result = bench(*arguments, budget=1)
+    assert result.code == 0, result.err
+    rows = result.rows("evaluations")
+    assert set(rows["reward"]) == {"still", "size"}
+    assert set(rows["prompt"]) == {*PROMPTS["train"], *PROMPTS["held_out"]}
+    recorded = yaml.safe_load((result.folder / SETTINGS_FILE).read_text())["suite"]
+    assert recorded["file"] == str(suite)
+    assert recorded["scorers"]["still"]["batch"] == 3
+    assert (result.folder / "scorers.json").is_file()
+    assert bench.resume().code == 0
+    suite.write_text(suite.read_text().replace("attribute: size", "attribute: colour"))
+    changed = bench.resume()
+    assert changed.code == 2
+    assert f"the suite at {str(suite)!r} has changed since (scorers)" in changed.err
+
+
+def test_a_suites_prompts_yield_to_those_of_a_file_or_flag(suite: Path) -> None:
+    flags = {"methods": ["dance_grpo"], "suite": str(suite), "prompts_per_iteration": 1}
+    settings = resolve("default", {}, flags, [], "")
+    assert settings.prompts.train == tuple(PROMPTS["train"])
+    given = {"train": ["a"], "held_out": ["b"]}
+    assert resolve("default", {"prompts": given}, flags, [], "").prompts.train == ("a",)
+    shapes = resolve("default", {}, {"methods": ["dance_grpo"]}, [], "")
+    assert shapes.prompts.train[0].endswith(("left", "right", "up", "down"))
+
+
+def test_settings_of_runs_before_suites_were_files_read_back(tmp_path: Path) -> None:
+    old = suite_named("shapes").recorded()
+    assert old.keys() == {"name", "training", "held_out", "headline", "descriptions"}
+    (tmp_path / SETTINGS_FILE).write_text(yaml.safe_dump({"suite": old}))
+    assert read_config(tmp_path / SETTINGS_FILE) == {"suite": "shapes"}
+
+
+def test_a_lost_suite_file_is_named(suite: Path, tmp_path: Path) -> None:
+    recorded = suite_named(str(suite)).recorded()
+    suite.unlink()
+    (tmp_path / SETTINGS_FILE).write_text(yaml.safe_dump({"suite": recorded}))
+    with pytest.raises(SettingsError, match=r"own.yaml' does not exist"):
+        read_config(tmp_path / SETTINGS_FILE)
+
+
+def test_the_motion_suite_end_to_end(bench: Bench) -> None:
+    """Two scores of one scorer: one trains, the other judges."""
+    result = bench("--methods", "dance_grpo", "--suite", "motion", budget=1)
+    assert result.code == 0, result.err
+    rows = result.rows("evaluations")
+    suite = suite_named("motion")
+    assert set(rows["reward"]) == {*suite.training, *suite.held_out}
+    assert rows["value"].notna().all()
+    assert "DIS" in (result.folder / "scorers.json").read_text()
+    refused = bench("--methods", "refl", "--suite", "motion", output="other")
+    assert refused.code == 2
+    assert "'flow_smoothness' of suite 'motion' has no gradient" in refused.err
+    assert not refused.folder.exists()
