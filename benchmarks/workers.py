@@ -192,11 +192,12 @@ def _work(pipe: Connection, settings: RunSettings, output: Path, threads: int) -
     quieten()
     session: Session | None = None
     while (task := pipe.recv()) is not None:
+        method, seed = task
         try:
             session = session or Session.open(settings)
-            run_one(session, output, *task, pipe.send)
+            run_one(session, output, method, seed, pipe.send)
         except Exception as error:  # noqa: BLE001 - whatever ends a run ends that run alone
-            pipe.send(record_failure(output, *task, error))
+            pipe.send(record_failure(output, method, seed, error))
         pipe.send(Done())
 
 
