@@ -121,6 +121,7 @@ class Footprint(FlopCounter):
         self.by_dtype: dict[torch.dtype, int] = defaultdict(int)
         self.held = self.peak = 0
         self._sizes: dict[int, int] = {}
+        self._watched: dict[int, Any] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operation, adds its count and notes new storages."""
@@ -139,10 +140,11 @@ class Footprint(FlopCounter):
         self._sizes[place] = storage.nbytes()
         self.held += self._sizes[place]
         self.peak = max(self.peak, self.held)
-        weakref.finalize(storage, self._leave, place)
+        self._watched[place] = weakref.ref(storage, lambda _: self._leave(place))
 
     def _leave(self, place: int) -> None:
-        self.held -= self._sizes.pop(place, 0)
+        self.held -= self._sizes.pop(place)
+        del self._watched[place]
 
 
 @cache

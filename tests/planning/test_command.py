@@ -39,9 +39,16 @@ def test_the_command_prints_what_it_plans(capsys: pytest.CaptureFixture[str]) ->
     assert [round(1e3 * float(numbers[column]), 1) for column in (2, 4, 5)] == [10.5, 19.2, 11.5]
 
 
-def test_json_has_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def on_world(world: Path) -> list[str]:
+    """Options that choose the tiny world."""
+    folders = [f"--{name}={world / name.replace('-', '_')}" for name in ("outcome-model", "process-reward")]
+    return [f"--model={world / 'pipeline'}", *folders, "--video=5x16x16"]
+
+
+def test_json_has_the_same_figures(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--methods", "dance_grpo", "--gpu", "rtx4090", "--utilisation", "0.2", "--json"]
-    assert main([*options, "--set", "dance_grpo.group_size=4", "--budget", "0.5"]) == 0
+    more = ["--set", "dance_grpo.group_size=4", "--budget", "0.5"]
+    assert main([*on_world(world), *options, *more]) == 0
     found = json.loads(capsys.readouterr().out)
     method = found["methods"]["dance_grpo"]
     assert (found["fits"], found["changes"], found["gpu"]) == (True, {}, "NVIDIA GeForce RTX 4090")
@@ -53,8 +60,9 @@ def test_json_has_the_same_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert method["seconds_per_iteration"] == pytest.approx(charged / (82.6 * 0.2))
 
 
-def test_a_budget_below_one_iteration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--methods", "dance_grpo,flow_grpo", "--budget", "100", "--budget-unit", "nfe"]) == 2
+def test_a_budget_below_one_iteration_is_refused(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--methods", "dance_grpo,flow_grpo", "--budget", "100", "--budget-unit", "nfe"]
+    assert main([*on_world(world), *options]) == 2
     told = capsys.readouterr().err
     assert (
         "budget is 100 nfe, which does not pay for one iteration (dance_grpo 768, flow_grpo 1280 nfe)" in told
@@ -109,7 +117,7 @@ def test_memory_settings_lower_their_phase(world: Path) -> None:
         return worst(planned(settings)).memory.at
 
     base = memory()
-    assert memory(execution={"gradient_checkpointing": True})["update"] < 0.7 * base["update"]
+    assert memory(execution={"gradient_checkpointing": True})["update"] < 0.8 * base["update"]
     assert memory(execution={"decode_batch": 1})["decode"] < base["decode"]
     assert memory(rollout_batch=4)["rollout"] < base["rollout"]
     on_cpu = memory(execution={"trajectories": "cpu"})

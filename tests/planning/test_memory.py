@@ -10,22 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from benchmarks.planning.meta import META, Footprint, enable_checkpointing, shapes_only
 from tests.planning.conftest import costs_of
+from tests.planning.networks import SIZE, inputs, middling
 from tests.world import tiny_transformer, world_settings
-
-
-def inputs(network: Any, device: torch.device, rows: int, size: tuple[int, int, int]) -> dict[str, Any]:
-    config = network.config
-    return {
-        "hidden_states": torch.zeros(rows, config.in_channels, *size, device=device),
-        "timestep": torch.full((rows,), 500.0, device=device),
-        "encoder_hidden_states": torch.zeros(rows, 7, config.text_dim, device=device),
-        "return_dict": False,
-    }
 
 
 def saved_bytes(network: Any, given: dict[str, Any]) -> int:
@@ -117,29 +107,10 @@ def test_autocast_halves_activations_and_keeps_float32_weights() -> None:
     assert layer.weight.dtype == torch.float32
 
 
-def middling(device: str) -> WanTransformer3DModel:
-    """A network whose activations outweigh what else a process allocates."""
-    with torch.device(device):
-        return WanTransformer3DModel(
-            patch_size=(1, 2, 2),
-            num_attention_heads=4,
-            attention_head_dim=32,
-            in_channels=4,
-            out_channels=4,
-            text_dim=16,
-            freq_dim=16,
-            ffn_dim=512,
-            num_layers=4,
-            cross_attn_norm=True,
-            rope_max_seq_len=64,
-        )
-
-
-SIZE = (4, 32, 32)
 PROCESS = """
 import torch
 from benchmarks.ledger import peak_memory_mb, reset_peak_memory
-from tests.planning.test_memory import SIZE, inputs, middling
+from tests.planning.networks import SIZE, inputs, middling
 cpu = torch.device("cpu")
 for checkpointing in (False, True):
     network = middling("cpu")
