@@ -19,7 +19,7 @@ from analysis.schema import BASE, run_folder
 from benchmarks.causes import cause_of_death, memory_advice
 from benchmarks.launching import ProcessLost, devices, lost
 from benchmarks.locking import Busy, alone
-from benchmarks.pool import Done, Pool
+from benchmarks.pool import Done, WorkerPool
 from benchmarks.records import Recorder
 from benchmarks.settings import RunSettings
 
@@ -175,7 +175,7 @@ def _run_apart(
             error = WorkerDiedError(f"{error} (twice)")
             failures.append(record_failure(output, *task, error))
 
-    Pool(_work, (settings, output, max(1, cores() // workers)), workers, read, died).run(tasks)
+    WorkerPool(_work, (settings, output, max(1, cores() // workers)), workers, read, died).run(tasks)
     return failures
 
 
@@ -190,12 +190,14 @@ def _work(pipe: Connection, settings: RunSettings, output: Path, threads: int) -
     torch.set_num_threads(threads)
     quieten()
     session: Session | None = None
+    task: tuple[str, int] | None
     while (task := pipe.recv()) is not None:
+        method, seed = task
         try:
             session = session or Session.open(settings)
-            run_one(session, output, *task, pipe.send)
+            run_one(session, output, method, seed, pipe.send)
         except Exception as error:  # noqa: BLE001 - whatever ends a run ends that run alone
-            pipe.send(record_failure(output, *task, error))
+            pipe.send(record_failure(output, method, seed, error))
         pipe.send(Done())
 
 
