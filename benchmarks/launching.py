@@ -24,7 +24,7 @@ class ProcessLost(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: a scheduler or a container ends this program, which leaves as after Ctrl-C."""
+    """A scheduler or a container ends this program, which leaves as after Ctrl-C."""
 
 
 def process_count() -> int:
@@ -148,6 +148,8 @@ def shape(workers: int) -> str:
 def ending(output: Path, again: str) -> Iterator[None]:
     """In this context SIGTERM ends the program as Ctrl-C does, and several processes end together.
 
+    So does SIGUSR1, by which Slurm warns a job before its time is over (`--signal=USR1@90`).
+
     Launchers end all processes of a run when one has ended, by SIGTERM. The main thread may be waiting for a
     collective that never completes, where no Python handler runs: a thread of its own then leaves.
 
@@ -163,13 +165,17 @@ def ending(output: Path, again: str) -> Iterator[None]:
         there.setblocking(False)
         signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=_leave_when_told, args=(here, output, again), daemon=True).start()
-    before = signal.signal(signal.SIGTERM, _nothing if launched() else _terminate)
+        numbers, handler = [signal.SIGTERM], _nothing  # libraries of several GPUs use SIGUSR1 themselves
+    else:
+        numbers, handler = [signal.SIGTERM, signal.SIGUSR1], _terminate
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     except ProcessLost:
         _leave(output, again, 1)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _terminate(*_: object) -> None:
@@ -177,7 +183,7 @@ def _terminate(*_: object) -> None:
 
 
 def _nothing(*_: object) -> None:
-    """The thread leaves."""
+    """Leaves it to the thread."""
 
 
 def _leave_when_told(told: socket.socket, output: Path, again: str) -> None:

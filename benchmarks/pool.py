@@ -27,7 +27,7 @@ class _Seat:
     task: Any
 
 
-class Pool:
+class WorkerPool:
     """Workers, each in its own process and on a GPU of its own while there are enough.
 
     Args:

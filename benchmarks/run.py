@@ -184,10 +184,10 @@ def carry_out(
         raise SettingsError(f"--workers is {given.workers}; give at least 1")
     cluster = cluster_of(given)
     output = output_folder(given)
-    command = again_in_words(resume_command(output, module))
-    again = f"the records so far are kept; continue with `{command}`"
+    command = resume_command(output, module)
+    again = f"the records so far are kept; continue with `{again_in_words(command)}`"
     benchmark = make(output, given.workers, given.resume)
-    benchmark.cluster = cluster
+    benchmark.cluster, benchmark.command = cluster, command
     with ending(output, again):
         benchmark.check()
         return exit_code(benchmark.run, again)
@@ -226,6 +226,7 @@ class Benchmark:
         self.settings, self.output, self.resume = settings, output, resume
         self.runs = settings.runs()
         self.cluster: Cluster | None = None
+        self.command = resume_command(output)
         self.workers = workers if workers is not None else self._default_workers()
         self.console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -270,7 +271,7 @@ class Benchmark:
         page = shlex.join(["python", "-m", "analysis.report", str(self.output)])
         say(
             self.console,
-            f"what has finished, at any time: `{page}`; in the end `{resume_command(self.output)}` collects all "
+            f"what has finished, at any time: `{page}`; in the end `{self.command}` collects all "
             "and trains what is missing; logs are in " + str(self.output / "jobs"),
         )
         return 0

@@ -19,7 +19,7 @@ from analysis.schema import BASE, run_folder
 from benchmarks.causes import cause_of_death, memory_advice
 from benchmarks.launching import ProcessLost, devices, lost
 from benchmarks.locking import Busy, alone
-from benchmarks.pool import Done, Pool
+from benchmarks.pool import Done, WorkerPool
 from benchmarks.records import Recorder
 from benchmarks.settings import RunSettings
 
@@ -176,7 +176,7 @@ def _run_apart(
             error = WorkerDiedError(f"{error} (twice)")
             failures.append(record_failure(output, *task, error))
 
-    Pool(_work, (settings, output, max(1, cores() // workers)), workers, read, died).run(tasks)
+    WorkerPool(_work, (settings, output, max(1, cores() // workers)), workers, read, died).run(tasks)
     return failures
 
 
@@ -191,6 +191,7 @@ def _work(pipe: Connection, settings: RunSettings, output: Path, threads: int) -
     torch.set_num_threads(threads)
     quieten()
     session: Session | None = None
+    task: tuple[str, int] | None
     while (task := pipe.recv()) is not None:
         method, seed = task
         try:

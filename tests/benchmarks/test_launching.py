@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from benchmarks.launching import CONFIG, check_launch, lost, seeing, shape
 from benchmarks.settings import SettingsError
+from benchmarks.task import Training
 from tests.benchmarks.harness import Bench, Result
 from tests.world import world_settings
 
@@ -154,6 +155,28 @@ def test_what_trains_in_words(
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "H")
     assert shape(workers) == words
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_scheduler_ends_a_run_as_ctrl_c_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    iterate, handlers = Training._iterate, [signal.getsignal(number), signal.getsignal(signal.SIGTERM)]
+
+    def ended(self: Training, iteration: int) -> dict[str, float]:
+        if iteration == 1:
+            os.kill(os.getpid(), number)
+        return iterate(self, iteration)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_iterate", ended)
+        result = bench("--methods", "dance_grpo", budget=2, checkpoint_every=1)
+    assert result.code == 143
+    again = f"python -m benchmarks.run --resume --output {result.folder}"
+    assert result.err == f"interrupted; the records so far are kept; continue with `{again}`\n"
+    assert set(result.rows("iterations")["iteration"]) == {0, 1}
+    assert [signal.getsignal(number), signal.getsignal(signal.SIGTERM)] == handlers
+    assert bench.resume().code == 0
 
 
 def test_a_worker_sees_its_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.causes import cause_of_death, memory_advice
 from benchmarks.locking import alone
-from benchmarks.pool import Done, Pool
+from benchmarks.pool import Done, WorkerPool
 from benchmarks.task import Training
 from benchmarks.workers import described
 from tests.benchmarks.harness import Bench, assert_same_records, assert_same_state
@@ -47,7 +47,7 @@ def test_every_task_is_done_or_reported(
     monkeypatch.setattr("benchmarks.pool.devices", lambda: ["7", "8"])
     seen: list[tuple[str, str]] = []
     deaths: list[tuple[str, int | None, bool]] = []
-    pool = Pool(work, (tmp_path,), workers, seen.append, lambda *death: deaths.append(death))
+    pool = WorkerPool(work, (tmp_path,), workers, seen.append, lambda *death: deaths.append(death))
     pool.run(["a", "dies", "b", "once", "c"])
     assert sorted(task for task, _ in seen) == ["a", "b", "c", "once"]
     assert {device for _, device in seen} <= {"7", "8"}
