@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLModel
 
 WORDS = ("a", "red", "ball", "dog", "runs")
 
@@ -65,3 +67,45 @@ def write_head(file: Path, width: int = 16) -> dict[str, torch.Tensor]:
         before = after
     torch.save(state, file)
     return state
+
+
+def write_qwen2vl(folder: Path) -> Qwen2VLModel:
+    """A tiny Qwen2-VL: configuration, byte-level tokenizer and weights, under the names of transformers 4.45."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special += [f"<|{name}|>" for name in ("vision_start", "vision_end", "image_pad", "video_pad")]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.add_special_tokens(special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=special[0])
+    tokenizer.save_pretrained(folder)
+    ids = dict(zip(special, tokenizer.convert_tokens_to_ids(special), strict=True))
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        },
+        vision_config={"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 1, "hidden_size": 32},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+    )
+    config.save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = Qwen2VLModel(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return model.eval()
+
+
+def old_names(model: Qwen2VLModel) -> dict[str, torch.Tensor]:
+    """A model's state under the names of transformers 4.45."""
+    return {
+        re.sub("^language_model", "model", name): value.clone() for name, value in model.state_dict().items()
+    }
