@@ -153,7 +153,9 @@ class Learner:
             FloatingPointError: loss or gradient is not finite; no optimiser step was taken.
         """
         at = self._at(experience, meter)
-        pairs = self._batch(experience, at)
+        steps = (len(experience.samples), experience.steps.shape[1], *experience.trajectory.final.shape[1:])
+        with meter("update", ("rows", self.method.objective.model_dump_json(), *steps)):
+            pairs = self._batch(experience, at)  # some objectives evaluate the policy here
         with meter("update", self._key(pairs), **self._counts(pairs)):
             figures = self._train(pairs, experience, at)
         self.method.objective.after_update(self.weights.copies, self._trained(), at.iteration)

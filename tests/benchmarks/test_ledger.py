@@ -384,7 +384,21 @@ def test_a_loss_is_charged_its_own_operations(world: Path, tmp_path: Path) -> No
             usages.setdefault(name, []).append(entered(training)["update", "tflops"])
     for first, second in usages.values():
         assert first == second
-    assert len([place for place in known if place[0] == "update"]) == 2
+    updates = [key for component, key in known if component == "update"]
+    assert len([key for key in updates if key[0] != "rows"]) == 2  # apart from making the rows
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_operation_of_an_iteration_is_charged(world: Path, tmp_path: Path, name: str) -> None:
+    """Also those between sections: AWM evaluates the policy on all rows before it updates it."""
+    training = make(world, tmp_path, name).training
+    with FlopCounter() as counter:
+        training.learner.update(training.learner.collect(training._draw(0)))
+    charged = make(world, tmp_path / "charged", name).training
+    charged.learner.update(charged.learner.collect(charged._draw(0), charged.meter), charged.meter)
+    usage = charged.meter.take()
+    entries = [amount for (_, quantity), amount in usage.items() if quantity == "tflops"]
+    assert sum(entries) == pytest.approx(counter.tflops, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", CATALOG)
