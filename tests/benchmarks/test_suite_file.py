@@ -79,6 +79,17 @@ def test_settings_of_runs_before_suites_were_files_read_back(tmp_path: Path) -> 
     assert read_config(tmp_path / SETTINGS_FILE) == {"suite": "shapes"}
 
 
+def test_facts_are_part_of_what_may_not_change(suite: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(suite.read_text())
+    content["prompts"]["held_out"] = [{"prompt": "a sign", "text": "STOP"}]
+    suite.write_text(yaml.safe_dump(content))
+    (tmp_path / SETTINGS_FILE).write_text(yaml.safe_dump({"suite": suite_named(str(suite)).recorded()}))
+    assert read_config(tmp_path / SETTINGS_FILE) == {"suite": str(suite)}
+    suite.write_text(suite.read_text().replace("STOP", "GO"))
+    with pytest.raises(SettingsError, match=r"has changed since \(facts\)"):
+        read_config(tmp_path / SETTINGS_FILE)
+
+
 def test_a_lost_suite_file_is_named(suite: Path, tmp_path: Path) -> None:
     recorded = suite_named(str(suite)).recorded()
     suite.unlink()
