@@ -16,7 +16,9 @@ def clip(kind: str, seed: int, frames: int, height: int, width: int) -> Tensor:
     Args:
         kind: one of `KINDS`.
         seed: of its colours, places and noise.
-        frames, height, width: its size.
+        frames: how many.
+        height: of a frame, in pixels.
+        width: of a frame.
     """
     generator = torch.Generator().manual_seed(seed)
     if kind == "noise":

@@ -101,4 +101,7 @@ class Suite(_Part):
     def recorded(self) -> dict[str, Any]:
         """What a run's settings.yaml says of it; of a file of the user's, also how its scores are made."""
         own = set() if self.file else {"scorers", "fps", "file"}
-        return self.model_dump(mode="json", exclude={"prompts", *own})
+        result = self.model_dump(mode="json", exclude={"prompts", *own})
+        if self.file and self.prompts and self.prompts.facts:  # they decide scores, as options do
+            result["facts"] = self.prompts.facts
+        return result

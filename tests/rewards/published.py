@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLModel
 
@@ -109,3 +110,68 @@ def old_names(model: Qwen2VLModel) -> dict[str, torch.Tensor]:
     return {
         re.sub("^language_model", "model", name): value.clone() for name, value in model.state_dict().items()
     }
+
+
+#: Short instructions in the published form: each token once, one place for the prompt.
+VIDEO_TEMPLATE = (
+    'DETAILED_PROMPT_WITH_SPECIAL_TOKEN = """\nQ <|VQ_reward|>\nM <|MQ_reward|>\n'
+    'T {text_prompt}: <|TA_reward|>\n"""\n'
+)
+FRAME_TEMPLATE = (
+    'INSTRUCTION = """\nRate {text_prompt}\n"""\nprompt_with_special_token = """\nNow: <|Reward|>\n"""\n'
+)
+
+
+def grown(model: Qwen2VLModel, tokens: int) -> Qwen2VLModel:
+    """With rows for more tokens."""
+    rows = torch.randn(tokens, 32, generator=torch.Generator().manual_seed(5)) * 0.15
+    embed = model.language_model.embed_tokens
+    embed.weight = torch.nn.Parameter(torch.cat([embed.weight.data, rows]))
+    return model
+
+
+def video_config(base: Path, rank: int = 3, alpha: float = 12.0) -> dict[str, object]:
+    """The content of a model_config.json."""
+    parts = (("mean", 0.5), ("std", 2.0))
+    return {
+        "data_config": {"fps": 2.0, "num_frames": None, "max_frame_pixels": 4 * 28 * 28},
+        "model_config": {"model_name_or_path": str(base), "output_dim": 1, "reward_token": "special"},
+        "peft_lora_config": {"lora_r": rank, "lora_alpha": alpha, "use_rslora": False},
+        "inference_config": {f"{name}_{part}": value for name in ("VQ", "MQ", "TA") for part, value in parts},
+    }
+
+
+def write_video_reward(folder: Path) -> Path:
+    """A VideoReward checkpoint without adapters."""
+    model = grown(write_qwen2vl(folder / "base"), 3)
+    (folder / "checkpoint-1").mkdir()
+    state = {f"base_model.model.{name}": value for name, value in old_names(model).items()}
+    head = torch.randn(1, 32, generator=torch.Generator().manual_seed(1))
+    torch.save({**state, "base_model.model.rm_head.weight": head}, folder / "checkpoint-1" / "model.pth")
+    (folder / "model_config.json").write_text(json.dumps(video_config(folder / "base")))
+    (folder / "prompt_template.py").write_text(VIDEO_TEMPLATE)
+    return folder
+
+
+def frame_head() -> torch.nn.Sequential:
+    """HPSv3's head, smaller."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return torch.nn.Sequential(
+            torch.nn.Linear(32, 20),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(0.05),
+            torch.nn.Linear(20, 16),
+            torch.nn.ReLU(),
+            torch.nn.Linear(16, 2),
+        ).eval()
+
+
+def write_hpsv3(folder: Path) -> Path:
+    """HPSv3's checkpoint: one safetensors file under the old names, with a head of three layers."""
+    model = grown(write_qwen2vl(folder / "base"), 1)
+    state = {**old_names(model), "lm_head.weight": torch.zeros(3, 3)}
+    state |= {f"rm_head.{name}": value for name, value in frame_head().state_dict().items()}
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "HPSv3.safetensors")
+    (folder / "data_collator_qwen.py").write_text(FRAME_TEMPLATE)
+    return folder

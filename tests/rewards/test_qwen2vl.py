@@ -19,17 +19,17 @@ from rewards.qwen2vl import Backbone, constant, merged_lora, normalised, renamed
 from rewards.scoring import Clips
 from rewards.suites import SuiteError
 from rewards.video_reward import TOKENS, VideoReward
-from tests.rewards.published import old_names, write_qwen2vl
+from tests.rewards.published import (
+    VIDEO_TEMPLATE,
+    frame_head,
+    grown,
+    old_names,
+    video_config,
+    write_hpsv3,
+    write_qwen2vl,
+)
 
 RANK, ALPHA = 3, 12.0
-NORM = {
-    f"{name}_{part}": value for name in ("VQ", "MQ", "TA") for part, value in (("mean", 0.5), ("std", 2.0))
-}
-#: A short instruction in the published form: each token once, one place for the prompt.
-TEMPLATE = (
-    'DETAILED_PROMPT_WITH_SPECIAL_TOKEN = """\nQ <|VQ_reward|>\nM <|MQ_reward|>\n'
-    'T {text_prompt}: <|TA_reward|>\n"""\n'
-)
 PROMPTS = ("a dog", "a much longer prompt, é")
 
 
@@ -48,14 +48,6 @@ class Made:
     base: Path
     model: Qwen2VLModel
     head: torch.Tensor
-
-
-def grown(model: Qwen2VLModel, tokens: int) -> Qwen2VLModel:
-    """With rows for more tokens."""
-    rows = torch.randn(tokens, 32, generator=torch.Generator().manual_seed(5)) * 0.15
-    embed = model.language_model.embed_tokens
-    embed.weight = torch.nn.Parameter(torch.cat([embed.weight.data, rows]))
-    return model
 
 
 @pytest.fixture(scope="module", params=["whole", "adapters"])
@@ -89,14 +81,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         save_file(adapters, place / "adapter_model.safetensors")
         torch.save(trained, place / "non_lora_state_dict.pth")
         save_file({name: value.contiguous() for name, value in plain.items()}, base / "model.safetensors")
-    config = {
-        "data_config": {"fps": 2.0, "num_frames": None, "max_frame_pixels": 4 * 28 * 28},
-        "model_config": {"model_name_or_path": str(base), "output_dim": 1, "reward_token": "special"},
-        "peft_lora_config": {"lora_r": RANK, "lora_alpha": ALPHA, "use_rslora": False},
-        "inference_config": NORM,
-    }
-    (folder / "model_config.json").write_text(json.dumps(config))
-    (folder / "prompt_template.py").write_text(f'import os\n\n{TEMPLATE}\nraise RuntimeError("run")\n')
+    (folder / "model_config.json").write_text(json.dumps(video_config(base, RANK, ALPHA)))
+    (folder / "prompt_template.py").write_text(f'import os\n\n{VIDEO_TEMPLATE}\nraise RuntimeError("run")\n')
     return Made(folder, base, model, head)
 
 
@@ -239,7 +225,7 @@ def test_missing_parts_say_what_to_download(made, tmp_path):
         SuiteError, match=r"no instruction at '.*'; download prompt_template.py from github.com/KwaiVGI"
     ):
         VideoReward(str(tmp_path))
-    (tmp_path / "prompt_template.py").write_text(TEMPLATE)
+    (tmp_path / "prompt_template.py").write_text(VIDEO_TEMPLATE)
     with pytest.raises(
         SuiteError, match=r"has no checkpoint-N/model.pth; run `hf download KwaiVGI/VideoReward`"
     ):
@@ -269,27 +255,9 @@ def test_half_an_adapter_is_refused():
 
 @pytest.fixture(scope="module")
 def preference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, torch.nn.Sequential]:
-    """HPSv3's checkpoint: one safetensors file under the old names, with a head of three layers."""
-    folder = tmp_path_factory.mktemp("hpsv3")
-    model = grown(write_qwen2vl(folder / "base"), 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        head = torch.nn.Sequential(
-            torch.nn.Linear(32, 20),
-            torch.nn.ReLU(),
-            torch.nn.Dropout(0.05),
-            torch.nn.Linear(20, 16),
-            torch.nn.ReLU(),
-            torch.nn.Linear(16, 2),
-        ).eval()
-    state = {**old_names(model), "lm_head.weight": torch.zeros(3, 3)}
-    state |= {f"rm_head.{name}": value for name, value in head.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / "HPSv3.safetensors")
-    text = (
-        'INSTRUCTION = """\nRate {text_prompt}\n"""\nprompt_with_special_token = """\nNow: <|Reward|>\n"""\n'
-    )
-    (folder / "data_collator_qwen.py").write_text(text)
-    return Made(folder, folder / "base", model, torch.empty(0)), head
+    folder = write_hpsv3(tmp_path_factory.mktemp("hpsv3"))
+    model = grown(write_qwen2vl(tmp_path_factory.mktemp("again")), 1)
+    return Made(folder, folder / "base", model, torch.empty(0)), frame_head()
 
 
 def test_hpsv3_is_the_heads_answer_averaged_over_frames(preference):

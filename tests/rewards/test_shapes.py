@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.testbed.scenes import all_prompts, render, sample_scenes
+from rewards.diversity import Diversity
 from rewards.shapes import ATTRIBUTES, Attributes, measure, parse_caption
 from rewards.shapes.attributes import COLOURS, MOTIONS, SIZES, disc
-from rewards.shapes.held_out import AttributeAccuracy, Diversity
+from rewards.shapes.held_out import AttributeAccuracy
 from rewards.shapes.measurement import centroids, foreground
 from rewards.shapes.quality import MotionQuality
 

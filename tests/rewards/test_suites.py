@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from benchmarks.testbed.scenes import prompt_split, sample_scenes
 from rewards.base import RewardError, scored
+from rewards.diversity import Diversity
 from rewards.gradients import DecodedReward
 from rewards.scoring import Clips, Scorer
 from rewards.shapes.caption_match import CaptionMatch, VideoWordModel
-from rewards.shapes.held_out import AttributeAccuracy, Diversity
+from rewards.shapes.held_out import AttributeAccuracy
 from rewards.shapes.quality import MotionQuality
 from rewards.suites import Suite, SuiteError, load_suite, shipped, suite_named
 
@@ -377,7 +378,7 @@ def counted(upto: int) -> list[str]:
             {
                 "scorers": {
                     "bright": {"scorer": f"{HERE}:Pair"},
-                    "size": {"scorer": "rewards.shapes.held_out:Diversity", "batch": 2},
+                    "size": {"scorer": "rewards.diversity:Diversity", "batch": 2},
                 }
             },
             "'size' compares the videos of a batch; omit its batch",
