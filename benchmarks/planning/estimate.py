@@ -11,7 +11,7 @@ import torch
 
 from analysis.schema import CHARGED
 from benchmarks.planning.gpus import Gpu
-from benchmarks.planning.measuring import Cost, Measurements
+from benchmarks.planning.measuring import CallCost, Measurements
 from benchmarks.planning.rehearsal import Call, Rehearsal, rehearse
 from benchmarks.settings import RunSettings, SettingsError
 from benchmarks.task import share_of
@@ -160,7 +160,7 @@ class Planner:
                     ledger[place] = ledger.get(place, 0.0) + cost.tflops * call.rows * self.gpus
         return {phase: dict(operations) for phase, operations in work.items()}, ledger
 
-    def _costs(self, call: Call) -> list[tuple[str | None, Cost]]:
+    def _costs(self, call: Call) -> list[tuple[str | None, CallCost]]:
         """The cost of a call for each row, and of its backward pass, with the sections that they ran in."""
         if call.what == "reward":
             return []
@@ -171,10 +171,10 @@ class Planner:
             found.append((call.backward, whole.plus(forward, -1.0)))
         return found
 
-    def _of(self, call: Call, through: frozenset[str]) -> Cost:
+    def _of(self, call: Call, through: frozenset[str]) -> CallCost:
         if call.what == "network":
             branches = 2 if self.settings.scales.guided else 1
-            return Cost().plus(self.costs.network_row(call.adapters, through), 1 / branches)
+            return CallCost().plus(self.costs.network_row(call.adapters, through), 1 / branches)
         if call.what == "process":
             return self.costs.guidance_row(bool(through))
         return self.costs.decode(1, bool(through))
@@ -227,9 +227,9 @@ class Planner:
         """Latents of a batch that was noted with two evaluations each."""
         return rows // 2 if self.settings.scales.guided else rows
 
-    def _sampling(self, rehearsal: Rehearsal) -> Cost:
+    def _sampling(self, rehearsal: Rehearsal) -> CallCost:
         rows = self._rows(rehearsal.rows("network", "rollout", graph=False))
-        return self.costs.network(rows) if rows else Cost()
+        return self.costs.network(rows) if rows else CallCost()
 
     def _guiding(self, rehearsal: Rehearsal) -> float:
         """Bytes of the largest process reward, and of a gradient through the network at clean estimates."""

@@ -35,11 +35,11 @@ from samplers.pipeline import PipelinePolicy
 #: Blocks of each list that are measured, by the number of lists; a deeper network costs in proportion.
 _DEPTHS = {1: (2,), 2: (2, 2)}
 #: Blocks of a second list whose inputs outweigh what one block needs while it is computed again.
-_MANY = 20
+_MANY = 16
 
 
 @dataclass(frozen=True)
-class Cost:
+class CallCost:
     """What one call costs.
 
     Attributes:
@@ -55,11 +55,11 @@ class Cost:
         """All operations, in 10^12."""
         return sum(self.operations.values()) / 1e12
 
-    def plus(self, other: Cost, times: float = 1.0) -> Cost:
+    def plus(self, other: CallCost, times: float = 1.0) -> CallCost:
         """The sum with a multiple of another."""
         dtypes = {*self.operations, *other.operations}
         operations = {d: self.operations.get(d, 0.0) + times * other.operations.get(d, 0.0) for d in dtypes}
-        return Cost(self.peak + times * other.peak, operations)
+        return CallCost(self.peak + times * other.peak, operations)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Model:
         x = torch.empty((rows, *self.policy.latent_shape), device=META)
         return x, torch.empty(rows, device=META), meta_condition(self.configs, self.policy, rows)
 
-    def network(self, rows: int, adapters: bool, through: frozenset[str]) -> Cost:
+    def network(self, rows: int, adapters: bool, through: frozenset[str]) -> CallCost:
         """A call of the network, and its backward pass if there is one."""
         x, sigma, condition = self.inputs(rows)
         x.requires_grad_("x" in through)
@@ -146,7 +146,7 @@ class _Model:
         if not frozen:
             velocity.square().mean().backward()
 
-    def guidance(self, rows: int, gradient: bool) -> Cost:
+    def guidance(self, rows: int, gradient: bool) -> CallCost:
         """The process reward of some rows, and its gradient."""
         x, sigma, condition = self.inputs(rows)
         if gradient:
@@ -154,7 +154,7 @@ class _Model:
         with torch.no_grad():
             return measured(lambda: self.process(x, sigma, condition))
 
-    def decode(self, rows: int, gradient: bool) -> Cost:
+    def decode(self, rows: int, gradient: bool) -> CallCost:
         """Decoding some rows, and the gradient in the latents."""
         x = self.inputs(rows)[0].requires_grad_(gradient)
 
@@ -166,12 +166,12 @@ class _Model:
             return measured(decoded)
 
 
-def measured(call: Callable[[], Any], autocast: bool = False) -> Cost:
+def measured(call: Callable[[], Any], autocast: bool = False) -> CallCost:
     """What a call on the meta device costs; its result is held to the end."""
     with shapes_only(autocast), Footprint() as seen:
         result = call()
     del result
-    return Cost(seen.peak, dict(seen.by_dtype))
+    return CallCost(seen.peak, dict(seen.by_dtype))
 
 
 def measured_alike(settings: RunSettings) -> str:
@@ -192,9 +192,9 @@ class Measurements:
     def __init__(self, configs: Configs, settings: RunSettings) -> None:
         self.configs, self.settings = configs, settings
         self._models: dict[tuple[Any, ...], _Model] = {}
-        self._known: dict[tuple[Any, ...], Cost] = {}
+        self._known: dict[tuple[Any, ...], CallCost] = {}
 
-    def network(self, rows: int, adapters: bool = True, through: frozenset[str] = frozenset()) -> Cost:
+    def network(self, rows: int, adapters: bool = True, through: frozenset[str] = frozenset()) -> CallCost:
         """A velocity of some rows (prompts: two evaluations each under guidance) and its backward pass.
 
         Args:
@@ -205,17 +205,17 @@ class Measurements:
         key = ("network", rows, adapters, through)
         recomputes = bool(through) and self.settings.execution.gradient_checkpointing
 
-        def measure(model: _Model) -> Cost:
+        def measure(model: _Model) -> CallCost:
             return model.network(rows, adapters, through)
 
         return self._cached(key, lambda: self._deep(measure, recomputes=recomputes))
 
-    def guidance(self, rows: int, gradient: bool) -> Cost:
+    def guidance(self, rows: int, gradient: bool) -> CallCost:
         """The process reward of some rows, and its gradient."""
         model = self._model({}, self.process_blocks)
         return self._cached(("guidance", rows, gradient), lambda: model.guidance(rows, gradient))
 
-    def decode(self, rows: int, gradient: bool = False) -> Cost:
+    def decode(self, rows: int, gradient: bool = False) -> CallCost:
         """Decoding some rows, `execution.decode_batch` at a time; in proportion to one row and two."""
         one = self._decoded(1, gradient)
         if rows == 1:
@@ -227,9 +227,9 @@ class Measurements:
         each = self._decoded(2, False).plus(one, -1.0) if batch > 1 else one
         part = one.peak + (batch - 1) * each.peak + (rows - batch) * self.video_bytes
         # The parts, joined, and the step to [0, 1] with its result.
-        return Cost(max(part, 3.0 * rows * self.video_bytes), Cost().plus(one, rows).operations)
+        return CallCost(max(part, 3.0 * rows * self.video_bytes), CallCost().plus(one, rows).operations)
 
-    def _decoded(self, rows: int, gradient: bool) -> Cost:
+    def _decoded(self, rows: int, gradient: bool) -> CallCost:
         model = self._model(dict(zip(self.configs.depths, (1, 1), strict=False)))
         return self._cached(("decode", rows, gradient), lambda: model.decode(rows, gradient))
 
@@ -244,18 +244,18 @@ class Measurements:
         video = self.settings.video
         return 4.0 * 3 * video.num_frames * video.height * video.width
 
-    def network_row(self, adapters: bool, through: frozenset[str]) -> Cost:
+    def network_row(self, adapters: bool, through: frozenset[str]) -> CallCost:
         """The operations of one row; from a batch, if one was measured."""
         for key, cost in self._known.items():
             if key[0] == "network" and key[2:] == (adapters, through):
-                return Cost().plus(cost, 1 / key[1])
+                return CallCost().plus(cost, 1 / key[1])
         return self.network(1, adapters, through)
 
-    def guidance_row(self, gradient: bool) -> Cost:
+    def guidance_row(self, gradient: bool) -> CallCost:
         """The same of the process reward."""
         for key, cost in self._known.items():
             if key[0] == "guidance" and key[2] == gradient:
-                return Cost().plus(cost, 1 / key[1])
+                return CallCost().plus(cost, 1 / key[1])
         return self.guidance(1, gradient)
 
     @cached_property
@@ -294,18 +294,18 @@ class Measurements:
 
     def _sum(self, count: Callable[[_Model], float], trained: bool = False) -> float:
         """A number that grows with each block, for the whole network."""
-        return self._deep(lambda model: Cost(count(model)), trained).peak
+        return self._deep(lambda model: CallCost(count(model)), trained).peak
 
     def _deep(
-        self, measure: Callable[[_Model], Cost], trained: bool = True, recomputes: bool = False
-    ) -> Cost:
+        self, measure: Callable[[_Model], CallCost], trained: bool = True, recomputes: bool = False
+    ) -> CallCost:
         """A cost at the network's full depth, from few blocks; `recomputes` says whether blocks are computed twice."""
         depths = self.configs.depths
         few = dict(zip(depths, _DEPTHS[len(depths)], strict=True))
         if all(depths[name] <= few[name] + 1 for name in depths):
             return measure(self._model(depths, trained=trained))
 
-        def at(counts: Mapping[str, int]) -> Cost:
+        def at(counts: Mapping[str, int]) -> CallCost:
             return measure(self._model(counts, trained=trained))
 
         base = at(few)
@@ -319,7 +319,7 @@ class Measurements:
         late = at({first: 1, last: _MANY})
         slopes[last] = at({first: 1, last: _MANY + 1}).plus(late, -1.0)
         other = _extended(late, slopes, {first: depths[first] - 1, last: depths[last] - _MANY})
-        return Cost(max(total.peak, other.peak), total.operations)
+        return CallCost(max(total.peak, other.peak), total.operations)
 
     def _model(self, depths: Mapping[str, int], blocks: int = 0, trained: bool = False) -> _Model:
         key = (*depths.items(), blocks, trained)
@@ -328,13 +328,13 @@ class Measurements:
             self._models[key] = _Model(configs, self.settings, blocks, trained)
         return self._models[key]
 
-    def _cached(self, key: tuple[Any, ...], measure: Callable[[], Cost]) -> Cost:
+    def _cached(self, key: tuple[Any, ...], measure: Callable[[], CallCost]) -> CallCost:
         if key not in self._known:
             self._known[key] = measure()
         return self._known[key]
 
 
-def _extended(base: Cost, slopes: Mapping[str, Cost], more: Mapping[str, int]) -> Cost:
+def _extended(base: CallCost, slopes: Mapping[str, CallCost], more: Mapping[str, int]) -> CallCost:
     """A cost with more blocks, each at its list's own cost."""
     for name, count in more.items():
         base = base.plus(slopes[name], count)
