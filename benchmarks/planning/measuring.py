@@ -35,7 +35,7 @@ from samplers.pipeline import PipelinePolicy
 #: Blocks of each list that are measured, by the number of lists; a deeper network costs in proportion.
 _DEPTHS = {1: (2,), 2: (2, 2)}
 #: Blocks of a second list whose inputs outweigh what one block needs while it is computed again.
-_MANY = 20
+_MANY = 16
 
 
 @dataclass(frozen=True)
