@@ -23,6 +23,8 @@ from analysis.statistics.speed import speed_up
 from tests.analysis import simulation as sim
 from tests.analysis.synthetic import Plan, write_run
 
+pytestmark = pytest.mark.slow
+
 REPETITIONS = 500
 METHODS = ("a", "b", "flow_grpo")
 COPIES = {name: replace(world, speed=1.0) for name, world in sim.WORLDS.items()}
