@@ -7,9 +7,9 @@ This package reads what `python -m benchmarks.run` wrote and imports no other pa
 - `curves`, `costs`: means over evaluated videos per seed and iteration; the compute spent up to each
 - `statistics`: metrics, estimates and intervals over seeds; `power`: how many seeds the next benchmark needs
 - `answer`: the question a run was made for and its answer in plain sentences
-- `convergence`, `alignment`, `hacking`, `guidance`: the evidence, one subject each
-- `tables`, `plots`, `videos`: how the evidence looks; `page`, `report`: all of it in one page
+- `convergence`, `alignment`: the evidence on the question; `tables`, `plots`, `videos`: how evidence looks
+- `hacking`, `tradeoffs`, `guidance`, `process_cost`, `pool`: more evidence, each with its own tables and figures
+- `page`, `report`: all of it in one page
 
-Command lines, each for one run or several: `python -m analysis.report`, `.convergence`, `.alignment`, `.power`,
-`.process_cost`.
+Command lines, each for one run or several: `python -m analysis.report`, `.pool`.
 """

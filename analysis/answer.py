@@ -10,10 +10,9 @@ only a suggestion.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from analysis import text
@@ -23,6 +22,7 @@ from analysis.curves import final_values, run_status
 from analysis.records import Records
 from analysis.schema import PRM_TRAINING
 from analysis.statistics import Difference, Interval, paired_gain, pairwise_differences
+from analysis.statistics.speed import Estimate
 
 FEW_SEEDS = 5
 """Below this many seeds the report says that its intervals are wide and rest on assumed normality."""
@@ -60,7 +60,6 @@ class Answer:
     speeds: tuple[Speed, ...]
     differences: tuple[Difference, ...]
     decided: bool
-    confidence: float
 
     @property
     def sentence(self) -> str:
@@ -72,11 +71,11 @@ def answer(run: Records, course: Convergence) -> Answer:
     """Answer a run's question from its records; works for any part of a run, saying what cannot be said."""
     values = final_values(run)
     headline = values[(values["reward"] == run.suite.headline) & (values["split"] == run.split)]
-    groups = {method: headline[headline["method"] == method] for method in run.methods}
-    standings = tuple(sorted(filter(None, map(_standing, groups.values())), key=lambda entry: -entry.final))
+    seeds = {str(name): own for name, own in headline.groupby("method") if own["final"].notna().all()}
+    standings = _standings({name: seeds[name] for name in run.methods if name in seeds})
     about_speed = run.question.asks == "speed"
-    ends = {entry.method: groups[entry.method]["final"].to_numpy() for entry in standings}
-    differences = tuple(pairwise_differences(ends, 0.95 if about_speed else run.confidence))
+    finals = {entry.method: seeds[entry.method]["final"] for entry in standings}
+    differences = tuple(pairwise_differences(finals, 0.95 if about_speed else run.confidence))
     speeds = tuple(entry for entry in course.speeds if entry.span == WHOLE and entry.unit == course.unit)
     if about_speed:
         asked = [entry.verdict != UNDECIDED for entry in speeds]
@@ -85,35 +84,37 @@ def answer(run: Records, course: Convergence) -> Answer:
     gate = not asked or any(asked)
     ending = _ending(run, standings, differences, firm=gate or not about_speed)
     speed = _speed(run, course, speeds, firm=gate or about_speed) if standings else ""
+    said = filter(None, [speed, ending] if about_speed else [ending, speed])
     return Answer(
         question=_question(run, course),
-        primary=(speed or ending) if about_speed else ending,
-        secondary=speed if not about_speed else ending if speed else "",
+        primary=next(said),
+        secondary=next(said, ""),
         limits=tuple(_limits(run, standings, course)),
         standings=standings,
         speeds=speeds,
         differences=differences,
         decided=bool(asked) and all(asked),
-        confidence=run.confidence,
     )
 
 
-def _standing(seeds: pd.DataFrame) -> Standing | None:
-    """Of one method's finished seeds; None if there is none, or a NaN among their ends."""
-    finals, base = seeds["final"].to_numpy(), seeds["base"].to_numpy()
-    if not len(finals) or np.isnan(finals).any():
-        return None
-    name = str(seeds["method"].iloc[0])
-    return Standing(name, float(base.mean()), float(finals.mean()), paired_gain(finals, base))
+def _standings(seeds: Mapping[str, pd.DataFrame]) -> tuple[Standing, ...]:
+    """From each method's rows of `final_values`, best first."""
+    found = [
+        Standing(
+            name,
+            float(own["base"].mean()),
+            float(own["final"].mean()),
+            paired_gain(own["final"], own["base"]),
+        )
+        for name, own in seeds.items()
+    ]
+    return tuple(sorted(found, key=lambda entry: -entry.final))
 
 
 def _question(run: Records, course: Convergence) -> str:
-    role = "which they were" if run.suite.role(run.suite.headline) == "training" else "which none was"
-    prompts = (
-        "prompts that none was trained on" if run.split == "held_out" else "the prompts they were trained on"
-    )
-    reward = text.reward_name(run.suite.headline)
-    judged = f"within {run.budget}, judged by {reward}, {role} trained on, on {prompts}?"
+    trained = "trained on" if run.suite.role(run.suite.headline) == "training" else "not trained on"
+    reward = f"{text.reward_name(run.suite.headline)} ({trained})"
+    judged = f"within {run.budget}, judged by {reward} on {text.SPLIT_NAMES[run.split]}?"
     if len(run.methods) < 2:
         return f"How far does {''.join(run.methods)} align the video model {judged}"
     asks = "ends higher" if run.question.asks == "final" else "learns faster"
@@ -121,45 +122,43 @@ def _question(run: Records, course: Convergence) -> str:
 
 
 def _ending(
-    run: Records, standings: tuple[Standing, ...], differences: tuple[Difference, ...], firm: bool
+    run: Records, standings: Sequence[Standing], differences: Sequence[Difference], firm: bool
 ) -> str:
     """Who ends highest, and from whom that differs."""
     reward = text.reward_name(run.suite.headline)
     if not standings:
         asked = text.listed(run.methods, "or")
         return f"There is no answer yet: no seed of {asked} has finished with an evaluation of {reward}."
-    best, several = standings[0], len(standings) > 1
+    best, gain = standings[0], standings[0].gain
     level = [e.method for e in standings if abs(e.final - best.final) <= LEVEL * abs(best.final)]
-    if len(level) > 1:
+    if len(run.methods) == 1:
+        ended = f"{best.method} was trained"
+    elif len(standings) == 1:
+        ended = f"Only {best.method} has finished"
+    elif len(level) > 1:
         ended = f"{text.listed(level)} ended level"
     elif len(standings) < len(run.methods):
-        some = f"Of the {len(standings)} methods that finished, {best.method} ended highest"
-        ended = some if several else f"Only {best.method} has finished"
-    elif several and best.gain.mean < 0:
+        ended = f"Of the {len(standings)} methods that finished, {best.method} ended highest"
+    elif gain.mean < 0:
         ended = f"No method gained, and {best.method} lost least"
     else:
-        ended = f"{best.method} ended highest" if several else f"{best.method} was trained"
-    way = f"from {text.number(best.base)} to {text.number(best.final)}"
-    way = f"rose {way}" if best.gain.mean > 0 else f"fell {way}" if best.gain.mean < 0 else way
-    if not best.gain.mean:
-        way = f"stayed at {text.number(best.final)}"
-    elif math.isnan(best.gain.mean):
-        way = f"ended at {text.number(best.final)}"
-    rest = "" if len(level) > 1 else _from_others(standings, differences, firm)
-    return f"{ended}: {reward} on {text.SPLIT_NAMES[run.split]} {way} ({_gain(best)}){rest}."
+        ended = f"{best.method} ended highest"
+    verb = "rose" if gain.mean > 0 else "fell" if gain.mean < 0 else ""
+    way = f"{verb} from {text.number(best.base)} to" if verb else "ended at"
+    others = "" if len(level) > 1 else _from_others(standings, differences, firm)
+    where = text.SPLIT_NAMES[run.split]
+    return f"{ended}: {reward} on {where} {way} {text.number(best.final)} ({_gain(gain)}){others}."
 
 
-def _gain(best: Standing) -> str:
-    seeds = text.count(best.gain.n, "seed")
-    if best.gain.alike:
-        return f"{text.signed(best.gain.mean)}; all {seeds} alike, so no interval"
-    if not best.gain.known:
-        return f"{text.signed(best.gain.mean)}; {seeds}, so no interval"
-    doubt = "" if best.gain.excludes_zero else ", which includes no change"
-    return f"{text.signed(best.gain.mean)}, 95 % interval {text.interval(best.gain)} over {seeds}{doubt}"
+def _gain(gain: Interval) -> str:
+    seeds = text.count(gain.n, "seed")
+    if not gain.known:
+        return f"{text.signed(gain.mean)}; {f'all {seeds} alike' if gain.alike else seeds}, so no interval"
+    doubt = "" if gain.excludes_zero else ", which includes no change"
+    return f"{text.signed(gain.mean)}, 95 % interval {text.interval(gain)} over {seeds}{doubt}"
 
 
-def _from_others(standings: tuple[Standing, ...], differences: tuple[Difference, ...], firm: bool) -> str:
+def _from_others(standings: Sequence[Standing], differences: Sequence[Difference], firm: bool) -> str:
     """From which of the others the best differs beyond chance."""
     if len(standings) < 2:
         return ""
@@ -168,18 +167,18 @@ def _from_others(standings: tuple[Standing, ...], differences: tuple[Difference,
     against = [entry for entry in differences if entry.first == standings[0].method]
     apart = [entry.second for entry in against if entry.distinct]
     close = [entry.second for entry in against if not entry.distinct]
-    others = _some(apart) if close or len(apart) <= NAMED else f"all {len(apart)} others"
-    higher = f"that is higher than {others} beyond chance"
+    higher = "that is higher than {} beyond chance"
     if not firm:
-        higher = f"the intervals suggest that this is higher than {others}, to be confirmed on other seeds"
-    rest = _some(close, "or") if apart or len(close) <= NAMED else f"any of the {len(close)} others"
-    same = f"no difference from {rest} is shown"
-    said = ", but ".join([*([higher] if apart else []), *([same] if close else [])])
-    return f"; with {text.counts((entry.gain.n for entry in standings), 'seed')} each {said}"
+        higher = "the intervals suggest that this is higher than {}, to be confirmed on other seeds"
+    said = [higher.format(_some(apart))] if apart else []
+    said += [f"no difference from {_some(close, 'or')} is shown"] if close else []
+    seeds = text.counts((entry.gain.n for entry in standings), "seed")
+    return f"; with {seeds} each {', but '.join(said)}"
 
 
 def _some(names: list[str], last: str = "and") -> str:
-    return text.listed(names, last) if len(names) <= NAMED else f"{len(names)} others"
+    counted = f"any of {len(names)} others" if last == "or" else f"{len(names)} others"
+    return text.listed(names, last) if len(names) <= NAMED else counted
 
 
 def _speed(run: Records, course: Convergence, entries: Sequence[Speed], firm: bool) -> str:
@@ -192,115 +191,84 @@ def _speed(run: Records, course: Convergence, entries: Sequence[Speed], firm: bo
     gain = f"{course.baseline}'s gain in {text.reward_name(run.suite.headline)}"
     rewards = f"{text.number(course.reward_at(low))} to {text.number(course.reward_at(high))}"
     counted = f"counted in {text.UNIT_TITLES[entries[0].unit]}"
-    verdicts = _verdicts(entries, course.baseline, firm)
-    return f"From {text.percent(low)} to {text.percent(high)} of {gain} ({rewards}), {counted}, {verdicts}."
-
-
-def _verdicts(entries: Sequence[Speed], baseline: str, firm: bool) -> str:
-    """Who is faster than the baseline, who slower, and of whom no difference is shown."""
-    ordered = sorted(entries, key=lambda entry: -entry.ratio.value)
-    clauses: list[str] = []
-    for verdict in ("faster", "slower"):
-        chosen = [entry for entry in ordered if entry.verdict == verdict]
+    span = f"From {text.percent(low)} to {text.percent(high)} of {gain} ({rewards}), {counted}"
+    said = []
+    for verdict in ("faster", "slower", UNDECIDED):
+        chosen = [entry for entry in entries if entry.verdict == verdict]
         if chosen:
-            verb = ("is" if firm else "seems") if len(chosen) == 1 else ("are" if firm else "seem")
-            clauses.append(f"{_ratios(chosen)} {verb} {verdict}" + ("" if clauses else f" than {baseline}"))
-    unclear = [entry for entry in ordered if entry.verdict == UNDECIDED]
-    if unclear:
-        from_whom = "" if clauses else f" from {baseline}"
-        clauses.append(f"no difference{from_whom} is shown for {_ratios(unclear, 'or')}")
-    if not firm and len(unclear) < len(entries):
-        clauses.append("to be confirmed on other seeds")
-    return "; ".join(clauses)
+            be = ("is", "are") if firm or verdict == UNDECIDED else ("seems", "seem")
+            than = "not shown to differ from" if verdict == UNDECIDED else f"{verdict} than"
+            said.append(f"{_ratios(chosen)} {be[len(chosen) > 1]} {than} {course.baseline}")
+    if not firm and any(entry.verdict != UNDECIDED for entry in entries):
+        said.append("to be confirmed on other seeds")
+    return f"{span}, {'; '.join(said)}."
 
 
-def _ratios(entries: list[Speed], last: str = "and") -> str:
-    """`a (1.42×, 95 % interval 1.05 to 2.10) and b (...)`, or how many."""
+def _ratios(entries: Sequence[Speed]) -> str:
+    """`a (1.42×, 95 % interval 1.05 to 2.10) and b (...)`, the fastest first, or how many."""
     if len(entries) > NAMED:
         return f"{len(entries)} methods"
-    return text.listed([f"{entry.method} ({_ratio(entry)})" for entry in entries], last)
+    ordered = sorted(entries, key=lambda entry: -entry.ratio.value)
+    return text.listed([f"{entry.method} ({_ratio(entry.ratio)})" for entry in ordered])
 
 
-def _ratio(entry: Speed) -> str:
+def _ratio(ratio: Estimate) -> str:
     """The ratio with its bounds, as far as there are any."""
-    ratio = entry.ratio
-    level = f"{100 * ratio.confidence:.3g} % interval"
-    if ratio.value > 0:
-        bounds = text.bounds(ratio.low, ratio.high)
-        return f"{text.ratio(ratio.value)}, {f'{level} {bounds}' if bounds[0].isdigit() else bounds}"
-    if ratio.known and math.isfinite(ratio.high):
-        return f"does not get so far, {text.ratio(ratio.high)} at most"
-    return "does not get so far"
+    if not ratio.value > 0:
+        known = ratio.known and math.isfinite(ratio.high)
+        return "does not get so far" + (f", {text.ratio(ratio.high)} at most" if known else "")
+    bounds = text.bounds(ratio.low, ratio.high)
+    level = "" if bounds.startswith("no ") else f"{100 * ratio.confidence:.3g} % interval "
+    return f"{text.ratio(ratio.value)}, {level}{bounds}"
 
 
-def _limits(run: Records, standings: tuple[Standing, ...], course: Convergence) -> list[str]:
-    limits = []
-    if run.split != "held_out":
-        limits.append("No held-out prompts were evaluated, so the answer is about the training prompts.")
+def _limits(run: Records, standings: Sequence[Standing], course: Convergence) -> Iterator[str]:
+    """What the answer rests on, and of which seeds and methods it says nothing."""
     fewest = min((entry.gain.n for entry in standings), default=FEW_SEEDS)
     if fewest == 1:
-        limits.append(
-            "At least one method has a single finished seed: no spread, no interval. Two seeds give one, "
-            "five or more a useful one."
-        )
+        yield "A method with a single finished seed has no spread, no interval; five seeds or more give a useful one."
     elif fewest < FEW_SEEDS:
-        limits.append(
+        yield (
             f"{fewest} seeds a method are few: the intervals are Student's t, wide, and right only if results over "
             "seeds are roughly normal, which so few cannot show. A difference that is not shown may still be there."
         )
-    limits += _left_out(run, standings)
+    status = run_status(run)
+    out = int((~status["counted"]).sum())
+    if out:
+        yield (
+            f"{out} of {text.count(len(status), 'seed')} did not finish and {'is' if out == 1 else 'are'} left out of "
+            "every mean, which flatters a method that fails when it goes badly."
+        )
+    silent = set(run.methods) - {entry.method for entry in standings}
+    for name in (name for name in run.methods if name in silent and standings):
+        if status.loc[status["method"] == name, "counted"].any():
+            reward = text.reward_name(run.suite.headline)
+            yield f"A final {reward} of {name} is not a number, so nothing is said about it."
+        else:
+            yield f"No seed of {name} has finished, so nothing is said about it."
     if course.fell and course.speeds:
-        limits.append(
+        yield (
             f"{course.baseline} peaked at {text.number(course.peak)} and ended at {text.number(course.end)}: targets "
             "are shares of what was left, and reaching them sooner says little."
         )
-    limits += _uncharged(run, [entry.method for entry in standings])
+    yield from _uncharged(run, standings)
     if run.looks > 1:
-        limits.append(
-            f"Seeds were added in planned looks; this is look {run.looks}, judged at {100 * run.confidence:.3g} % "
-            "so that all looks together raise a false alarm in 5 % of runs."
+        yield (
+            f"Seeds were added in planned looks; this is look {run.looks}, judged at {100 * run.confidence:.3g} % so "
+            "that all looks together raise a false alarm in 5 % of runs."
         )
-    if any(math.isnan(entry.base) for entry in standings):
-        limits.append("The base model was not evaluated, so gains are unknown.")
-    return limits
 
 
-def _left_out(run: Records, standings: tuple[Standing, ...]) -> list[str]:
-    """Seeds and methods of which the answer says nothing."""
-    limits = []
-    status = run_status(run)
-    count = int((~status["counted"]).sum())
-    if count:
-        limits.append(
-            f"{count} of {text.count(len(status), 'seed')} did not finish and {'is' if count == 1 else 'are'} left out "
-            "of every mean, which flatters a method that fails when it goes badly."
-        )
-    finished = set(status.loc[status["counted"], "method"])
-    silent = [name for name in run.methods if name not in {entry.method for entry in standings}]
-    broken = [name for name in silent if name in finished]
-    missing = [name for name in silent if name not in finished]
-    it = "so nothing is said about it."
-    if broken:
-        reward = text.reward_name(run.suite.headline)
-        limits.append(f"A final {reward} of {text.listed(broken, 'or')} is not a number, {it}")
-    if standings and missing:
-        limits.append(f"No seed of {text.listed(missing, 'or')} has finished, {it}")
-    return limits
-
-
-def _uncharged(run: Records, methods: list[str]) -> list[str]:
+def _uncharged(run: Records, standings: Sequence[Standing]) -> Iterator[str]:
     """Training a process reward model that costs more than a twentieth of a run and is not in the budget."""
     spent = spending(run)
-    parts = spent.parts[(spent.parts["quantity"] == "tflops") & spent.parts["method"].isin(methods)]
-    paid = parts[parts["component"] == PRM_TRAINING].set_index("method")["value"]
-    if run.charges_prm or not len(paid):
-        return []
-    used = float(spent.totals.loc[paid.index, "tflops"].mean())
-    if not paid.mean() > 0.05 * used:
-        return []
-    names = text.listed([str(name) for name in paid.index])
-    return [
-        f"Training the process reward model took {text.cost(float(paid.mean()), 'tflops')} TFLOP, "
-        f"{text.factor(float(paid.mean() / used))} times what a run of {names} used; the budget does not charge it "
-        "(--charge-prm does)."
-    ]
+    parts = spent.parts[spent.parts["method"].isin([entry.method for entry in standings])]
+    training = (parts["component"] == PRM_TRAINING) & (parts["quantity"] == "tflops")
+    paid = parts[training].set_index("method")["value"]
+    price, used = paid.mean(), spent.totals["tflops"].reindex(paid.index).mean()
+    if price > 0.05 * used and not run.charges_prm:
+        names = text.listed(list(paid.index))
+        yield (
+            f"Training the process reward model took {text.cost(price, 'tflops')} TFLOP, {price / used:.3g} "
+            f"times what a run of {names} used; the budget does not charge it (--charge-prm does)."
+        )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import union_categoricals
 
 from analysis import text
 from analysis.records import RecordError, Records, load_run
@@ -26,7 +26,8 @@ NAMED = 4
 BASE_TOLERANCE = 0.1
 """The base model is one model when its videos' rewards differ by less than this share of their spread."""
 
-_COLUMNS = ["split", "prompt", "sample", "reward"]
+_VIDEO = {"split": "str", "prompt": "str", "sample": "int64", "reward": "str"}
+"""Columns that name a reward of an evaluated video."""
 
 
 def load_runs(paths: Sequence[Path | str]) -> Records:
@@ -50,7 +51,7 @@ def combine(runs: Sequence[Records]) -> Records:
     notes = list(first.notes)
     for other in runs[1:]:
         _same_settings(first, other)
-        notes += [f"{other.path}: {note}" for note in (*other.notes, *_base(first, other))]
+        notes += [f"{other.path}: {note}" for note in (*other.notes, *_same_base(first, other))]
     _methods_once(runs)
     _seeds_once(runs)
     methods = list(dict.fromkeys(name for run in runs for name in run.settings["methods"]))
@@ -64,48 +65,40 @@ def combine(runs: Sequence[Records]) -> Records:
         first,
         folders=tuple(folder for run in runs for folder in run.folders),
         settings=settings,
-        evaluations=_joined([first.evaluations, *(_trained(run.evaluations) for run in runs[1:])]),
+        evaluations=_joined([run.evaluations for run in runs]),
         iterations=_joined([run.iterations for run in runs]),
-        runs=pd.concat([run.runs for run in runs if len(run.runs)] or [first.runs], ignore_index=True),
-        ledger=_joined([first.ledger, *(_trained(run.ledger) for run in runs[1:])]),
+        runs=_joined([run.runs for run in runs]),
+        ledger=_joined([run.ledger for run in runs]),
         asked={name: tuple(sorted({s for run in runs for s in run.asked.get(name, ())})) for name in methods},
         notes=tuple(notes),
     )
 
 
-def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {"evaluation.final_samples_per_prompt": None, **flatten({"charge_prm": False, **settings})}
-    free = {name: value for name, value in flat.items() if not {*name.split(".")} & FREE}
-    for name in PATHS:
-        if free.get(name) is not None:
-            free[name] = "/".join(PurePath(str(free[name])).parts[-2:])
-    return free
-
-
 def _same_settings(first: Records, other: Records) -> None:
     """Compare what both record, and the suite whole: an older run that lacks a setting is not refused for it."""
     ours, theirs = _comparable(first.settings), _comparable(other.settings)
-    lines = []
-    for field in differing({"first": ours, "other": theirs}).index:
-        if field in ours and field in theirs:
-            lines.append(f"{field} is {_shown(ours[field])} and {_shown(theirs[field])}")
-        elif field.startswith("suite."):
-            lines.append(f"only {first.path if field in ours else other.path} has {field}")
-    if lines:
+    table = differing({"first": ours, "other": theirs})
+    told = [(name in ours and name in theirs) or name.startswith("suite.") for name in table.index]
+    if any(told):
         raise RecordError(
-            f"{first.path} and {other.path} cannot be compared: {_first(lines)}. Report them one by one"
+            f"{first.path} and {other.path} cannot be compared: {_said(table[told])}. Report them one by one"
         )
 
 
-def _first(lines: Sequence[str]) -> str:
-    more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
-    return "; ".join(lines[:NAMED]) + more
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {"evaluation.final_samples_per_prompt": None, **flatten({"charge_prm": False, **settings})}
+    bound = {name: value for name, value in flat.items() if not {*name.split(".")} & FREE}
+    places = {name: "/".join(PurePath(str(bound[name])).parts[-2:]) for name in PATHS if bound.get(name)}
+    return bound | places
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, list) and len(value) > NAMED:
-        return f"a list of {len(value)} ({value[0]}, ...)"
-    return str(value)
+def _said(table: pd.DataFrame) -> str:
+    """The first fields in which two settings differ, with both values."""
+    lines = [
+        f"{name} is {shorten(str(ours), 60, placeholder='...')} and {shorten(str(theirs), 60, placeholder='...')}"
+        for name, ours, theirs in table.itertuples(name=None)
+    ]
+    return "; ".join(lines[:NAMED]) + (f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else "")
 
 
 def _methods_once(runs: Sequence[Records]) -> None:
@@ -113,11 +106,10 @@ def _methods_once(runs: Sequence[Records]) -> None:
     for run in runs:
         for name, entry in (run.settings.get("method_settings") or {}).items():
             before, kept = given.setdefault(str(name), (run, entry))
-            table = differing({"first": kept, "other": entry}).itertuples(name=None)
-            lines = [f"{field} is {_shown(ours)} and {_shown(theirs)}" for field, ours, theirs in table]
-            if lines:
+            table = differing({"first": kept, "other": entry})
+            if len(table):
                 raise RecordError(
-                    f"{name} is not the same method in {before.path} and {run.path}: {_first(lines)}. "
+                    f"{name} is not the same method in {before.path} and {run.path}: {_said(table)}. "
                     "Give one of them another name and run it again, or report the runs one by one"
                 )
 
@@ -134,49 +126,34 @@ def _seeds_once(runs: Sequence[Records]) -> None:
                 )
 
 
-def _base(first: Records, other: Records) -> list[str]:
+def _same_base(first: Records, other: Records) -> list[str]:
     """Sentences on the base model's evaluations; RecordError where they are not those of one model."""
-    values = [
-        run.evaluations.loc[run.evaluations["method"] == BASE, [*_COLUMNS, "value"]].astype(
-            dict.fromkeys(("split", "prompt", "reward"), str)
-        )
+    ours, theirs = (
+        run.evaluations.loc[run.evaluations["method"] == BASE, [*_VIDEO, "value"]].astype(_VIDEO)
         for run in (first, other)
-    ]
-    if not all(map(len, values)):
+    )
+    if not (len(ours) and len(theirs)):
         return []
-    pairs = values[0].merge(values[1], on=_COLUMNS, suffixes=("", "_other"))
-    spread = values[0].groupby("reward")["value"].std(ddof=0)
+    pairs = ours.merge(theirs, on=list(_VIDEO), suffixes=("", "_other"))
+    spread = ours.groupby("reward")["value"].std(ddof=0)
     apart = (pairs["value"] - pairs["value_other"]).abs().groupby(pairs["reward"]).mean()
     off = (apart / spread.reindex(apart.index).clip(lower=1e-12)).fillna(0.0)
     if not len(off) or off.max() > BASE_TOLERANCE:
-        means = [
-            text.number(float(frame.groupby(["split", "reward"])["value"].mean().mean())) for frame in values
-        ]
         where = f"on {text.reward_name(str(off.idxmax()))}" if len(off) else "and share no video"
         raise RecordError(
-            f"the base model is not the same in {first.path} and {other.path}: their evaluations differ "
-            f"{where} (means over all rewards {' and '.join(means)}), though the settings name one model; "
-            "report them one by one"
+            f"the base model is not the same in {first.path} and {other.path}: their evaluations differ {where}, "
+            "though the settings name one model; report them one by one"
         )
-    if apart.max() > 0:
-        return [
-            "its evaluation of the base model differs slightly from the first run's, as it does between "
-            "machines; gains are over the first's"
-        ]
-    return []
-
-
-def _trained(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the base model, which the first run has."""
-    return frame[frame["method"] != BASE]
+    slightly = (
+        "its evaluation of the base model differs slightly from the first run's, as it does between machines; gains "
+        "are over the first's"
+    )
+    return [slightly] if apart.max() > 0 else []
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Frames below each other, text columns kept as categories."""
-    filled = [frame for frame in frames if len(frame)]
-    if len(filled) < 2:
-        return (filled or frames)[0]
+    """Frames below each other, text columns kept as categories and the base model's rows those of the first."""
+    later = [frame[frame["method"] != BASE] for frame in frames[1:]]
+    filled = [frame for frame in (frames[0], *later) if len(frame)] or [frames[0]]
     joined = pd.concat(filled, ignore_index=True)
-    for name in filled[0].select_dtypes("category"):
-        joined[name] = pd.Series(union_categoricals([frame[name] for frame in filled]))
-    return joined
+    return joined.astype(dict.fromkeys(filled[0].select_dtypes("category"), "category"))

@@ -9,12 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.combine import load_runs
-from analysis.records import RecordError, Records
+from analysis.records import RecordError
 from analysis.schema import SETTINGS_FILE
-
-Work = Callable[[Records, Path, str | None], str]
-"""Analyses a run into an output folder, against a baseline where that has a meaning; returns what to print."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,27 +18,30 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
 
 
-def command(module: str, description: str, work: Work, baseline: bool = True) -> Callable[..., int]:
-    """A `main(arguments=None)` that reads the runs, does the work and prints what it returns.
+def command(
+    module: str, description: str, work: Callable[[argparse.Namespace, Path], str], method: bool = False
+) -> Callable[..., int]:
+    """A `main(arguments=None)` that does the work, given the options and an output folder, and prints what it returns.
 
-    Its exit code is 2, with one line on standard error, where that cannot be done.
+    Its exit code is 2, with one line on standard error, where that cannot be done. Options are `runs`, `baseline`, and
+    `method` where one is asked for.
     """
 
     def main(arguments: Sequence[str] | None = None) -> int:
         parser = _Parser(prog=f"python -m {module}", description=description, allow_abbrev=False)
-        several = (
-            "folder given to benchmarks.run as --output; several that can be compared are analysed as one"
-        )
-        parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=several)
+        folder = "folder given to benchmarks.run as --output; there may be several"
+        parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=folder)
         where = "where figures and tables go (the run's own folder; must be named for several runs)"
         parser.add_argument("--output", type=Path, metavar="DIR", help=where)
-        if baseline:
-            who = "the method to compare with (the one that the run named, else flow_grpo, dance_grpo or the first)"
-            parser.add_argument("--baseline", metavar="METHOD", help=who)
+        who = (
+            "the method to compare with (the one that the run named, else flow_grpo, dance_grpo or the first)"
+        )
+        parser.add_argument("--baseline", metavar="METHOD", help=who)
+        if method:
+            parser.add_argument("--method", required=True, metavar="METHOD", help="the method asked about")
         options = parser.parse_args(arguments)
         try:
-            output = output_folder(options.runs, options.output)
-            printed = work(load_runs(options.runs), output, options.baseline if baseline else None)
+            printed = work(options, output_folder(options.runs, options.output))
         except RecordError as error:
             sys.stderr.write(f"error: {error}\n")
             return 2

@@ -21,71 +21,43 @@ MATCHED = 0.05
 """Totals within this share of each other count as one budget."""
 
 _KEYS = ["method", "seed", "iteration"]
+_TYPES = {"method": "str", "seed": "int64", "iteration": "int64"}
 
 
 @once
 def cumulative_costs(run: Records) -> pd.DataFrame:
-    """Cost after each iteration: columns method, seed, iteration and one for each of `UNITS`, NaN if unknown.
+    """Cost after each recorded iteration: columns method, seed, iteration and one for each of `UNITS`, NaN if unknown.
 
     Iteration 0 is the start: zero, or the process reward model's training where it is charged to a method.
     """
-    steps = _steps(run)
-    spent = _spent(run)
-    table = steps.merge(spent, on=_KEYS, how="left").sort_values(_KEYS, ignore_index=True)
-    groups = table.groupby(["method", "seed"])
-    for unit in (*SUMMED, "seconds"):
-        known = groups[unit].transform("count") > 0
-        table[unit] = table[unit].fillna(0.0).groupby([table["method"], table["seed"]]).cumsum().where(known)
-    if run.charges_prm:
-        table = _with_prm(run, table)
-    table["iterations"] = table["iteration"].astype("float64")
-    return table[[*_KEYS, *UNITS]]
-
-
-def _steps(run: Records) -> pd.DataFrame:
-    """Every (method, seed, iteration) that was trained, from 0."""
-    own = ["method", "seed"]
-    pairs = pd.DataFrame([(m, seed) for m in run.methods for seed in run.seeds(m)], columns=own)
-    recorded = [frame[_KEYS] for frame in (run.evaluations, run.iterations, run.ledger) if len(frame)]
-    ends = [frame.groupby(own, observed=True)["iteration"].max().reset_index() for frame in recorded]
-    last = pd.concat([frame.astype({"method": "str"}) for frame in ends]).groupby(own)["iteration"].max()
-    counts = pairs.join(last, on=own)["iteration"].fillna(0).astype("int64") + 1
-    steps = pairs.loc[pairs.index.repeat(counts)]
-    frame = steps.assign(iteration=steps.groupby(level=0).cumcount()).reset_index(drop=True)
-    return frame.astype({"method": "str", "seed": "int64", "iteration": "int64"})
+    starts = pd.DataFrame([(m, seed, 0) for m in run.methods for seed in run.seeds(m)], columns=_KEYS)
+    recorded = [frame[_KEYS].drop_duplicates() for frame in (run.evaluations, run.iterations, run.ledger)]
+    steps = pd.concat([starts, *recorded]).astype(_TYPES).drop_duplicates()
+    steps = steps[steps["method"] != BASE].sort_values(_KEYS, ignore_index=True)
+    own, units = [steps["method"], steps["seed"]], [*SUMMED, "seconds"]
+    spent = steps.merge(_spent(run).astype(_TYPES), on=_KEYS, how="left")[units]
+    known = spent.groupby(own).transform("count") > 0
+    total = spent.fillna(0.0).groupby(own).cumsum().where(known)
+    return steps.assign(iterations=steps["iteration"].astype("float64"), **total)[[*_KEYS, *UNITS]]
 
 
 def _spent(run: Records) -> pd.DataFrame:
-    """What each iteration used: columns method, seed, iteration, videos, nfe, tflops, seconds."""
-    ledger = run.ledger
-    if not len(ledger):
-        return _seconds_alone(run)
-    charged = ledger["component"].isin(CHARGED) & ledger["quantity"].isin(SUMMED)
-    charged |= (ledger["component"] == WHOLE) & (ledger["quantity"] == "seconds")
-    sums = ledger[charged].groupby([*_KEYS, "quantity"], observed=True)["value"].sum().unstack()
-    frame = sums.reindex(columns=[*SUMMED, "seconds"]).reset_index()
-    frame["method"] = frame["method"].astype("str")
-    return frame
+    """What each iteration used: columns method, seed, iteration, videos, nfe, tflops, seconds.
 
-
-def _seconds_alone(run: Records) -> pd.DataFrame:
-    """Without a ledger: the metric `seconds`, which counts from the start of training, as differences."""
-    frame = run.iterations[run.iterations["metric"] == "seconds"]
-    frame = frame[[*_KEYS, "value"]].astype({"method": "str", "seed": "int64", "iteration": "int64"})
-    frame = frame.sort_values(_KEYS).rename(columns={"value": "total"})
-    before = frame.groupby(["method", "seed"])["total"].shift(fill_value=0.0)
-    unknown = dict.fromkeys(SUMMED, math.nan)
-    return frame.assign(**unknown, seconds=frame["total"] - before).drop(columns="total")
-
-
-def _with_prm(run: Records, table: pd.DataFrame) -> pd.DataFrame:
-    trained = run.ledger[run.ledger["component"] == PRM_TRAINING]
-    sums = trained.groupby(["method", "seed", "quantity"], observed=True)["value"].sum().reset_index()
-    for method, seed, quantity, value in sums.itertuples(index=False):
-        if quantity in (*SUMMED, "seconds"):
-            own = (table["method"] == str(method)) & (table["seed"] == seed)
-            table.loc[own, str(quantity)] += float(value)
-    return table
+    Without a ledger the seconds alone, from a metric that counts them from the start of training.
+    """
+    if not len(run.ledger):
+        frame = run.iterations[run.iterations["metric"] == "seconds"].astype(_TYPES).sort_values(_KEYS)
+        before = frame.groupby(["method", "seed"])["value"].shift(fill_value=0.0)
+        return frame[_KEYS].assign(**dict.fromkeys(SUMMED, math.nan), seconds=frame["value"] - before)
+    component, quantity = run.ledger["component"], run.ledger["quantity"]
+    charged = component.isin(CHARGED) & quantity.isin(SUMMED)
+    charged |= (component == WHOLE) & (quantity == "seconds")
+    ledger = run.ledger[charged]
+    if run.charges_prm:
+        ledger = pd.concat([ledger, run.ledger[component == PRM_TRAINING].assign(iteration=0)])
+    sums = ledger.groupby([*_KEYS, "quantity"], observed=True)["value"].sum().unstack()
+    return sums.reindex(columns=[*SUMMED, "seconds"]).reset_index()
 
 
 def known_units(costs: pd.DataFrame) -> tuple[str, ...]:
@@ -134,29 +106,23 @@ def spending(run: Records) -> Spending:
     each = totals(run)
     means = each.groupby("method")[list(UNITS)].mean()
     means = means.reindex([name for name in run.methods if name in means.index])
-    unit = run.budget_unit
-    used = means[unit] if unit in means and len(means) else pd.Series([math.nan])
-    lowest = float(used.min())
-    spread = float(used.max()) / lowest - 1 if lowest > 0 else math.nan
-    return Spending(means, _parts(run, each), unit, spread)
+    used = means[run.budget_unit]
+    spread = float(used.max() / used.min() - 1) if used.min() > 0 else math.nan
+    return Spending(means, _parts(run, each), run.budget_unit, spread)
 
 
 def _parts(run: Records, each: pd.DataFrame) -> pd.DataFrame:
     """Sums over iterations (largest for memory) of every component and quantity, means over counted seeds."""
     keys = ["method", "component", "quantity"]
-    if not len(run.ledger):
-        return pd.DataFrame(columns=[*keys, "value"])
     ledger = run.ledger.groupby(["method", "seed", "component", "quantity"], observed=True)["value"]
     frame = ledger.agg(["sum", "max"]).reset_index().astype(dict.fromkeys(keys, "str"))
     frame["value"] = frame["sum"].where(frame["quantity"] != PEAK_MEMORY, frame["max"])
     seeds = pd.concat([each[["method", "seed"]], pd.DataFrame({"method": [BASE], "seed": [0]})])
-    frame = frame.merge(seeds, on=["method", "seed"], how="inner")
-    return frame.groupby(keys)["value"].mean().reset_index()
+    return frame.merge(seeds, on=["method", "seed"]).groupby(keys)["value"].mean().reset_index()
 
 
 def spending_frame(found: Spending) -> pd.DataFrame:
     """Totals and parts as one tidy frame: method, component (`charged` for totals), quantity, value."""
     whole = found.totals.reset_index().melt("method", var_name="quantity").dropna()
-    frames = [frame for frame in (whole.assign(component="charged"), found.parts) if len(frame)]
-    columns = ["method", "component", "quantity", "value"]
-    return pd.concat(frames or [found.parts], ignore_index=True)[columns]
+    frames = [whole.assign(component="charged"), found.parts.astype({"value": "float64"})]
+    return pd.concat(frames, ignore_index=True)[["method", "component", "quantity", "value"]]

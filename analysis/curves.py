@@ -8,17 +8,24 @@ Only seeds that finished count in a mean: a curve whose seeds drop out on the wa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.records import Records, once
-from analysis.schema import BASE, FINISHED, RUN_COLUMNS
+from analysis.schema import BASE, FINISHED
 from analysis.statistics import half_width
 
 _CURVE = ["method", "seed", "iteration", "split", "reward"]
 BAND = ("mean", "low", "high", "least", "most", "n")
+
+
+def video_means(evaluations: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Means over videos: columns `keys` and value, which is NaN where that of any video is."""
+    grouped = evaluations.groupby(list(keys), observed=True)["value"].agg(["mean", "count", "size"])
+    means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
+    numbers = {"seed": "int64", "iteration": "int64"}
+    return means.astype({name: numbers.get(name, "str") for name in keys})
 
 
 @once
@@ -28,17 +35,12 @@ def seed_means(run: Records) -> pd.DataFrame:
     The base model's means are repeated as iteration 0 of every trained seed that has none of its own. A
     mean with a NaN among its videos is NaN.
     """
-    grouped = run.evaluations.groupby(_CURVE, observed=True)["value"].agg(["mean", "count", "size"])
-    means = grouped["mean"].where(grouped["count"] == grouped["size"]).rename("value").reset_index()
-    for name in ("method", "split", "reward"):
-        means[name] = means[name].astype(str)
+    means = video_means(run.evaluations, _CURVE)
     base = means[means["method"] == BASE].drop(columns=["method", "seed", "iteration"])
     trained = means[means["method"] != BASE]
     pairs = pd.concat([trained[["method", "seed"]], run.runs[["method", "seed"]]]).drop_duplicates()
     starts = pairs.merge(base, how="cross").assign(iteration=0)[means.columns]
-    parts = [part for part in (means, starts) if len(part)]
-    curves = pd.concat(parts).drop_duplicates(_CURVE, keep="first") if parts else means
-    curves = curves.astype({"seed": "int64", "iteration": "int64"})
+    curves = pd.concat([means, starts.astype(means.dtypes)]).drop_duplicates(_CURVE)
     return curves.sort_values(_CURVE, ignore_index=True)
 
 
@@ -49,25 +51,24 @@ def run_status(run: Records) -> pd.DataFrame:
     `evaluated` is the last iteration with an evaluation. A seed is `counted` when its status is "finished";
     where runs.csv is missing, when it was evaluated as late as the latest seed of its method.
     """
-    last = run.last_evaluated
-    known = {(str(row["method"]), int(row["seed"])): row for row in run.runs.to_dict("records")}
-    rows: list[dict[Any, Any]] = []
-    for method in run.methods:
-        latest = max((at for (name, _), at in last.items() if name == method), default=0)
-        for seed in run.seeds(method):
-            evaluated = last.get((method, seed), 0)
-            status = "unknown" if evaluated else "no record"
-            row = known.get((method, seed), {"status": status, "iterations": evaluated, "error": ""})
-            ended = row["status"] == FINISHED if known else evaluated == latest
-            own = {"method": method, "seed": seed, "evaluated": evaluated, "counted": ended and evaluated > 0}
-            rows.append(row | own)
-    return pd.DataFrame(rows, columns=[*RUN_COLUMNS, "evaluated", "counted"]).astype({"counted": bool})
+    pairs = [(method, seed) for method in run.methods for seed in run.seeds(method)]
+    own = ["method", "seed"]
+    status = pd.DataFrame(pairs, columns=own).astype({"method": "str", "seed": "int64"})
+    status = status.merge(run.runs.astype(status.dtypes), on=own, how="left")
+    status = status.join(run.last_evaluated.rename("evaluated"), on=own)
+    status["evaluated"] = status["evaluated"].fillna(0).astype("int64")
+    late = status["evaluated"] == status.groupby("method")["evaluated"].transform("max")
+    ended = status["status"] == FINISHED if len(run.runs) else late
+    status["counted"] = ended & (status["evaluated"] > 0)
+    unknown = status["evaluated"].map(lambda at: "unknown" if at else "no record")
+    status = status.fillna({"status": unknown, "iterations": status["evaluated"], "error": ""})
+    return status.astype({"iterations": "int64", "train_seconds": "float64"})
 
 
 def counted(run: Records, frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of a frame with method and seed, of the seeds that count."""
     status = run_status(run)
-    seeds = status.loc[status["counted"], ["method", "seed"]].astype({"seed": "int64"})
+    seeds = status.loc[status["counted"], ["method", "seed"]]
     return frame.merge(seeds, on=["method", "seed"], how="inner")
 
 
@@ -110,26 +111,22 @@ def over_cost(curves: pd.DataFrame, unit: str, by: Sequence[str], points: int = 
     Seeds that were evaluated at the same iterations are averaged there, at their mean cost (what an
     iteration takes in seconds differs by chance). Others are interpolated at `points` costs that all reached.
     """
-    parts = []
-    for key, group in curves.dropna(subset=["value", unit]).groupby(list(by), observed=True, sort=False):
-        seeds = [
-            (part[unit].to_numpy(), part["value"].to_numpy())
-            for _, part in group.sort_values("iteration").groupby("seed")
-        ]
-        if same_iterations(group):
-            at = np.mean([cost for cost, _ in seeds], axis=0)
-            values = np.stack([value for _, value in seeds])
-        else:
-            start, end = max(cost[0] for cost, _ in seeds), min(cost[-1] for cost, _ in seeds)
-            at = np.linspace(start, end, points)
-            values = np.stack([np.interp(at, cost, value) for cost, value in seeds])
-        deviation = values.std(axis=0, ddof=1) if len(seeds) > 1 else np.full(len(at), np.nan)
-        mean, width = values.mean(axis=0), half_width(deviation, len(seeds))
-        numbers = {"mean": mean, "low": mean - width, "high": mean + width}
-        numbers |= {"least": values.min(axis=0), "most": values.max(axis=0)}
-        names = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-        parts.append(pd.DataFrame({**names, unit: at, **numbers, "n": len(seeds)}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*by, unit, *BAND])
+    known = curves.dropna(subset=["value", unit]).sort_values("iteration")
+    parts = [_at_one_cost(group, unit, points) for _, group in known.groupby(list(by), observed=True)]
+    return bands(pd.concat(parts) if parts else known, [*by, unit])
+
+
+def _at_one_cost(curves: pd.DataFrame, unit: str, points: int) -> pd.DataFrame:
+    """Curves whose seeds have points at the same costs."""
+    if same_iterations(curves):
+        return curves.assign(**{unit: curves.groupby("iteration")[unit].transform("mean")})
+    ends = curves.groupby("seed")[unit].agg(["min", "max"])
+    grid = np.linspace(ends["min"].max(), ends["max"].min(), points)
+    seeds = [
+        part.iloc[[0] * points].assign(**{unit: grid, "value": np.interp(grid, part[unit], part["value"])})
+        for _, part in curves.groupby("seed")
+    ]
+    return pd.concat(seeds)
 
 
 def same_iterations(curves: pd.DataFrame) -> bool:

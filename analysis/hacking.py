@@ -9,17 +9,19 @@ to the base model says whether a method found better videos near it, or only wen
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from analysis import text
 from analysis.curves import counted, counted_curves, seed_means
 from analysis.records import Records, once
 from analysis.schema import BASE, KL_TO_BASE
 from analysis.statistics import Interval, mean_interval
+from analysis.tables.text_table import TextTable, tidy
 
-DIVERSITY = "diversity"
 _KEYS = ["method", "seed", "iteration"]
 
 
@@ -27,19 +29,22 @@ _KEYS = ["method", "seed", "iteration"]
 class Course:
     """How a method's seeds went: when the headline reward peaked, what was lost after, and where they ended.
 
-    `peaks` are iterations, one a seed. `lost` is the peak less the end, `gap` the proxy gap at the end in base
-    standard deviations, `kl` the distance to the base at the end in nats per video.
+    Peaks are iterations: of the first and last seed to peak, and the median; `early` is how many seeds peaked before
+    their end. `lost` is the peak less the end, `gap` the proxy gap at the end in base standard deviations, `kl` the
+    distance to the base at the end in nats per video.
     """
 
     method: str
-    peaks: tuple[int, ...]
-    ends: tuple[int, ...]
+    seeds: int
+    first_peak: int
+    median_peak: float
+    last_peak: int
+    early: int
     peak: float
     end: float
     lost: Interval
     gap: Interval
     kl: Interval
-    gain: Interval
 
 
 @once
@@ -47,43 +52,37 @@ def proxy_frame(run: Records) -> pd.DataFrame:
     """Standardised gains of every counted seed over training.
 
     Columns method, seed, iteration; `training` (weighted mean of the training rewards, on training prompts),
-    `training_held_out` (the same on held-out prompts), `headline` (on held-out prompts) and `gap` (training less
-    headline), in standard deviations of the base model's videos. NaN where the base or a split is missing.
+    `headline` (on held-out prompts) and `gap` (training less headline), in standard deviations of the base model's
+    videos. NaN where the base or a split is missing.
     """
     means = seed_means(run)
     spread = _base_spread(run)
     base = means[means["method"] == BASE].set_index(["split", "reward"])["value"]
     curves = counted_curves(run).set_index([*_KEYS, "split", "reward"])["value"]
     if not len(curves):
-        return pd.DataFrame(columns=[*_KEYS, "training", "training_held_out", "headline", "gap"])
+        return pd.DataFrame(columns=[*_KEYS, "training", "headline", "gap"])
     wide = curves.unstack(["split", "reward"])
     standard = (wide - base.reindex(wide.columns)) / spread.reindex(wide.columns)
     frame = pd.DataFrame(index=wide.index)
-    for name, split in (("training", "train"), ("training_held_out", "held_out")):
-        frame[name] = _weighted(standard, run, split)
-    headline = ("held_out", run.suite.headline)
-    frame["headline"] = standard.get(headline, math.nan)
+    frame["training"] = _training(standard, run)
+    frame["headline"] = standard.get(("held_out", run.suite.headline), math.nan)
     frame["gap"] = frame["training"] - frame["headline"]
     return frame.reset_index()
 
 
 def _base_spread(run: Records) -> pd.Series:
     """Standard deviation of each reward over the base model's videos, by split and reward; NaN where it is 0."""
-    base = run.evaluations[run.evaluations["method"] == BASE]
-    spread = base.groupby(["split", "reward"], observed=True)["value"].std(ddof=1)
-    spread.index = pd.MultiIndex.from_tuples(
-        [(str(split), str(reward)) for split, reward in spread.index], names=["split", "reward"]
-    )
+    base = run.evaluations[run.evaluations["method"] == BASE].astype({"split": str, "reward": str})
+    spread = base.groupby(["split", "reward"])["value"].std(ddof=1)
     return spread.where(spread > 0)
 
 
-def _weighted(standard: pd.DataFrame, run: Records, split: str) -> pd.Series:
-    weights = {reward: weight for reward, weight in run.suite.training.items() if (split, reward) in standard}
-    if len(weights) < len(run.suite.training) or not weights:
-        return pd.Series(math.nan, index=standard.index)
-    own = standard[[(split, reward) for reward in weights]]
-    amounts = np.array(list(weights.values()))
-    return pd.Series(own.to_numpy() @ amounts / np.abs(amounts).sum(), index=standard.index)
+def _training(standard: pd.DataFrame, run: Records) -> pd.Series:
+    """Weighted mean of the training rewards on training prompts; NaN where one of them was not evaluated."""
+    weights = np.array(list(run.suite.training.values()))
+    own = standard.reindex(columns=[("train", reward) for reward in run.suite.training])
+    total = np.abs(weights).sum() or math.nan
+    return pd.Series(own.to_numpy() @ weights / total, index=standard.index)
 
 
 def kl_frame(run: Records) -> pd.DataFrame:
@@ -95,38 +94,30 @@ def kl_frame(run: Records) -> pd.DataFrame:
     return every.sort_values(_KEYS, ignore_index=True)
 
 
-def reward_and_kl(run: Records) -> pd.DataFrame:
-    """Headline reward on held-out prompts (`value`) and distance to the base (`kl`) where both were measured."""
-    here = _headline(run)
-    return here.merge(kl_frame(run).rename(columns={"value": "kl"}), on=_KEYS, how="inner")
-
-
-def _headline(run: Records) -> pd.DataFrame:
-    means = counted_curves(run)
-    chosen = (means["split"] == run.split) & (means["reward"] == run.suite.headline)
-    return means.loc[chosen, [*_KEYS, "value"]]
-
-
 def courses(run: Records) -> list[Course]:
     """One entry a method with a finished seed, in the run's order."""
-    headline = _headline(run).dropna(subset=["value"])
+    means = counted_curves(run).dropna(subset=["value"])
+    headline = means[(means["split"] == run.split) & (means["reward"] == run.suite.headline)]
     gaps, distance = proxy_frame(run), counted(run, kl_frame(run))
     found = []
     for method in (name for name in run.methods if name in set(headline["method"])):
         own = headline[headline["method"] == method]
         curves = own.pivot(index="seed", columns="iteration", values="value")
+        peaks, ends = curves.idxmax(axis=1), own.groupby("seed")["iteration"].max()
         top, end = curves.max(axis=1), curves.ffill(axis=1).iloc[:, -1]
         found.append(
             Course(
                 method=method,
-                peaks=tuple(map(int, curves.idxmax(axis=1))),
-                ends=tuple(map(int, own.groupby("seed")["iteration"].max())),
+                seeds=len(peaks),
+                first_peak=int(peaks.min()),
+                median_peak=float(peaks.median()),
+                last_peak=int(peaks.max()),
+                early=int((peaks < ends).sum()),
                 peak=float(top.mean()),
                 end=float(end.mean()),
                 lost=mean_interval(top - end),
                 gap=_last(gaps[gaps["method"] == method], "gap"),
                 kl=_last(distance[distance["method"] == method], "value"),
-                gain=mean_interval(end - curves.bfill(axis=1).iloc[:, 0]),
             )
         )
     return found
@@ -136,3 +127,29 @@ def _last(frame: pd.DataFrame, column: str) -> Interval:
     """Interval over seeds of a column's last values."""
     known = frame.dropna(subset=[column]).sort_values("iteration")
     return mean_interval(known.groupby("seed")[column].last())
+
+
+def hacking_table(run: Records, found: Sequence[Course]) -> tuple[pd.DataFrame, TextTable]:
+    """When the headline peaks, what is lost after it, the proxy gap at the end, and how far each method moved."""
+    columns: dict[str, Callable[[Course], str]] = {
+        "method": lambda entry: entry.method,
+        "iteration of the peak": lambda entry: (
+            f"{entry.median_peak:g}"
+            + (f"\n{entry.first_peak} to {entry.last_peak}" if entry.seeds > 1 else "")
+        ),
+        "seeds past it": lambda entry: f"{entry.early} of {entry.seeds}",
+        "peak → end": lambda entry: text.change(entry.peak, entry.end),
+        "lost after it": lambda entry: text.cell(entry.lost, text.number),
+        "proxy gap at the end": lambda entry: text.cell(entry.gap),
+    }
+    reward = text.reward_name(run.suite.headline)
+    note = (
+        f"Peak of {reward} on {text.SPLIT_NAMES[run.split]}: median and range over seeds. The best of several noisy "
+        "evaluations lies above the truth, so some loss after it is expected of every method. Proxy gap: gain on the "
+        f"rewards trained on (training prompts) less gain on {reward} (held-out prompts), each in standard deviations "
+        "of the base model's videos. Intervals: Student's 95 %, over seeds."
+    )
+    if any(entry.kl.n for entry in found):
+        columns["KL to base at the end"] = lambda entry: text.cell(entry.kl, text.number)
+        note += " KL: nats per video, over the whole path, under the memoryless SDE."
+    return tidy(map(vars, found)), TextTable.of("Peaks, proxy gaps and distances", found, columns, note)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import style, text
+from analysis import text
 from analysis.answer import Answer
-from analysis.plots.training import constant_metrics, training_metrics
+from analysis.plots.panels import looks
+from analysis.plots.rewards import training_metrics
 from analysis.records import Records
 from analysis.tables.text_table import TextTable
 
@@ -48,65 +49,49 @@ Part = TextTable | Picture | Folded
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a sentence or two on what is below it, and tables and figures; left out when it has neither."""
+    """A heading, a sentence or two on what is below it, and tables and figures: None is one that there is not."""
 
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[Part | None]
     intro: str = ""
     dense: bool = False
 
 
-def kind(part: Part) -> str:
-    """Which of the three a part is, for the template."""
-    if isinstance(part, TextTable):
-        return "table"
-    return "picture" if isinstance(part, Picture) else "folded"
-
-
 def filled(parts: Sequence[Part | None]) -> list[Part]:
     """Without what is missing: tables that have no row, folds that have no part."""
-    kept: list[Part] = []
-    for part in parts:
-        if isinstance(part, Folded):
-            part = Folded(part.summary, tuple(filled(part.parts)))
-        if isinstance(part, Picture) or (part and (part.rows if isinstance(part, TextTable) else part.parts)):
-            kept.append(part)
-    return kept
+    whole = [Folded(part.summary, filled(part.parts)) if isinstance(part, Folded) else part for part in parts]
+    return [part for part in whole if part and getattr(part, "rows", True) and getattr(part, "parts", True)]
 
 
 def render(run: Records, found: Answer, sections: Sequence[Section], missing: Sequence[str]) -> str:
     """The whole page. Sections without parts are left out."""
     environment = Environment(
-        loader=PackageLoader("analysis"), undefined=StrictUndefined, autoescape=True, trim_blocks=True
+        loader=PackageLoader("analysis"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.lstrip_blocks = True
-    environment.filters["kind"] = kind
+    shown = [replace(section, parts=filled(section.parts)) for section in sections]
+    metrics = training_metrics(run)
     settings = {name: value for name, value in run.settings.items() if name != "command"}
     return environment.get_template("report.html").render(
         run=run,
         answer=found,
-        sections=[section for section in sections if section.parts or section.intro],
+        sections=[section for section in shown if section.parts],
         missing=missing,
         command=str(run.settings.get("command", "")),
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=100),
-        rewards=_glossary(run),
-        metrics=_metrics(run),
-        looks=style.looks(run.methods),
+        rewards=[_described(run, name) for name in dict.fromkeys([*run.rewards, *run.suite.listed])],
+        metrics=[(of["title"], of["meaning"]) for name, of in text.METRICS.items() if name in metrics],
+        looks=looks(run),
     )
 
 
-def _metrics(run: Records) -> list[tuple[str, str]]:
-    shown = {*training_metrics(run), *constant_metrics(run)}
-    return [(entry["title"], entry["meaning"]) for name, entry in text.METRICS.items() if name in shown]
-
-
-def _glossary(run: Records) -> list[tuple[str, str, str]]:
-    """(name, role, meaning) of each reward that the suite lists or the records hold."""
-    entries = []
-    for name in dict.fromkeys([*run.rewards, *run.suite.held_out, *run.suite.training]):
-        roles = {"untrained": "not trained on", "other": "not in the suite"}
-        role = roles.get(run.suite.role(name)) or f"trained on, weight {run.suite.training[name]:g}"
-        headline = "; answers the question" if name == run.suite.headline else ""
-        meaning = run.suite.descriptions.get(name, "No description was recorded with this run.")
-        entries.append((text.reward_name(name), role + headline, meaning))
-    return entries
+def _described(run: Records, reward: str) -> tuple[str, str, str]:
+    """Name, role and meaning of a reward that the suite lists or the records hold."""
+    roles = {"untrained": "not trained on", "other": "not in the suite"}
+    role = roles.get(run.suite.role(reward)) or f"trained on, weight {run.suite.training[reward]:g}"
+    headline = "; answers the question" if reward == run.suite.headline else ""
+    meaning = run.suite.descriptions.get(reward, "No description was recorded with this run.")
+    return text.reward_name(reward), role + headline, meaning

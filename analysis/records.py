@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import pyarrow as arrow
 import pyarrow.parquet as parquet
 import yaml
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 
 from analysis.schema import (
     BASE,
@@ -26,23 +27,26 @@ from analysis.schema import (
     SAMPLES_FILE,
     SETTINGS_FILE,
     SPLITS,
-    UNITS,
+    Asked,
+    BudgetUnit,
     Table,
     in_words,
     run_folder,
     table_file,
 )
 
-SETTINGS = ("methods", "seeds", "budget", "budget_unit", "suite")
-SUITE_SETTINGS = ("name", "training", "held_out", "headline")
-_TEXT = ("method", "split", "prompt", "reward", "metric", "component", "quantity")
+_TYPES = {"iteration": "int32", "sample": "int32", "value": "float64"}
+_TYPES |= dict.fromkeys(
+    ("method", "split", "prompt", "reward", "metric", "component", "quantity"), "category"
+)
+"""Of columns that have millions of rows."""
 
 _WITHOUT = {
-    "iterations": "records/iterations.parquet is missing: there are no training curves.",
-    "runs": "records/runs.csv is missing: there are no training times, and a seed counts as finished when it was "
-    "evaluated as late as any of its method.",
-    "ledger": "records/ledger.parquet is missing: compute is known in iterations and seconds, not in videos, "
-    "network evaluations or FLOPs.",
+    "records/iterations.parquet": "there are no training curves.",
+    RUNS_FILE: "there are no training times, and a seed counts as finished when it was evaluated as late as any of its "
+    "method.",
+    "records/ledger.parquet": "compute is known in iterations and seconds, not in videos, network evaluations or "
+    "FLOPs.",
 }
 
 
@@ -50,15 +54,19 @@ class RecordError(ValueError):
     """A run's folder that cannot be analysed; the message names the file and what to do."""
 
 
-@dataclass(frozen=True)
-class RecordedSuite:
+class RecordedSuite(BaseModel, frozen=True):
     """The rewards of a run: trained on (with weights), held out from it, and the one that answers the question."""
 
     name: str
-    training: Mapping[str, float]
+    training: dict[str, float]
     held_out: tuple[str, ...]
     headline: str
-    descriptions: Mapping[str, str] = field(default_factory=dict)
+    descriptions: dict[str, str] = {}
+
+    @property
+    def listed(self) -> list[str]:
+        """Its rewards: the headline first, then those held out, then those trained on."""
+        return list(dict.fromkeys([self.headline, *self.held_out, *self.training]))
 
     def role(self, reward: str) -> str:
         """`training`, or `untrained` for one that only judges; `other` for a reward that the suite does not list."""
@@ -67,12 +75,23 @@ class RecordedSuite:
         return "untrained" if reward in self.held_out else "other"
 
 
-@dataclass(frozen=True)
-class RecordedQuestion:
+class RecordedQuestion(BaseModel, frozen=True):
     """A run's primary question, named before it began: about `speed` or `final` rewards, against which baseline."""
 
-    asks: str = "speed"
+    asks: Asked = "speed"
     baseline: str | None = None
+
+
+class _Needed(BaseModel):
+    """What must be among a run's settings; older runs lack what has a default."""
+
+    methods: tuple[str, ...]
+    seeds: int
+    first_seed: int = 0
+    budget: float
+    budget_unit: BudgetUnit
+    suite: RecordedSuite
+    question: RecordedQuestion | None = None
 
 
 @dataclass(frozen=True)
@@ -122,21 +141,22 @@ class Records:
     @cached_property
     def methods(self) -> tuple[str, ...]:
         """Trained methods: those asked for, in that order, then any other that left records."""
-        seen = [*_unique(self.evaluations["method"]), *_unique(self.runs["method"])]
+        seen = [*self.evaluations["method"].unique(), *self.runs["method"].unique()]
         asked = [str(name) for name in self.settings["methods"]]
         return tuple(dict.fromkeys(name for name in [*asked, *sorted(seen)] if name != BASE))
 
     @cached_property
     def rewards(self) -> tuple[str, ...]:
         """Recorded rewards: the headline first, then held-out ones, then those trained on."""
-        recorded = _unique(self.evaluations["reward"])
-        listed = [self.suite.headline, *self.suite.held_out, *self.suite.training]
-        return tuple(dict.fromkeys(name for name in [*listed, *sorted(recorded)] if name in recorded))
+        recorded = set(self.evaluations["reward"].unique())
+        return tuple(
+            dict.fromkeys(name for name in [*self.suite.listed, *sorted(recorded)] if name in recorded)
+        )
 
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Recorded prompt splits, held-out prompts first."""
-        recorded = _unique(self.evaluations["split"])
+        recorded = set(self.evaluations["split"].unique())
         return tuple(split for split in SPLITS if split in recorded)
 
     @property
@@ -157,8 +177,7 @@ class Records:
     @property
     def question(self) -> RecordedQuestion:
         """The primary question; older records, which name none, ask about speed."""
-        entry = self.settings.get("question") or {}
-        return RecordedQuestion(str(entry.get("asks", "speed")), entry.get("baseline"))
+        return RecordedQuestion(**(self.settings.get("question") or {}))
 
     @property
     def charges_prm(self) -> bool:
@@ -178,16 +197,17 @@ class Records:
         return found
 
     @cached_property
-    def last_evaluated(self) -> Mapping[tuple[str, int], int]:
-        """The last iteration with an evaluation, by (method, seed)."""
-        last = self.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
-        return {(str(name), int(seed)): int(at) for name, seed, at in last.itertuples(index=False)}
+    def last_evaluated(self) -> pd.Series:
+        """The last iteration with an evaluation; index method, seed."""
+        frame = self.evaluations.groupby(["method", "seed"], observed=True)["iteration"].max().reset_index()
+        frame = frame.astype({"method": "str", "seed": "int64", "iteration": "int64"})
+        return frame.set_index(["method", "seed"])["iteration"]
 
     def seeds(self, method: str) -> tuple[int, ...]:
         """Seeds of a method: those asked for and those that left a record."""
         known = self.runs.loc[self.runs["method"] == method, "seed"]
-        evaluated = (seed for name, seed in self.last_evaluated if name == method)
-        return tuple(sorted({*self.asked.get(method, ()), *map(int, known), *evaluated}))
+        evaluated = (seed for name, seed in self.last_evaluated.index if name == method)
+        return tuple(sorted({*self.asked.get(method, ()), *map(int, known), *map(int, evaluated)}))
 
 
 def once(compute: Callable[[Records], pd.DataFrame]) -> Callable[[Records], pd.DataFrame]:
@@ -212,34 +232,31 @@ def load_run(path: Path | str) -> Records:
     folder = Path(path)
     if not folder.is_dir():
         raise RecordError(f"{folder}: no such folder; give the --output folder of a benchmark run")
-    settings = _settings(folder / SETTINGS_FILE)
-    frames: dict[str, Any] = {name: _table(folder, name) for name in COLUMNS}
-    frames["runs"] = _run_list(folder / RUNS_FILE)
-    columns: list[tuple[str, Any]] = [*COLUMNS.items(), ("runs", RUN_COLUMNS)]
-    empty = {name: pd.DataFrame(columns=list(names), dtype="object") for name, names in columns}
-    if frames["evaluations"] is None:
+    settings, needed = _settings(folder / SETTINGS_FILE)
+    if not table_file(folder, "evaluations").is_file():
         raise RecordError(
             f"{table_file(folder, 'evaluations')}: not there, so nothing was evaluated in this run; "
             "run the benchmark again, or resume it"
         )
-    first, seeds, looks, confidence = int(settings.get("first_seed", 0)), int(settings["seeds"]), 1, 0.95
+    looks, seeds, confidence = 1, needed.seeds, 0.95
     if (folder / LOOKS_FILE).is_file():
         made = pd.read_csv(folder / LOOKS_FILE)
         looks, seeds, confidence = len(made), int(made["seeds"].iloc[-1]), float(made["confidence"].iloc[-1])
     return Records(
         folders=(folder,),
         settings=settings,
-        suite=_suite(settings["suite"], f"{folder / SETTINGS_FILE} under suite"),
-        asked=dict.fromkeys(map(str, settings["methods"]), tuple(range(first, first + seeds))),
-        notes=tuple(note for name, note in _WITHOUT.items() if frames[name] is None),
+        suite=needed.suite,
+        evaluations=_table(folder, "evaluations"),
+        iterations=_table(folder, "iterations"),
+        ledger=_table(folder, "ledger"),
+        runs=_run_list(folder / RUNS_FILE),
+        asked=dict.fromkeys(needed.methods, tuple(range(needed.first_seed, needed.first_seed + seeds))),
+        notes=tuple(
+            f"{file} is missing: {so}" for file, so in _WITHOUT.items() if not (folder / file).is_file()
+        ),
         looks=looks,
         confidence=confidence,
-        **{name: empty[name] if frame is None else frame for name, frame in frames.items()},
     )
-
-
-def _unique(column: pd.Series) -> set[str]:
-    return {str(value) for value in column.unique()}
 
 
 @contextmanager
@@ -249,70 +266,54 @@ def _reading(file: Path, kind: str) -> Iterator[None]:
         yield
     except RecordError:
         raise
-    except (OSError, EOFError, ValueError, BadZipFile, yaml.YAMLError) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile, yaml.YAMLError) as error:
         raise RecordError(f"{file}: not {kind} ({error}); restore it, or resume or repeat the run") from error
 
 
-def _require(present: Iterable[object], required: Iterable[str], place: object, what: str = "column") -> None:
-    known = list(map(str, present))
+def _require(present: Iterable[str], required: Iterable[str], file: Path) -> None:
+    known = list(present)
     missing = [name for name in required if name not in known]
     if missing:
         raise RecordError(
-            f"{place}: no {what} {', '.join(missing)} (there are {', '.join(known)}); it was edited, or written by "
+            f"{file}: no column {', '.join(missing)} (there are {', '.join(known)}); it was edited, or written by "
             "another version of the benchmark: analyse it with that one, or run again"
         )
 
 
-def _settings(file: Path) -> dict[str, Any]:
+def _settings(file: Path) -> tuple[dict[str, Any], _Needed]:
+    """The settings as they are, and what is needed of them, checked."""
     if not file.is_file():
         raise RecordError(f"{file}: not there; give the --output folder of a benchmark run")
     with _reading(file, "valid YAML"):
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(settings, dict):
-        raise RecordError(f"{file}: must hold a mapping of settings, not {type(settings).__name__}")
-    _require(settings, SETTINGS, file, "setting")
-    unit = settings["budget_unit"]
-    if unit not in UNITS:
-        raise RecordError(f"{file}: budget_unit is {unit!r}, not one of {', '.join(UNITS)}")
-    return settings
+    try:
+        return settings, _Needed.model_validate(settings)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"]))
+        raise RecordError(
+            f"{file}: {place} is {reprlib.repr(wrong['input'])}: {wrong['msg']}; it was edited, or written by another "
+            "version of the benchmark: analyse it with that one, or run again"
+        ) from error
 
 
-def _suite(entry: object, place: str) -> RecordedSuite:
-    if not isinstance(entry, dict):
-        raise RecordError(f"{place}: must be a mapping with {', '.join(SUITE_SETTINGS)}, not {entry!r}")
-    _require(entry, SUITE_SETTINGS, place, "setting")
-    return RecordedSuite(
-        name=str(entry["name"]),
-        training={str(name): float(weight) for name, weight in entry["training"].items()},
-        held_out=tuple(map(str, entry["held_out"])),
-        headline=str(entry["headline"]),
-        descriptions={str(name): str(text) for name, text in (entry.get("descriptions") or {}).items()},
-    )
-
-
-def _table(folder: Path, rows: Table) -> pd.DataFrame | None:
+def _table(folder: Path, rows: Table) -> pd.DataFrame:
     """Parquet with its text columns as categories: a few megabytes where strings would need hundreds."""
     file, columns = table_file(folder, rows), COLUMNS[rows]
     if not file.is_file():
-        return None
-    text = [name for name in columns if name in _TEXT]
+        return pd.DataFrame(columns=list(columns), dtype="object")
+    types = {name: _TYPES[name] for name in columns if name in _TYPES}
+    text = [name for name, kind in types.items() if kind == "category"]
     with _reading(file, "a readable parquet file"):
         _require(parquet.read_schema(file).names, columns, file)
         table = parquet.read_table(file, columns=list(columns), read_dictionary=text)
-    for place, name in enumerate(table.column_names):
-        if name in ("iteration", "sample"):  # of which there are millions
-            table = table.set_column(place, name, table.column(name).cast(arrow.int32()))
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
-    del table
-    for name in text:
-        column = frame[name].astype("category")
-        frame[name] = column.cat.rename_categories([str(label) for label in column.cat.categories])
-    return frame.astype({"value": "float64"})
+    return frame.astype(types)
 
 
-def _run_list(file: Path) -> pd.DataFrame | None:
+def _run_list(file: Path) -> pd.DataFrame:
     if not file.is_file():
-        return None
+        return pd.DataFrame(columns=list(RUN_COLUMNS), dtype="object")
     with _reading(file, "a readable CSV file"):
         frame = pd.read_csv(file, dtype={"method": str, "status": str, "error": str})
     _require(frame.columns, RUN_COLUMNS, file)
@@ -321,7 +322,6 @@ def _run_list(file: Path) -> pd.DataFrame | None:
 
 def _samples(file: Path, method: str, seed: int) -> Samples:
     with _reading(file, "a readable .npz file"), np.load(file, allow_pickle=False) as archive:
-        _require(archive.files, ("videos", "prompts"), file)
         videos, prompts = archive["videos"], archive["prompts"]
     if videos.ndim != 5 or videos.shape[-1] != 3 or videos.dtype != np.uint8 or len(prompts) != len(videos):
         raise RecordError(

@@ -80,7 +80,6 @@ PROCESS_ACCURACY, GRADIENT_SHARE = "diagnostic/process_accuracy/", "diagnostic/g
 
 BudgetUnit = Literal["iterations", "videos", "nfe", "tflops", "seconds"]
 
-
 Asked = Literal["speed", "final"]
 """What a run's primary question is about: whole learning curves, or the reward at the end."""
 
@@ -94,27 +93,23 @@ def default_baseline(methods: Sequence[str]) -> str:
 
 
 class UnitWords(NamedTuple):
-    """One and several of a unit, as words; and what it counts."""
+    """What several of a unit are called; and what it counts."""
 
-    one: str
     several: str
     counts: str
 
 
 UNITS: dict[str, UnitWords] = {
-    "iterations": UnitWords("iteration", "iterations", "batches of rollouts, each with its updates"),
-    "videos": UnitWords("video", "videos", "videos generated for training"),
+    "iterations": UnitWords("iterations", "batches of rollouts, each with its updates"),
+    "videos": UnitWords("videos", "videos generated for training"),
     "nfe": UnitWords(
-        "network evaluation",
         "network evaluations",
         "forward evaluations of the policy's network for one latent, in rollouts and updates",
     ),
     "tflops": UnitWords(
-        "TFLOP",
-        "TFLOP",
-        "10^12 floating-point operations of policy, process reward, decoder and outcome rewards",
+        "TFLOP", "10^12 floating-point operations of policy, process reward, decoder and outcome rewards"
     ),
-    "seconds": UnitWords("second", "seconds", "wall-clock time of training"),
+    "seconds": UnitWords("seconds", "wall-clock time of training"),
 }
 """What a budget of one (method, seed) can be counted in; evaluation never counts."""
 
@@ -124,4 +119,5 @@ SUMMED = ("videos", "nfe", "tflops")
 
 def in_words(budget: float, unit: str) -> str:
     """A budget as in `30 iterations` or `2.5 TFLOP`."""
-    return f"{budget:,.6g} {UNITS[unit].one if budget == 1 else UNITS[unit].several}"
+    name = UNITS[unit].several
+    return f"{budget:,.6g} {name.removesuffix('s') if budget == 1 else name}"

@@ -30,14 +30,15 @@ YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 
 @dataclass(frozen=True)
 class Look:
-    """Colour, marker and line style of a method."""
+    """Colour, marker, line style and line width (points) of a method."""
 
     colour: str
     marker: str = "o"
     line: str = "-"
+    width: float = 2.0
 
 
-BASE_LOOK = Look("#555555", "s", ":")
+BASE_LOOK = Look("#555555", "", ":", 1.2)
 KNOWN: Mapping[str, Look] = {
     BASE: BASE_LOOK,
     "euphonium": Look(VERMILION, "o"),
@@ -54,10 +55,12 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
     Others take the colours that no known method of the run has, then all again with other lines.
     """
     taken = {KNOWN[name].colour for name in methods if name in KNOWN}
-    free = [Look(colour, marker) for colour, marker in zip(_COLOURS, "DPvXo*^h", strict=True)]
-    free = [look for look in free if look.colour not in taken]
-    for line, markers in (("--", "<>dp8Hs."), (":", "oDs^vPX*"), ("-.", "PX*hDs<>")):
-        free += [Look(colour, marker, line) for colour, marker in zip(_COLOURS, markers, strict=True)]
+    free = [
+        Look(colour, marker, line)
+        for line, markers in (("-", "DPvXo*^h"), ("--", "<>dp8Hs."), (":", "oDs^vPX*"), ("-.", "PX*hDs<>"))
+        for colour, marker in zip(_COLOURS, markers, strict=True)
+        if line != "-" or colour not in taken
+    ]
     others = [name for name in methods if name not in KNOWN]
     given = {name: free[place % len(free)] for place, name in enumerate(others)}
     return {BASE: BASE_LOOK} | {name: KNOWN.get(name) or given[name] for name in methods}
@@ -79,12 +82,19 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def legend_columns(handles: Sequence[Line2D], width: float, most: int = LABELS_A_ROW) -> int:
+    """How many labels of a legend fit beside each other in `width` inches."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    return max(1, min(most, int(width / (0.55 + 0.075 * longest))))
+
+
 def surround(
     drawn: Figure, heading: str, footer: str, handles: Sequence[Line2D], labels_a_row: int = LABELS_A_ROW
 ) -> None:
     """Heading and legend above a figure's panels; a footer (seeds, budget, what bands are) below them."""
     width, height = drawn.get_size_inches()
-    rows = math.ceil(len(handles) / labels_a_row)
+    columns = legend_columns(handles, width, labels_a_row)
+    rows = math.ceil(len(handles) / columns)
     lines = textwrap.wrap(footer, round(16.6 * width))
     top, bottom = HEADING + LEGEND_ROW * rows, 0.1 + FOOTER_LINE * len(lines)
     drawn.set_layout_engine("constrained", rect=(0, bottom / height, 1, 1 - (top + bottom) / height))
@@ -94,7 +104,7 @@ def surround(
         handles=list(handles),
         loc="upper left",
         bbox_to_anchor=(0.0, 1 - (HEADING - 0.06) / height),
-        ncols=labels_a_row,
+        ncols=columns,
         frameon=False,
         fontsize=9,
         borderaxespad=0,

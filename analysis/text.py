@@ -20,10 +20,6 @@ METRICS: dict[str, dict[str, str]] = yaml.safe_load(
 )
 """Metrics of training that the page shows, in its order: `title` on an axis, and `meaning`."""
 
-TERMS = {"outcome": "outcome rewards", "process": "process reward"}
-TERMS |= {"distillation": "distillation", "kl": "KL to the base model"}
-"""Terms of a loss, by the names of `diagnostic/gradient_share/...`."""
-
 UNIT_TITLES = {unit: words.several for unit, words in UNITS.items()} | {"seconds": "wall-clock time"}
 UNIT_AXES = UNIT_TITLES | {"videos": "videos generated", "nfe": "network evaluations (NFE)"}
 UNIT_AXES |= {"tflops": "compute (TFLOP)", "seconds": "training time (s)"}
@@ -76,16 +72,7 @@ def p_value(value: float) -> str:
 
 def ratio(value: float) -> str:
     """A speed-up over a baseline: `1.42×`, or in words where a curve never reaches the target."""
-    if math.isnan(value):
-        return "neither reaches it"
-    if value == 0:
-        return "not reached"
-    return "reached by it alone" if math.isinf(value) else f"{_times(value)}×"
-
-
-def factor(value: float) -> str:
-    """How many times: `3.4`, `39`, `390`."""
-    return f"{value:.2g}" if value < 100 else f"{float(f'{value:.2g}'):,.0f}"
+    return f"{_times(value)}×" if value > 0 else "not reached"
 
 
 def _times(value: float) -> str:

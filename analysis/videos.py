@@ -1,4 +1,4 @@
-"""Sample videos side by side: prompts are rows, the base model and each method are columns, noise is shared.
+"""Sample videos side by side: the base model and each method are rows, prompts are columns, noise is shared.
 
 Videos are tiny (16 to 64 pixels), so each is enlarged by a whole factor without smoothing: what is seen is
 what the model drew.
@@ -6,7 +6,6 @@ what the model drew.
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,33 +19,26 @@ from PIL import Image, ImageDraw, ImageFont
 
 from analysis.records import Samples
 from analysis.schema import BASE
-from analysis.style import INK, looks
+from analysis.style import INK
 
-MARGIN, GAP, CAPTION, HEADER, LINE, NAME, PAGE = 12, 10, 176, 44, 19, 100, 1120
-_FONTS = Path(mpl.get_data_path()) / "fonts" / "ttf"
-_GREY, _LIGHT = "#8a8a8a", "#e4e4e4"
+MARGIN, GAP, CAPTION, HEADER, LINE, PAGE = 12, 10, 176, 44, 19, 1120  # pixels
+_FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 @dataclass(frozen=True)
 class SampleGrid:
     """Videos of several models for the same prompts: `videos` (models, prompts, frames, height, width, 3)."""
 
-    columns: tuple[str, ...]
     labels: tuple[str, ...]
     prompts: tuple[str, ...]
     videos: NDArray[np.uint8]
-
-    @property
-    def frames(self) -> int:
-        """Frames of a video."""
-        return int(self.videos.shape[2])
 
 
 def arrange(samples: Sequence[Samples], max_prompts: int = 6) -> SampleGrid | None:
     """Put the samples of several models in one grid of the prompts that all have; None when there are none.
 
     Samples for the same prompt are matched in order of occurrence, which is their noise. At most
-    `max_prompts` rows are kept, spread over the prompts.
+    `max_prompts` columns are kept, spread over the prompts.
     """
     if not samples:
         return None
@@ -64,11 +56,8 @@ def arrange(samples: Sequence[Samples], max_prompts: int = 6) -> SampleGrid | No
     rows = [common[place] for place in _spread(len(common), max_prompts)]
     parts = zip(samples, places, strict=True)
     videos = np.stack([entry.videos[[place[row] for row in rows]] for entry, place in parts])
-    labels = (
-        "base model" if entry.method == BASE else f"{entry.method}\nseed {entry.seed}" for entry in samples
-    )
-    prompts = tuple(prompt for prompt, _ in rows)
-    return SampleGrid(tuple(entry.method for entry in samples), tuple(labels), prompts, videos)
+    labels = ("base model" if one.method == BASE else f"{one.method}\nseed {one.seed}" for one in samples)
+    return SampleGrid(tuple(labels), tuple(prompt for prompt, _ in rows), videos)
 
 
 def _places(prompts: Sequence[str]) -> dict[tuple[str, int], int]:
@@ -81,60 +70,48 @@ def _spread(count: int, most: int) -> list[int]:
     return [int(place) for place in np.linspace(0, count - 1, min(most, count)).round()]
 
 
-def enlarge(video: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Repeat pixels by the whole factor that brings the longer side closest below `size` (at least 1)."""
-    factor = max(1, size // max(video.shape[-3:-1]))
+def enlarge(video: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Repeat pixels by the largest whole factor (1 at least) at which `video` (..., height, width, 3) still fits."""
+    factor = max(1, min(height // video.shape[-3], width // video.shape[-2]))
     return video.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-def _write(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    label: str,
-    width: int,
-    colour: str = INK,
-    bold: bool = False,
-    anchor: str = "la",
-) -> None:
-    """A line of text, smaller where it would be wider than `width`; or several lines."""
-    file = _FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-    fonts = [ImageFont.truetype(file, size) for size in range(14, 7, -1)]
+def animation_frames(grid: SampleGrid) -> list[Image.Image]:
+    """The grid as one image per frame, a video up to 160 pixels high where a page holds that."""
+    models, prompts, frames = grid.videos.shape[:3]
+    share = (PAGE - CAPTION) // prompts - GAP
+    videos = enlarge(grid.videos, share, min(max(PAGE // models - GAP, 32), 160))
+    height, width = videos.shape[3:5]
+    pitch = max(height, 2 * LINE) + GAP
+    x = [MARGIN + CAPTION + column * (width + GAP) for column in range(prompts)]
+    y = [MARGIN + HEADER + row * pitch for row in range(models)]
+    empty = Image.new("RGB", (x[-1] + width + MARGIN, y[-1] + height + MARGIN), "white")
+    for place, prompt in zip(x, grid.prompts, strict=True):
+        _write(empty, (place, MARGIN), "\n".join(textwrap.wrap(prompt, 19)), width, "la")
+    for place, label in zip(y, grid.labels, strict=True):
+        _write(empty, (MARGIN, place + height // 2), label, CAPTION - GAP, "lm")
+    images = [empty.copy() for _ in range(frames)]
+    for row, column, frame in np.ndindex(models, prompts, frames):
+        images[frame].paste(Image.fromarray(videos[row, column, frame]), (x[column], y[row]))
+    return images
+
+
+def contact_sheet(grid: SampleGrid, max_frames: int = 4, max_prompts: int = 3) -> Image.Image:
+    """Some of the grid on one still, for paper: in place of each video a strip of its frames."""
+    frames, columns = _spread(grid.videos.shape[2], max_frames), _spread(len(grid.prompts), max_prompts)
+    chosen = grid.videos[:, columns][:, :, frames]
+    apart = np.pad(chosen, [(0, 0)] * 4 + [(0, 1), (0, 0)], constant_values=255)  # a white line after each
+    models, prompts, _, height, _, colours = apart.shape
+    strips = apart.swapaxes(2, 3).reshape(models, prompts, 1, height, -1, colours)
+    return animation_frames(SampleGrid(grid.labels, tuple(grid.prompts[c] for c in columns), strips))[0]
+
+
+def _write(image: Image.Image, at: tuple[int, int], label: str, width: int, anchor: str) -> None:
+    """One line of text or several, smaller where it would be wider than `width`."""
+    fonts = [ImageFont.truetype(_FONT, size) for size in range(14, 7, -1)]
     longest = max(label.split("\n"), key=len)
     font = next((font for font in fonts if font.getlength(longest) <= width), fonts[-1])
-    draw.text(at, label, font=font, fill=colour, anchor=anchor)
-
-
-def _colours(grid: SampleGrid) -> dict[str, str]:
-    look = looks([name for name in grid.columns if name != BASE])
-    return {name: INK if name == BASE else look[name].colour for name in grid.columns}
-
-
-def animation_frames(grid: SampleGrid) -> list[Image.Image]:
-    """The grid as one image per frame, a video 160 pixels or what a page holds."""
-    share = (PAGE - CAPTION) // len(grid.columns) - GAP
-    videos = enlarge(grid.videos, min(max(share, 32), 160))
-    models, prompts, frames, height, width = videos.shape[:5]
-    captions = [textwrap.wrap(prompt, 19) for prompt in grid.prompts]
-    pitch = max(height, LINE * max(map(len, captions))) + GAP
-    left = [MARGIN + CAPTION + model * (width + GAP) for model in range(models)]
-    top = [MARGIN + HEADER + row * pitch for row in range(prompts)]
-    sheet = Image.new("RGB", (left[-1] + width + MARGIN, top[-1] + height + MARGIN + 8), "white")
-    draw, colours = ImageDraw.Draw(sheet), _colours(grid)
-    for x, name, label in zip(left, grid.columns, grid.labels, strict=True):
-        title, *rest = label.split("\n")
-        _write(draw, (x, MARGIN), title, width, colours[name], bold=True)
-        _write(draw, (x, MARGIN + LINE), "".join(rest), width)
-    for y, caption in zip(top, captions, strict=True):
-        _write(draw, (MARGIN, y + height // 2), "\n".join(caption), CAPTION - GAP, anchor="lm")
-    images = [sheet.copy() for _ in range(frames)]
-    for frame, image in enumerate(images):
-        draw, y = ImageDraw.Draw(image), image.height - MARGIN
-        for model, x in enumerate(left):
-            for row in range(prompts):
-                image.paste(Image.fromarray(videos[model, row, frame]), (x, top[row]))
-            draw.rectangle((x, y, x + width - 1, y + 3), fill=_LIGHT)
-            draw.rectangle((x, y, x + round((width - 1) * (frame + 1) / frames), y + 3), fill=_GREY)
-    return images
+    ImageDraw.Draw(image).text(at, label, font=font, fill=INK, anchor=anchor)
 
 
 def save_animation(images: Sequence[Image.Image], path: Path, seconds: float = 1.6) -> Path:
@@ -147,25 +124,3 @@ def save_animation(images: Sequence[Image.Image], path: Path, seconds: float = 1
     options: dict[str, Any] = {"lossless": True, "quality": 60} if path.suffix == ".webp" else {}
     images[0].save(path, save_all=True, append_images=list(images[1:]), duration=durations, loop=0, **options)
     return path
-
-
-def contact_sheet(grid: SampleGrid, max_frames: int = 4) -> Image.Image:
-    """All of the grid on one still, for paper: a block a prompt, two beside each other, in it a strip a model."""
-    shown = _spread(grid.frames, max_frames)
-    share = ((PAGE - MARGIN) // 2 - NAME - 2 * GAP) // len(shown) - 2
-    videos = enlarge(grid.videos[:, :, shown], max(share, 1))
-    models, prompts, frames, height, width = videos.shape[:5]
-    block, pitch = NAME + frames * (width + 2) + 2 * GAP, HEADER // 2 + models * (height + 2) + 2 * GAP
-    sheet = Image.new("RGB", (MARGIN + 2 * block, MARGIN + math.ceil(prompts / 2) * pitch), "white")
-    draw, colours = ImageDraw.Draw(sheet), _colours(grid)
-    for row, prompt in enumerate(grid.prompts):
-        left, top = MARGIN + row % 2 * block, MARGIN + row // 2 * pitch
-        _write(draw, (left, top), prompt, block - GAP, bold=True)
-        for model, name in enumerate(grid.columns):
-            y, label = top + HEADER // 2 + model * (height + 2), "base model" if name == BASE else name
-            _write(draw, (left, y + height // 2), label, NAME - GAP, colours[name], anchor="lm")
-            for frame in range(frames):
-                sheet.paste(
-                    Image.fromarray(videos[model, row, frame]), (left + NAME + frame * (width + 2), y)
-                )
-    return sheet

@@ -28,6 +28,7 @@ from benchmarks.ablating.variants import (
 )
 from benchmarks.commandline import (
     Parser,
+    add_launching,
     add_running,
     add_settings,
     comma_separated,
@@ -66,6 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--factors", metavar="A,B,...", help="only these factors of the file (all)")
     add("--dry-run", action="store_true", help="print the table of variants, and run nothing")
     add_running(parser, resume="the ablation")
+    add_launching(parser)
     return parser
 
 

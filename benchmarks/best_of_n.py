@@ -13,10 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commandline import Parser, add_running, add_settings, run_program, settings_flags
+from benchmarks.commandline import (
+    Parser,
+    add_launching,
+    add_running,
+    add_settings,
+    run_program,
+    settings_flags,
+)
 from benchmarks.finetuning import FineTuningSettings, load_data
+from benchmarks.launching import launched
 from benchmarks.resolve import EVERY, nested, parse_assignment, read_config, resolve
-from benchmarks.run import Benchmark, carry_out, launched, resumed_file
+from benchmarks.run import Benchmark, carry_out, resumed_file
 from benchmarks.settings import SettingsError, variant
 from methods.best_of_n import BestOfN
 
@@ -72,6 +80,7 @@ def arguments() -> argparse.ArgumentParser:
         config="settings file; an ordinary run's settings.yaml gives the same model, prompts and evaluation",
     )
     add_running(parser)
+    add_launching(parser)
     return parser
 
 
@@ -137,7 +146,8 @@ class _FineTunings(Benchmark):
 
     settings: FineTuningSettings
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Fails, before anything is written, if model, suite or data cannot be used."""
         from benchmarks.session import Session
         from benchmarks.workers import quieten
 

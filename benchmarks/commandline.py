@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from analysis.schema import UNITS
+from benchmarks.launching import TERMINATED, Terminated, is_first_here
 from benchmarks.presets import DEFAULT_PRESET, PRESETS
-from benchmarks.resolve import read_config, resolve
+from benchmarks.resolve import read_config, recipes, resolve
 from benchmarks.settings import VIDEO_HELP, RunSettings, SettingsError, parse_geometry
 from methods.catalog import CATALOG
 
@@ -29,14 +30,24 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the program."""
-        self.exit(2, f"error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"error: {message}; see `{self.prog} --help`\n" if is_first_here() else None)
 
 
 def known_names() -> str:
-    """The presets and methods, for the end of a help text."""
+    """The presets, recipes and methods, for the end of a help text."""
     presets = "\n".join(f"  {name:10s} {preset.summary}" for name, preset in PRESETS.items())
+    shipped = "\n".join(f"  {name}" for name in recipes())
     methods = "\n".join(f"  {method.name:20s} {method.reference}" for method in CATALOG.values())
-    return f"presets:\n{presets}\n\nmethods:\n{methods}"
+    return f"presets:\n{presets}\n\nrecipes, for --config:\n{shipped}\n\nmethods:\n{methods}"
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names the methods."""
+    parser.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        help="methods to train, by name, comma-separated; 'all' for the catalogue",
+    )
 
 
 def add_settings(
@@ -44,7 +55,7 @@ def add_settings(
     seeds: str = "number of training seeds per method",
     count: Callable[[str], Any] = int,
     first_seed: str = "first training seed (0); tune on other seeds than you report",
-    config: str = "settings file; an earlier run's settings.yaml repeats it",
+    config: str = "settings file, or a recipe's name; an earlier run's settings.yaml repeats it",
 ) -> None:
     """Adds the options that set fields of `RunSettings`, except for methods.
 
@@ -103,9 +114,27 @@ def add_running(parser: argparse.ArgumentParser, resume: str = "the run") -> Non
         resume: name of what is resumed.
     """
     add = parser.add_argument
-    add("--workers", type=int, metavar="N", help="runs in parallel (one per CPU core, or 1 on a GPU)")
+    add("--workers", type=int, metavar="N", help="runs in parallel (one per GPU, or per CPU core)")
     add("--output", type=Path, metavar="DIR", help="output folder (results/<date and time>)")
     add("--resume", action="store_true", help=f"continue {resume} in --output from its last checkpoints")
+
+
+def add_launching(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for where the runs of a benchmark train."""
+    add = parser.add_argument
+    add(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="local: worker processes of this machine; slurm: one job of an array for each run",
+    )
+    add(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="options of the jobs, e.g. partition=gpu,time=12:00:00,gpus_per_node=1; cluster=local tries them here",
+    )
 
 
 def comma_separated(text: str) -> list[str]:
@@ -151,7 +180,7 @@ def run_program(
         interrupted: message on interruption.
 
     Returns:
-        The action's own code, 2 for an error the user can fix, 130 for an interruption.
+        The action's own code, 2 for an error the user can fix, 130 for an interruption, 143 for SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     words = sys.argv[1:] if typed is None else typed
@@ -160,18 +189,19 @@ def run_program(
         parser = arguments()
         return action(parser.parse_args(words), shlex.join([*parser.prog.split(), *words]))
 
-    return exit_code(program, interrupted)
+    return exit_code(program, interrupted, once=True)
 
 
-def exit_code(action: Callable[[], int], interrupted: str) -> int:
+def exit_code(action: Callable[[], int], interrupted: str, once: bool = False) -> int:
     """Runs an action and reports errors that the user can fix in one line.
 
     Args:
         action: returns the exit code.
         interrupted: message on interruption.
+        once: whether several processes all have the same errors, which one of them reports.
 
     Returns:
-        The action's own code, 2 for an error the user can fix, 130 for an interruption.
+        The action's own code, 2 for an error the user can fix, 130 for an interruption, 143 for SIGTERM.
     """
     from methods.registry import PluginError
     from methods.weights import WeightsError
@@ -186,8 +216,9 @@ def exit_code(action: Callable[[], int], interrupted: str) -> int:
         *(SettingsError, PluginError, WeightsError),
         *(ModelError, ProvenanceError, SuiteError, RewardError),
     ) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        if is_first_here() or not once:
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         sys.stderr.write(f"interrupted; {interrupted}\n")
-        return 130
+        return TERMINATED if isinstance(error, Terminated) else 130

@@ -1,6 +1,7 @@
 """Folder locks: one process at a time. The system releases a lock however its process ends.
 
-A killed benchmark may leave a worker behind that is still training; and the workers of a sweep take turns.
+A killed benchmark may leave a worker behind that is still training; the jobs of a cluster share a benchmark's folder,
+and each locks its run's; and the workers of a sweep take turns.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ if sys.platform != "win32":
     import fcntl
 
 
+class Busy(SettingsError):
+    """Another process uses the folder."""
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Holds the folder's lock; no other process can enter.
 
     Raises:
-        SettingsError: another process holds the lock.
+        Busy: another process holds the lock.
     """
     with _locked(folder / ".lock", wait=False):
         yield
@@ -42,7 +47,7 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
-                raise SettingsError(
+                raise Busy(
                     f"another process is using {str(path.parent)!r}; stop it, or wait until it finishes"
                 ) from None
         yield

@@ -78,7 +78,7 @@ def take_look(settings: RunSettings, output: Path, number: int) -> TakenLook:
     from analysis.answer import answer
     from analysis.convergence import convergence
     from analysis.records import load_run
-    from analysis.statistics import look_confidences
+    from analysis.statistics.sequential import look_confidences
 
     confidences = look_confidences(settings.looks)
     file = output / LOOKS_FILE

@@ -172,6 +172,13 @@ def consolidate(output: Path, runs: Sequence[tuple[str, int]]) -> None:
     for name in COLUMNS:
         parts = [read_rows(path, name) for path in folders]
         filled = [part for part in parts if len(part)] or parts[:1]
-        pd.concat(filled, ignore_index=True).to_parquet(table_file(output, name), index=False)
+        _replace_table(table_file(output, name), pd.concat(filled, ignore_index=True))
     statuses = [asdict(run_status(output, *run)) for run in runs]
-    pd.DataFrame(statuses).to_csv(output / RUNS_FILE, index=False)
+    replace_text(output / RUNS_FILE, pd.DataFrame(statuses).to_csv(index=False))
+
+
+def _replace_table(path: Path, table: pd.DataFrame) -> None:
+    """Writes a parquet file atomically: reports may read it while a benchmark goes on."""
+    temporary = path.with_name(path.name + ".tmp")
+    table.to_parquet(temporary, index=False)
+    os.replace(temporary, path)

@@ -12,13 +12,15 @@ from pydantic import BaseModel, ValidationError
 from analysis.schema import SETTINGS_FILE
 from benchmarks.presets import DEFAULT_PRESET, PRESETS, Preset
 from benchmarks.records import replace_text
-from benchmarks.settings import RunSettings, SettingsError, variant
+from benchmarks.settings import Prompts, RunSettings, SettingsError, variant
 from methods import earlier
 from methods.catalog import CATALOG, method_named
 from methods.method import Method
 from methods.naming import closest, explain, field_type
 from rewards.suites import suite_named
 
+#: Beside the recipes: the prompts that they share.
+RECIPE_PROMPTS = "prompts.yaml"
 #: In `--set` and `method_settings`: all methods of the run.
 EVERY = "all"
 #: (dotted field, value), in the order of application.
@@ -52,13 +54,48 @@ def read_fields(path: Path, kind: str, model: type[BaseModel], holding: str) -> 
     return content
 
 
+def recipes() -> dict[str, Path]:
+    """Name -> file of the shipped recipes."""
+    folder = Path(__file__).parent / "recipes"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml")) if file.name != RECIPE_PROMPTS}
+
+
+def config_file(path: Path) -> Path:
+    """The file itself, or the shipped recipe of that name.
+
+    Raises:
+        SettingsError: a bare name is neither; names the closest recipe.
+    """
+    bare = path.suffix == "" and path.parent == Path()
+    if path.is_file() or not bare:
+        return path
+    known = recipes()
+    if path.name not in known:
+        raise SettingsError(
+            f"config {path.name!r} is neither a file nor a shipped recipe; {closest(path.name, known)}"
+        )
+    return known[path.name]
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A YAML file with fields of `RunSettings`; the `settings.yaml` of an earlier run is one.
+
+    Args:
+        path: the file, or the name of a shipped recipe. Its `prompts` may be `{file: ...}`, a YAML file with the lists
+            beside it.
 
     Raises:
         SettingsError: the file is missing, is no YAML mapping, or has an unknown field.
     """
+    path = config_file(path)
     content = read_fields(path, "config file", RunSettings, "of settings")
+    prompts = content.get("prompts")
+    if isinstance(prompts, dict) and "file" in prompts:
+        if not isinstance(prompts["file"], str) or len(prompts) > 1:
+            raise SettingsError(
+                f"config file {str(path)!r}: prompts is {prompts!r}; give either a file or lists of train and held_out"
+            )
+        content["prompts"] = read_fields(path.parent / prompts["file"], "prompts file", Prompts, "of lists")
     if isinstance(content.get("suite"), dict):  # as a run's own settings.yaml has it
         content["suite"] = _recorded_suite(content["suite"], f"config file {str(path)!r}")
     return content

@@ -17,8 +17,11 @@ from rich.console import Console
 
 from analysis.schema import BASE, SAMPLES_FILE, SETTINGS_FILE, Asked, run_folder
 from benchmarks.budget import Budget
+from benchmarks.cluster import JOBS_FILE, Cluster, in_queue
 from benchmarks.commandline import (
     Parser,
+    add_launching,
+    add_methods,
     add_running,
     add_settings,
     exit_code,
@@ -27,8 +30,18 @@ from benchmarks.commandline import (
     settings_of,
 )
 from benchmarks.display import Display, print_table, say
+from benchmarks.launching import (
+    again_in_words,
+    check_count,
+    check_launch,
+    ending,
+    forget_endings,
+    is_main_process,
+    launched,
+    shape,
+)
 from benchmarks.ledger import Ledger
-from benchmarks.locking import alone
+from benchmarks.locking import alone, turn
 from benchmarks.looks import UNTIL, planned_looks, seeds_option, take_look
 from benchmarks.records import Recorder, consolidate, read_status, resume_command
 from benchmarks.resolve import read_config, resolve, write_settings
@@ -36,17 +49,14 @@ from benchmarks.settings import RunSettings, SettingsError
 from benchmarks.workers import Failure, quieten, run_all, side_by_side, told
 
 if TYPE_CHECKING:
+    from benchmarks.task import Progress
     from benchmarks.tracking import Tracker
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="python -m benchmarks.run", description=__doc__, epilog=known_names())
-    parser.add_argument(
-        "--methods",
-        metavar="A,B,...",
-        help="methods to train, by name, comma-separated; 'all' for the catalogue",
-    )
+    add_methods(parser)
     add_settings(
         parser, "number of training seeds per method; with --until a range such as 5..20", seeds_option
     )
@@ -66,6 +76,7 @@ def arguments() -> argparse.ArgumentParser:
         help="of the primary question (flow_grpo, else dance_grpo, else the first)",
     )
     add_running(parser)
+    add_launching(parser)
     return parser
 
 
@@ -87,7 +98,7 @@ def read_question(given: argparse.Namespace) -> None:
 
 
 #: Options allowed with --resume.
-_WITH_RESUME = ("resume", "output", "workers")
+_WITH_RESUME = ("resume", "output", "workers", "launcher", "slurm")
 
 
 def resumed_file(given: argparse.Namespace) -> Path:
@@ -101,7 +112,7 @@ def resumed_file(given: argparse.Namespace) -> Path:
     for name, value in vars(given).items():
         if name not in _WITH_RESUME and value not in (None, [], False):
             raise SettingsError(
-                f"--resume uses the run's own settings; give only --output and --workers, not "
+                f"--resume uses the run's own settings; give only --output and how it runs, not "
                 f"--{name.replace('_', '-')}"
             )
     file: Path = given.output / SETTINGS_FILE
@@ -171,9 +182,34 @@ def carry_out(
     """
     if given.workers is not None and given.workers < 1:
         raise SettingsError(f"--workers is {given.workers}; give at least 1")
+    cluster = cluster_of(given)
     output = output_folder(given)
-    again = f"the records so far are kept; continue with `{resume_command(output, module)}`"
-    return exit_code(make(output, given.workers, given.resume).run, again)
+    command = again_in_words(resume_command(output, module))
+    again = f"the records so far are kept; continue with `{command}`"
+    benchmark = make(output, given.workers, given.resume)
+    benchmark.cluster = cluster
+    with ending(output, again):
+        benchmark.check()
+        return exit_code(benchmark.run, again)
+
+
+def cluster_of(given: argparse.Namespace) -> Cluster | None:
+    """Where the runs' jobs go; None to train on this machine.
+
+    Raises:
+        SettingsError: the options contradict each other.
+    """
+    if given.launcher == "local":
+        if given.slurm:
+            raise SettingsError("--slurm needs --launcher slurm")
+        return None
+    if launched():
+        raise SettingsError(
+            "--launcher slurm submits jobs of one process each: start it without accelerate launch"
+        )
+    if given.workers is not None:
+        raise SettingsError("--workers is for --launcher local; Slurm has `--slurm array_parallelism=N`")
+    return Cluster.parse(given.slurm)
 
 
 class Benchmark:
@@ -189,6 +225,7 @@ class Benchmark:
     def __init__(self, settings: RunSettings, output: Path, workers: int | None, resume: bool) -> None:
         self.settings, self.output, self.resume = settings, output, resume
         self.runs = settings.runs()
+        self.cluster: Cluster | None = None
         self.workers = workers if workers is not None else self._default_workers()
         self.console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -196,14 +233,14 @@ class Benchmark:
         return 1 if launched() else side_by_side(len(self.runs))
 
     def run(self) -> int:
-        """Runs everything and returns the exit code."""
-        self._check()
+        """Runs everything, after `check`, and returns the exit code."""
         if not is_main_process():
             run_all(self.settings, self.output, self._waiting(self.runs), 1, lambda _: None)
             return 0
         self._prepare()
+        forget_endings(self.output)
         with alone(self.output):
-            return self._run()
+            return self._run() if self.cluster is None else self._submit(self.cluster)
 
     def _waiting(self, runs: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
         """The runs of these that have not finished."""
@@ -219,14 +256,33 @@ class Benchmark:
             done += 1.0 if recorder.status.status == "finished" else budget.share(ledger)
         return done
 
+    def _submit(self, cluster: Cluster) -> int:
+        """Submits a job for each run that has neither finished nor a job already."""
+        runs, queued = [(BASE, 0), *self.runs], in_queue(self.output)
+        tasks = [run for run in self._waiting(runs) if run not in queued]
+        if queued:
+            say(self.console, f"{len(queued)} runs have a job already: {', '.join(queued.values())}")
+        if not tasks:
+            say(self.console, "nothing is left to submit")
+            return 0
+        jobs = cluster.submit(self.settings, self.output, tasks)
+        say(self.console, f"{len(jobs)} jobs of {cluster.kind}, one for each run: {', '.join(jobs)}")
+        page = shlex.join(["python", "-m", "analysis.report", str(self.output)])
+        say(
+            self.console,
+            f"what has finished, at any time: `{page}`; in the end `{resume_command(self.output)}` collects all "
+            "and trains what is missing; logs are in " + str(self.output / "jobs"),
+        )
+        return 0
+
     def _run(self) -> int:
         """Trains, tracks and reports; returns the exit code."""
         from benchmarks.tracking import Tracker
 
         say(
             self.console,
-            f"{len(self.runs)} runs ({', '.join(self.settings.methods)}; {self.settings.seeds} seeds), "
-            f"{self.settings.budget_text} each, {self.workers} in parallel; results in {self.output}",
+            f"{shape(self.workers)}: {len(self.runs)} runs ({', '.join(self.settings.methods)}; "
+            f"{self.settings.seeds} seeds), {self.settings.budget_text} each; results in {self.output}",
         )
         tracker = Tracker(self.settings, self.output, self.runs)
         started = time.monotonic()
@@ -244,12 +300,31 @@ class Benchmark:
 
     def _train(self, runs: Sequence[tuple[str, int]]) -> list[Failure]:
         """Trains the unfinished of these runs and collects the records; returns the failed runs."""
-        waiting = self._waiting(runs)
+        queued = in_queue(self.output)
+        waiting = [run for run in self._waiting(runs) if run not in queued]
         workers = min(self.workers, max(1, len(waiting)))
+
+        def show(progress: Progress) -> None:
+            display.show(progress)
+            if progress.status == "finished":  # for reports that are made meanwhile
+                self._collect(runs)
+
         try:
             with Display(self.console, len(runs), self._share_done(runs)) as display:
-                return run_all(self.settings, self.output, waiting, workers, display.show)
+                base = (BASE, 0) not in queued
+                return run_all(self.settings, self.output, waiting, workers, show, base)
         finally:
+            self._collect(runs)
+            if queued:
+                say(
+                    self.console,
+                    f"{len(queued)} runs wait in the queue or run as jobs {', '.join(queued.values())}; run the "
+                    f"same command later (if they are gone, delete {JOBS_FILE})",
+                )
+
+    def _collect(self, runs: Sequence[tuple[str, int]]) -> None:
+        """Writes the tables of all records; jobs of a cluster do so too."""
+        with turn(self.output):
             consolidate(self.output, runs)
 
     def _train_looks(self, tracker: Tracker) -> list[Failure]:
@@ -266,7 +341,7 @@ class Benchmark:
                 break
         return []
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Fails, before anything is written, if model, suite or process reward cannot be used."""
         from benchmarks.session import check
 
@@ -276,8 +351,15 @@ class Benchmark:
                 "run it in one process, or give a fixed number of --seeds"
             )
 
+        check_launch(self.settings)
+        if self.settings.looks and self.cluster is not None:
+            raise SettingsError(
+                "--until decided looks at the records between seeds, which jobs of a cluster do not; give a fixed "
+                "number of --seeds, or --launcher local"
+            )
         quieten()
         check(self.settings)
+        check_count()
 
     def _prepare(self) -> None:
         """Creates the folder and writes the resolved settings."""
@@ -294,7 +376,7 @@ class Benchmark:
         from analysis.convergence import convergence
         from analysis.records import RecordError, load_run
         from analysis.report import write_report
-        from analysis.tables import final_table, format_table
+        from analysis.tables.final import final_table, format_table
 
         self._animate()
         try:
@@ -330,16 +412,6 @@ class Benchmark:
             return "the store given by MLFLOW_TRACKING_URI"
         own = f"sqlite:///{self.output / 'mlflow.db'}"
         return f"mlflow ui --backend-store-uri {shlex.quote(own)}"
-
-
-def launched() -> bool:
-    """Whether `accelerate launch` started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes files."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 if __name__ == "__main__":

@@ -60,7 +60,11 @@ class Session:
             # A batch of a pipeline with two networks may lie on one side of their boundary.
             unused = DistributedDataParallelKwargs(find_unused_parameters=has_two_networks(model))
             folder = settings.execution.prompt_cache
-            prompts = PromptCache() if folder is None else prompt_cache(model, folder)
+            prompts = (
+                PromptCache()
+                if folder is None
+                else prompt_cache(model, folder, settings.execution.torch_dtype)
+            )
         accelerator = Accelerator(
             mixed_precision=settings.precision,
             cpu=not torch.cuda.is_available(),

@@ -147,7 +147,7 @@ class RunSettings(_Settings):
         weights: which weights are trained.
         evaluation: how policies are evaluated.
         checkpoint_every: iterations between checkpoints.
-        micro_batch: rows in one training pass, or in one pass without gradients before it; results do not depend on it.
+        micro_batch: rows in one pass of an update; results do not depend on it.
         rollout_batch: videos of an iteration drawn, decoded and scored at a time; None for all. Bounds memory.
         precision: accelerate's mixed precision of the policy's network.
         execution: how the model is held and run.

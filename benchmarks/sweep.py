@@ -20,9 +20,9 @@ from rich.console import Console
 from analysis.schema import BASE, run_folder
 from benchmarks.commandline import run_program
 from benchmarks.display import say
+from benchmarks.launching import launched
 from benchmarks.locking import alone, turn
 from benchmarks.records import replace_text
-from benchmarks.run import launched
 from benchmarks.settings import SettingsError
 from benchmarks.sweeping.choosing import are_over, best_trial, finalists_of, trials_of
 from benchmarks.sweeping.final import FINALS_FOLDER, Final

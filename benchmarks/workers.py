@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis.schema import BASE, run_folder
+from benchmarks.causes import cause_of_death, memory_advice
+from benchmarks.launching import ProcessLost, devices, lost
+from benchmarks.locking import Busy, alone
+from benchmarks.pool import Done, Pool
 from benchmarks.records import Recorder
 from benchmarks.settings import RunSettings
 
@@ -26,6 +31,7 @@ ERROR_FILE = "error.txt"
 
 #: Errors that stop one run with a plain line; anything else is a bug in this program and keeps its traceback.
 EXPECTED = (
+    "Busy",
     "CheckpointError",
     "FloatingPointError",
     "ModelError",
@@ -35,7 +41,12 @@ EXPECTED = (
     "SettingsError",
     "SuiteError",
     "WeightsError",
+    "WorkerDiedError",
 )
+
+
+class WorkerDiedError(Exception):
+    """The process of a run has ended in the middle of it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class Failure:
 def described(error: BaseException) -> tuple[str, bool]:
     """An error in one line, and whether it is in `EXPECTED`."""
     text, name = " ".join(str(error).split()), type(error).__name__
+    if advice := memory_advice(error):
+        return f"{advice} ({text[:120]}; see {ERROR_FILE})", True
     return (text, True) if name in EXPECTED else (f"{name}: {text} (see {ERROR_FILE})", False)
 
 
@@ -85,10 +98,10 @@ def cores() -> int:
 
 
 def side_by_side(most: int) -> int:
-    """Default number of parallel runs, up to a maximum: one per CPU core, or one on a GPU."""
+    """Default number of parallel runs, up to a maximum: one per GPU, or one per CPU core without any."""
     import torch
 
-    return 1 if torch.cuda.is_available() else min(cores(), most)
+    return min(max(1, len(devices())) if torch.cuda.is_available() else cores(), most)
 
 
 def run_all(
@@ -97,6 +110,7 @@ def run_all(
     runs: Sequence[tuple[str, int]],
     workers: int,
     report: Callable[[Progress], None],
+    base: bool = True,
 ) -> list[Failure]:
     """Evaluates the base model and trains every (method, seed).
 
@@ -106,11 +120,12 @@ def run_all(
         runs: the runs to train.
         workers: processes; 1 runs everything in this one.
         report: called with progress, in this process.
+        base: whether to evaluate the base model, unless that is done.
 
     Returns:
         The failed runs; failures do not stop the others.
     """
-    tasks = [(BASE, 0), *runs]
+    tasks = [*([(BASE, 0)] if base else []), *runs]
     if workers == 1:
         return _run_here(settings, output, tasks, report)
     return _run_apart(settings, output, tasks, workers, report)
@@ -127,9 +142,11 @@ def _run_here(
     failures = []
     for method, seed in tasks:
         try:
-            _run_one(session, output, method, seed, report)
+            run_one(session, output, method, seed, report)
         except Exception as error:
-            failures.append(_record_failure(output, method, seed, error))
+            if session.accelerator.num_processes > 1 and lost(error):
+                raise ProcessLost from error  # not this run's failure
+            failures.append(record_failure(output, method, seed, error))
             if session.accelerator.num_processes > 1:
                 raise  # the other processes wait for this one: only the launcher can end them
     return failures
@@ -142,72 +159,46 @@ def _run_apart(
     workers: int,
     report: Callable[[Progress], None],
 ) -> list[Failure]:
-    context = multiprocessing.get_context("spawn")
-    events: Any = context.Queue()
-    threads = max(1, cores() // workers)
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_initialise, initargs=(settings, output, events, threads)
-    )
-    with pool:
-        waiting: dict[Future[None], tuple[str, int]] = {
-            pool.submit(_run_in_worker, *task): task for task in tasks
-        }
-        failures = []
-        try:
-            while waiting:
-                _drain(events, report)
-                for future in [future for future in waiting if future.done()]:
-                    task = waiting.pop(future)
-                    error = future.exception()
-                    if error is not None:
-                        failures.append(_record_failure(output, *task, error))
-        except KeyboardInterrupt:
-            _stop(pool)
-            raise
-    _drain(events, report)
+    failures: list[Failure] = []
+
+    def read(event: Failure | Progress) -> None:
+        if isinstance(event, Failure):
+            failures.append(event)
+        else:
+            report(event)
+
+    def died(task: tuple[str, int], code: int | None, again: bool) -> None:
+        error = WorkerDiedError(f"its worker {cause_of_death(code)}")
+        if again:
+            line = f"{Failure.of(*task, error).run}: {error}; it goes on from its last checkpoint"
+            sys.stderr.write(f"warning: {line}\n")
+        else:
+            error = WorkerDiedError(f"{error} (twice)")
+            failures.append(record_failure(output, *task, error))
+
+    Pool(_work, (settings, output, max(1, cores() // workers)), workers, read, died).run(tasks)
     return failures
 
 
-def _drain(events: Any, report: Callable[[Progress], None]) -> None:
-    """Passes on all available progress, waiting up to a fifth of a second for the first."""
-    wait = 0.2
-    while True:
-        try:
-            report(events.get(timeout=wait))
-        except queue.Empty:
-            return
-        wait = 0.0
-
-
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """Ends the workers at once; their records and last checkpoints are kept."""
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.terminate()
-
-
-@dataclass
-class _Worker:
-    """State of a worker process between its runs."""
-
-    settings: RunSettings
-    output: Path
-    events: Any
-    session: Session | None = None
-
-
-_worker: _Worker | None = None
-
-
-def _initialise(settings: RunSettings, output: Path, events: Any, threads: int) -> None:
-    global _worker
+def _work(pipe: Connection, settings: RunSettings, output: Path, threads: int) -> None:
+    """A worker process: trains what it receives until it receives None."""
     import torch
 
+    from benchmarks.session import Session
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     quieten()
-    _worker = _Worker(settings, output, events)
+    session: Session | None = None
+    while (task := pipe.recv()) is not None:
+        method, seed = task
+        try:
+            session = session or Session.open(settings)
+            run_one(session, output, method, seed, pipe.send)
+        except Exception as error:  # noqa: BLE001 - whatever ends a run ends that run alone
+            pipe.send(record_failure(output, method, seed, error))
+        pipe.send(Done())
 
 
 def end_with_parent() -> None:
@@ -218,36 +209,36 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_worker(method: str, seed: int) -> None:
-    from benchmarks.session import Session
-
-    assert _worker is not None  # set by _initialise
-    if _worker.session is None:
-        _worker.session = Session.open(_worker.settings)
-    _run_one(_worker.session, _worker.output, method, seed, _worker.events.put)
-
-
-def _run_one(
+def run_one(
     session: Session, output: Path, method: str, seed: int, report: Callable[[Progress], None]
 ) -> None:
+    """Trains one run, or evaluates the base model.
+
+    Raises:
+        Busy: another process is doing so.
+    """
     from benchmarks.finetuning import FineTuning, FineTuningSettings
     from benchmarks.task import Training, evaluate_base
 
-    (run_folder(output, method, seed) / ERROR_FILE).unlink(missing_ok=True)
+    folder = run_folder(output, method, seed)
     try:
-        if method == BASE:
-            evaluate_base(session, output, report)
-        elif isinstance(session.settings, FineTuningSettings):
-            FineTuning(session, session.settings, output, seed).run(report)
-        else:
-            Training(session, output, method, seed).run(report)
+        with alone(folder) if session.accelerator.is_main_process else nullcontext():
+            (folder / ERROR_FILE).unlink(missing_ok=True)
+            if method == BASE:
+                evaluate_base(session, output, report)
+            elif isinstance(session.settings, FineTuningSettings):
+                FineTuning(session, session.settings, output, seed).run(report)
+            else:
+                Training(session, output, method, seed).run(report)
     finally:
         session.accelerator.free_memory()  # it would hold every run's model and optimiser until the end
 
 
-def _record_failure(output: Path, method: str, seed: int, error: BaseException) -> Failure:
+def record_failure(output: Path, method: str, seed: int, error: BaseException) -> Failure:
     """Writes a failure beside the run's records, with its traceback."""
     failure = Failure.of(method, seed, error)
+    if isinstance(error, Busy):
+        return failure  # the records are another process's
     recorder = Recorder(output, method, seed)
     recorder.status.status, recorder.status.error = "failed", failure.line
     recorder.save_status()

@@ -85,7 +85,8 @@ class Learner:
             settings: which weights are trained.
             reference: whether the base model's velocity is needed elsewhere.
             micro_batch: see the class.
-            rollout_batch, store: see the class.
+            rollout_batch: see the class.
+            store: see the class.
         """
         needs = method.objective.needs
         weights = TrainedWeights(

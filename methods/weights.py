@@ -73,6 +73,7 @@ class TrainedWeights:
         self.networks: dict[str, Any] = dict(policy.plain.networks.items())
         self.settings = settings
         self._base: nn.Module | None = None
+        family = policy.family
         if settings.kind == "lora":
             config = LoraConfig(
                 r=settings.rank,
@@ -91,6 +92,9 @@ class TrainedWeights:
             if reference:
                 self._base = copy.deepcopy(self._denoiser)
             self._denoiser.requires_grad_(True)
+            for network in self.networks.values():
+                for layer in family.idle_layers(network):  # without a gradient processes would wait for
+                    network.get_submodule(layer).requires_grad_(False)
         #: Name -> the copy's tensors, in the order of `parameters`.
         self.copies: dict[str, list[Tensor]] = {
             name: [parameter.detach().clone() for parameter in self.parameters] for name in sorted(copies)

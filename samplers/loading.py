@@ -106,14 +106,16 @@ def load_policy(
     return PipelinePolicy(pipeline, geometry, guidance_scale, prompts=prompts or PromptCache())
 
 
-def prompt_cache(model: str | Path, folder: Path) -> PromptCache:
-    """Encoded prompts on disk, in a folder of their own for each text encoder.
+def prompt_cache(model: str | Path, folder: Path, dtype: torch.dtype = torch.float32) -> PromptCache:
+    """Encoded prompts on disk, in a folder of their own for each text encoder and precision.
 
     Args:
         model: whose text encoders and tokenizers encode.
         folder: holds the folders of all text encoders.
+        dtype: that the text encoder runs in.
     """
     where = model_folder(model)
     parts = pipeline_family(where).text_parts
     names = [*parts, *(name.replace("text_encoder", "tokenizer") for name in parts)]
-    return PromptCache(folder / folder_fingerprint([where / name for name in names]))
+    precision = str(dtype).removeprefix("torch.")
+    return PromptCache(folder / f"{folder_fingerprint([where / name for name in names])}-{precision}")

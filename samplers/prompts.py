@@ -25,7 +25,7 @@ Encoder = Callable[[Sequence[str]], Mapping[str, Tensor]]
 
 
 class PromptCache:
-    """Encoded texts by text, each encoded once.
+    """Encoded texts by text, each encoded once and kept on the CPU.
 
     Args:
         folder: also kept there, one file a text, for later runs; None for memory only.
@@ -49,17 +49,18 @@ class PromptCache:
             some = missing[start : start + BATCH]
             encoded = encoder(some)
             for row, text in enumerate(some):
-                self._known[text] = {name: tensor[row] for name, tensor in encoded.items()}
+                self._known[text] = {name: tensor[row].cpu() for name, tensor in encoded.items()}
                 self._write(text)
 
     def rows(self, texts: Sequence[str], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """Name -> (B, ...) of B known texts; floating tensors in `dtype`."""
-        entries = [self._known[text] for text in texts]
+        distinct = list(dict.fromkeys(texts))  # each goes to the device once
+        place = torch.tensor([distinct.index(text) for text in texts], device=device)
+        entries = [self._known[text] for text in distinct]
+        stacked = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
         return {
-            name: torch.stack([entry[name] for entry in entries]).to(
-                device, dtype if entries[0][name].is_floating_point() else None
-            )
-            for name in entries[0]
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None)[place]
+            for name, tensor in stacked.items()
         }
 
     def _file(self, text: str) -> Path | None:
@@ -84,7 +85,7 @@ class PromptCache:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Other processes may write the same text: each writes beside it and renames.
         beside = file.with_suffix(f".{os.getpid()}.tmp")
-        entry = {name: tensor.detach().cpu().contiguous() for name, tensor in self._known[text].items()}
+        entry = {name: tensor.contiguous() for name, tensor in self._known[text].items()}
         save_file(entry, beside)
         beside.rename(file)
 

@@ -11,6 +11,7 @@ from benchmarks.resolve import resolve
 from benchmarks.settings import RunSettings
 from benchmarks.testbed.pipeline import assemble
 from benchmarks.testbed.recipe import Recipe
+from benchmarks.testbed.scenes import prompt_split
 from benchmarks.testbed.tokenizer import new_tokenizer
 from benchmarks.testbed.train_outcome import VOCABULARY
 from benchmarks.testbed.train_transformer import TEXT_DIM, new_text_encoder
@@ -79,6 +80,10 @@ def world_policy(folder: Path) -> PipelinePolicy:
     return load_policy(folder / "pipeline", GEOMETRY)
 
 
+HELD_OUT = 3
+"""Held-out prompts of runs on the tiny world; evaluating all of the testbed's would be most of their time."""
+
+
 def world_flags(folder: Path) -> dict[str, object]:
     """Fields of `RunSettings` that point at the tiny world, and small numbers."""
     return {
@@ -89,6 +94,7 @@ def world_flags(folder: Path) -> dict[str, object]:
         "seeds": 1,
         "budget": 2,
         "budget_unit": "iterations",
+        "prompts": {"train": prompt_split()[0], "held_out": prompt_split()[1][:HELD_OUT]},
         "prompts_per_iteration": 2,
         "weights": {"kind": "lora", "rank": 2, "alpha": 4},
         "evaluation": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from analysis import style, text
-from analysis.curves import bands, run_status
+from analysis.curves import final_values, run_status
 from analysis.records import Records
+from analysis.schema import default_baseline
 
 WIDTH = 10.0
 MANY_METHODS = 5
-"""With more methods bands would hide the means and are left out."""
+"""With more methods bands would hide the means and are left out, and only `HIGHLIGHTED` have colours."""
+
+HIGHLIGHTED = 6
+OTHER = style.Look("#c4c4c4", "", "-", 0.8)
 
 INTERVAL_SEEDS = 5
 """From so many seeds bands are 95 % intervals. With fewer those are so wide (4.3 standard errors for three seeds)
@@ -35,44 +39,43 @@ def footer(run: Records, *sentences: str) -> str:
     return " ".join([f"{head} ({finished}).", *filter(None, sentences)])
 
 
-def judges_note(run: Records) -> str:
-    """Which rewards only judge, for a caption."""
-    return "Rewards not marked as trained on only judge." if run.suite.held_out else ""
-
-
-def band_note(run: Records, unfinished: bool = True, always: bool = False) -> str:
-    """What lines and bands are, for a caption; `always` where bands are drawn for any number of methods."""
+def band_note(run: Records) -> str:
+    """What lines and bands are in a figure, for a caption."""
     status = run_status(run)
     counts = status[status["counted"]].groupby("method").size()
     note, kinds = "Lines: mean over finished seeds", []
-    if always or len(run.methods) <= MANY_METHODS:
+    if len(run.methods) <= MANY_METHODS:
         if ((counts > 1) & (counts < INTERVAL_SEEDS)).any():
             kinds.append("from the lowest to the highest seed")
         if (counts >= INTERVAL_SEEDS).any():
             kinds.append(f"its 95 % interval (Student's t, {INTERVAL_SEEDS} seeds or more)")
-    note += f"; bands: {' or '.join(kinds)}" if kinds else ""
-    if unfinished and not status["counted"].all():
-        note += ". Dashed lines that end in a cross: unfinished seeds"
-    return f"{note}."
+    return f"{note}; bands: {' or '.join(kinds)}." if kinds else f"{note}."
 
 
-def grid(
-    panels: int, height: float, labels: int, columns: int = 4, share_y: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels of `height` inches below a legend of `labels`, and its axes."""
+def looks(run: Records) -> dict[str, style.Look]:
+    """A look for each method and the base; of many, only the baseline and those that end highest have colours."""
+    if len(run.methods) <= MANY_METHODS:
+        return style.looks(run.methods)
+    ends = final_values(run)
+    ends = ends[(ends["split"] == run.split) & (ends["reward"] == run.suite.headline)]
+    best = ends.groupby("method")["final"].mean().sort_values(ascending=False).index
+    baseline = run.question.baseline or default_baseline(run.methods)
+    shown = list(dict.fromkeys([baseline, *best]))[:HIGHLIGHTED]
+    return dict.fromkeys(run.methods, OTHER) | style.looks([name for name in run.methods if name in shown])
+
+
+def grid(panels: int, height: float, columns: int = 4, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels of `height` inches, and its axes."""
     columns = min(panels, 3 if panels in (3, 5, 6, 9) else columns)
     rows = math.ceil(panels / columns)
-    legend = math.ceil(labels / style.LABELS_A_ROW) * style.LEGEND_ROW
-    drawn = style.figure(WIDTH, height * rows + style.HEADING + legend + 0.6)
+    drawn = style.figure(WIDTH, height * rows + style.HEADING + 0.6)
     axes = drawn.subplots(rows, columns, squeeze=False, sharey=share_y).flatten().tolist()
     for unused in axes[panels:]:
         unused.remove()
     return drawn, axes[:panels]
 
 
-def finish(
-    run: Records, drawn: Figure, heading: str, legend: Sequence[Line2D], *notes: str, labels_a_row: int = 5
-) -> Figure:
+def finish(run: Records, drawn: Figure, heading: str, legend: Sequence[Line2D], *notes: str) -> Figure:
     """Heading, legend and footer around the panels, which do not repeat an axis label of the next one out."""
     places = {(at.rowspan.start, at.colspan.start): a for a in drawn.axes if (at := a.get_subplotspec())}
     labels = {place: (axes.get_xlabel(), axes.get_ylabel()) for place, axes in places.items()}
@@ -81,21 +84,25 @@ def finish(
             axes.set_xlabel("")
         if labels.get((row, column - 1), ("", ""))[1] == axes.get_ylabel():
             axes.set_ylabel("")
-    style.surround(drawn, heading, footer(run, *notes), legend, labels_a_row)
+    rows = math.ceil(len(legend) / style.legend_columns(legend, WIDTH))
+    drawn.set_figheight(drawn.get_figheight() + rows * style.LEGEND_ROW)
+    style.surround(drawn, heading, footer(run, *notes), legend)
     return drawn
 
 
-def handles(run: Records, methods: Iterable[str] | None = None, base: bool = False) -> list[Line2D]:
-    """Legend entries of methods, and of the base model's line."""
-    look = style.looks(run.methods)
-    names = [(name, look[name]) for name in (run.methods if methods is None else methods)]
-    entries = [
-        Line2D([], [], color=of.colour, marker=of.marker, ls=of.line, label=name, ms=5) for name, of in names
-    ]
-    return [
-        *entries,
-        *([Line2D([], [], color=style.BASE_LOOK.colour, ls=":", label="base model")] if base else []),
-    ]
+def handles(run: Records, base: bool = False) -> list[Line2D]:
+    """Legend entries of methods, those without a colour as one, and of the base model's line."""
+    given = looks(run)
+    every = {name: given[name] for name in run.methods}
+    named = {name: look for name, look in every.items() if look != OTHER}
+    named |= {"other methods": OTHER} if len(named) < len(every) else {}
+    named |= {"base model": style.BASE_LOOK} if base else {}
+    return [line(name, of.colour, of.line, marker=of.marker, lw=of.width) for name, of in named.items()]
+
+
+def line(label: str, colour: str = style.INK, kind: str = "-", **look: Any) -> Line2D:
+    """A legend entry."""
+    return Line2D([], [], color=colour, ls=kind, label=label, ms=5, **look)
 
 
 def panel(
@@ -111,37 +118,18 @@ def panel(
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
-def level(axes: Axes, height: float = 0.0) -> None:
-    """A dotted line at the base model's value, or at what means nothing; none where that is unknown."""
-    if not math.isnan(height):
-        axes.axhline(height, color=style.BASE_LOOK.colour, ls=":", lw=1.2)
-
-
-def over_iterations(frame: pd.DataFrame, name: str = "value") -> pd.DataFrame:
-    """`curves.bands` of a column over iterations, by method."""
-    values = frame[["method", "seed", "iteration"]].assign(value=frame[name])
-    return bands(values.dropna(), ["method", "iteration"])
-
-
-def means(
-    axes: Axes, run: Records, frame: pd.DataFrame, by: str, markers: bool = True, dashed: bool = False
-) -> None:
+def means(axes: Axes, run: Records, frame: pd.DataFrame, by: str) -> None:
     """A line a method through `mean` at the values of column `by`, with its band. Columns as of `curves.bands`."""
-    many = len(run.methods) > MANY_METHODS
-    for method, look in style.looks(run.methods).items():
+    for method, look in looks(run).items():
         curve = frame[frame["method"] == method].sort_values(by)
         if not len(curve):
             continue
         x = curve[by].to_numpy()
-        marker = look.marker if len(x) < 3 or (markers and len(x) <= 20) else None
-        kind: dict[str, Any] = {
-            "ls": "--" if dashed else look.line,
-            "lw": 1.3 if many else 2.0,
-            "marker": marker,
-            "ms": 4,
-        }
-        axes.plot(x, curve["mean"], color=look.colour, zorder=4, label=method, **kind)
-        if not many:
+        kind: dict[str, Any] = {"ls": look.line, "marker": look.marker, "ms": 4 * (len(x) <= 20)}
+        # Wide lines lie above thin ones: those with a colour above the others.
+        kind |= {"lw": look.width, "zorder": 2 + look.width}
+        axes.plot(x, curve["mean"], color=look.colour, label=method, **kind)
+        if len(run.methods) <= MANY_METHODS:
             band(axes, x, curve, look.colour)
 
 
@@ -155,20 +143,31 @@ def band(axes: Axes, x: np.ndarray, curve: pd.DataFrame, colour: str) -> None:
     axes.plot(x, curve[edges], color=colour, lw=0.5, alpha=0.55, zorder=2)
 
 
+def estimate(axes: Axes, y: float, value: float, low: float, high: float, colour: str, **mark: Any) -> None:
+    """A mark at a value, its interval (if known) as a line through it."""
+    axes.plot([low, high], [y, y], color=colour, lw=1.6, zorder=2)
+    axes.plot(value, y, color=colour, zorder=3, **mark)
+
+
+def rows(axes: Axes, names: Sequence[str], origin: float) -> None:
+    """Named rows from top to bottom instead of a y axis, and a dotted line at what means no effect."""
+    axes.axvline(origin, color=style.BASE_LOOK.colour, lw=1.2, ls=":", zorder=1)
+    axes.set_yticks(range(len(names)), list(names), fontsize=9)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+
+
+def times(axes: Axes) -> None:
+    """A logarithmic x axis of ratios, as in `2×`."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def cut(axes: Axes, values: pd.Series) -> None:
     """Limits from values, with a margin; a wider band may be cut off."""
     low, high = float(values.min()), float(values.max())
     if math.isfinite(low) and math.isfinite(high):
         spread = max(high - low, 1e-3 * max(abs(high), 1e-3))
         axes.set_ylim(low - 0.12 * spread, high + 0.12 * spread)
-
-
-def unfinished(axes: Axes, run: Records, frame: pd.DataFrame, by: str) -> None:
-    """Curves (method, seed, `by`, value) of seeds that do not count: dashed, with a cross where they end."""
-    status, look = run_status(run), style.looks(run.methods)
-    left_out = frame.merge(status.loc[~status["counted"], ["method", "seed"]], on=["method", "seed"])
-    for (method, _), curve in left_out.dropna(subset=[by]).sort_values(by).groupby(["method", "seed"]):
-        if len(curve) > 1:
-            x, y, colour = curve[by], curve["value"], look[str(method)].colour
-            axes.plot(x, y, color=colour, lw=0.9, ls="--")
-            axes.plot(x.iloc[-1:], y.iloc[-1:], color=colour, marker="x", ms=5)

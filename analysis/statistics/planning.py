@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from statsmodels.stats.power import TTestIndPower
 
 MOST_SEEDS = 1000
@@ -28,18 +29,8 @@ def seeds_needed(
             "must be 1 or more"
         )
     effect, alpha = abs(math.log(ratio)) / spread, (1 - confidence) / comparisons
-    tests = TTestIndPower()
-
-    def enough(seeds: int) -> bool:
-        # To the right side only: the chance of the wrong one is nothing, and scipy has no number for it.
-        return bool(tests.power(effect, seeds, alpha / 2, alternative="larger") >= power)
-
-    low, high = 1, 2
-    while not enough(high):
-        if high >= MOST_SEEDS:
-            return None
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    seeds = np.arange(2, MOST_SEEDS + 1)
+    # To the right side only: the chance of the wrong one is nothing, and scipy has no number for it.
+    powers = TTestIndPower().power(effect, seeds, alpha / 2, alternative="larger")
+    enough = seeds[powers >= power]
+    return int(enough[0]) if len(enough) else None

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import t as student
 from statsmodels.stats.meta_analysis import combine_effects
 
-from analysis.statistics.intervals import Interval
+from analysis.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,11 @@ def pooled(effects: Sequence[float], errors: Sequence[float], confidence: float 
         )
     with np.errstate(divide="ignore"):  # of runs that agree altogether, whose heterogeneity is none
         found = combine_effects(values, spreads**2, method_re="pm")
-    mean = float(found.mean_effect_re)
     error = max(float(found.sd_eff_w_re_hksj), float(found.sd_eff_w_re))
     width = float(student.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    weights = tuple(float(weight) for weight in found.weights_rel_re)
-    interval = Interval(mean, mean - width, mean + width, len(values), confidence)
-    return Pooled(interval, weights, math.sqrt(max(float(found.tau2), 0.0)), max(float(found.i2), 0.0))
+    return Pooled(
+        Interval.around(found.mean_effect_re, width, len(values), confidence),
+        weights=tuple(map(float, found.weights_rel_re)),
+        between=math.sqrt(max(float(found.tau2), 0.0)),
+        heterogeneity=max(float(found.i2), 0.0),
+    )

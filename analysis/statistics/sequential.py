@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-Floats = NDArray[np.float64]
+from analysis.statistics import Floats, check_confidence
 
 _POINTS = 64
+"""Of Gauss and Legendre's quadrature between the bounds."""
 
 
 def look_confidences(looks: Sequence[int], confidence: float = 0.95) -> list[float]:
@@ -33,21 +33,19 @@ def look_confidences(looks: Sequence[int], confidence: float = 0.95) -> list[flo
     Raises:
         ValueError: the looks do not grow, or the confidence is none.
     """
-    if not looks or any(after <= before for before, after in zip([0, *looks], looks, strict=False)):
+    check_confidence(confidence)
+    if not looks or (np.diff([0, *looks]) <= 0).any():
         raise ValueError(f"looks must be growing numbers of seeds, such as 5, 10, 15, not {list(looks)}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual")
     spent = [(1 - confidence) * math.log1p((math.e - 1) * n / looks[-1]) for n in looks]
     found: list[float] = []
+    grid, quadrature = np.polynomial.legendre.leggauss(_POINTS)
     places, weights = np.zeros(1), np.ones(1)  # of the walk among those that have not stopped yet
-    for seeds, before, now, already in zip(looks, [0, *looks], spent, [0.0, *spent], strict=False):
-        step = math.sqrt(seeds - before)
-        excess = partial(_excess, step=step, places=places, weights=weights, allowed=now - already)
+    for seeds, step, allowed in zip(looks, np.sqrt(np.diff([0, *looks])), np.diff([0, *spent]), strict=True):
+        excess = partial(_excess, step=step, places=places, weights=weights, allowed=allowed)
         bound = float(brentq(excess, 1e-6, 10 * math.sqrt(seeds)))
         found.append(1 - 2 * float(norm.sf(bound / math.sqrt(seeds))))
-        grid, quadrature = _legendre(bound)
-        weights = quadrature * (norm.pdf((grid[:, None] - places) / step) / step @ weights)
-        places = grid
+        weights = bound * quadrature * (norm.pdf((bound * grid[:, None] - places) / step) / step @ weights)
+        places = bound * grid
     return found
 
 
@@ -55,9 +53,3 @@ def _excess(bound: float, step: float, places: Floats, weights: Floats, allowed:
     """Chance to leave the bounds in the next step, less what is allowed."""
     leaves = norm.cdf((places - bound) / step) + norm.cdf((-bound - places) / step)
     return float(leaves @ weights) - allowed
-
-
-def _legendre(bound: float) -> tuple[Floats, Floats]:
-    """Places and weights of Gauss and Legendre's quadrature between the bounds."""
-    places, weights = np.polynomial.legendre.leggauss(_POINTS)
-    return bound * places, bound * weights

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import t as student
 
-from analysis.statistics.metrics import curves
+from analysis.statistics import check_confidence, satterthwaite
 
 Floats = NDArray[np.float64]
 
@@ -53,10 +53,10 @@ class Span(NamedTuple):
 class Estimate:
     """A ratio with its interval over seeds, and how far to believe it.
 
-    `value` is 0 where the method, infinite where only the baseline never gets through the targets. `low` and `high`
-    are NaN where there is no interval, zero and infinite where the data bound only one side. Of the logarithm,
-    `spread` is the standard deviation over seeds of the method and of the baseline, and `error` the standard error.
-    `seeds` is the smaller number of both. `why` says what is the matter where something is.
+    `value` is 0 where the method does not get through the targets. `low` and `high` are NaN where there is no interval,
+    zero and infinite where the data bound only one side. Of the logarithm, `spread` is the standard deviation over
+    seeds of the method and of the baseline, and `error` the standard error. `seeds` is the smaller number of both.
+    `why` says what is the matter where something is.
     """
 
     value: float
@@ -97,41 +97,44 @@ def speed_up(
     limits above. Then the lower limit is 0: it may be found slower, never faster. Raises `ValueError` where the
     baseline's mean curve does not end above its start: it sets no target.
     """
-    first, baseline = _Curves.of(cost_first, values_first), _Curves.of(cost_baseline, values_baseline)
-    _check(span, confidence, comparisons)
-    if not baseline.mean[-1] > max(baseline.mean[0], first.mean[0]):
+    check_confidence(confidence)
+    if not 0 < span.low <= span.high <= 1:
+        raise ValueError(f"span must be shares of the baseline's gain, as in (0.25, 0.85), not {tuple(span)}")
+    if comparisons < 1:
+        raise ValueError(f"comparisons must be 1 or more, not {comparisons}: count this one too")
+    cost, values = _on_one_grid(cost_first, values_first)
+    cost_base, values_base = _on_one_grid(cost_baseline, values_baseline)
+    mean, base = values.mean(axis=0), values_base.mean(axis=0)
+    if not base[-1] > max(base[0], mean[0]):
         raise ValueError(
-            f"the baseline ends at {baseline.mean[-1]:g}, no higher than where the curves start "
-            f"({baseline.mean[0]:g} and {first.mean[0]:g}): it sets no target"
+            f"the baseline ends at {base[-1]:g}, no higher than where the curves start "
+            f"({base[0]:g} and {mean[0]:g}): it sets no target"
         )
-    seeds = min(len(first.values), len(baseline.values))
-    ratio = _log_ratio(first.mean, baseline.mean, first.cost, baseline.cost, span)
+    counts = len(values), len(values_base)
+    ratio = _log_ratio(mean, base, cost, cost_base, span)
     value = math.exp(ratio.log) if ratio.reached else 0.0
-    short = f"Its mean curve does not get through {span.low:.0%} to {span.high:.0%} of the baseline's gain."
-    if seeds < 2:
-        return Estimate(value, math.nan, math.nan, seeds, confidence, why=ONE_SEED)
-    ours = [_log_ratio(m, baseline.mean, first.cost, baseline.cost, span) for m in first.without_each()]
-    theirs = [_log_ratio(first.mean, m, first.cost, baseline.cost, span) for m in baseline.without_each()]
+    if min(counts) < 2:
+        return Estimate(value, math.nan, math.nan, 1, confidence, why=ONE_SEED)
+    ours = [_log_ratio(each, base, cost, cost_base, span) for each in _without_each(values)]
+    theirs = [_log_ratio(mean, each, cost, cost_base, span) for each in _without_each(values_base)]
     variances = [_jackknife([entry.log for entry in entries]) for entries in (ours, theirs)]
-    spread = math.sqrt(variances[0] * len(first.values)), math.sqrt(variances[1] * len(baseline.values))
-    total = sum(variances)
-    if not total > 0:
-        return Estimate(value, math.nan, math.nan, seeds, confidence, spread, 0.0, NO_SPREAD)
-    freedom = _freedom(variances, (len(first.values), len(baseline.values)))
+    spread = math.sqrt(variances[0] * counts[0]), math.sqrt(variances[1] * counts[1])
+    error = math.sqrt(sum(variances))
+    if not error > 0:
+        return Estimate(value, math.nan, math.nan, min(counts), confidence, spread, 0.0, NO_SPREAD)
     level = 1 - (1 - confidence) / comparisons
-    width = float(student.ppf((1 + level) / 2, freedom)) * math.sqrt(total)
+    width = float(student.ppf((1 + level) / 2, _freedom(variances, counts))) * error
     arrives = all(entry.reached for entry in (ratio, *ours, *theirs)) and _clear(ratio, ours, theirs)
-    closed = arrives and width < _OPEN
-    low = math.exp(ratio.log - width) if closed else 0.0
+    low = math.exp(ratio.log - width) if arrives and width < _OPEN else 0.0
     high = math.exp(ratio.log + width) if width < _OPEN else math.inf
-    why = "" if ratio.reached else short
-    return Estimate(value, low, high, seeds, confidence, spread, math.sqrt(total), why)
+    short = f"Its mean curve does not get through {span.low:.0%} to {span.high:.0%} of the baseline's gain."
+    return Estimate(value, low, high, min(counts), confidence, spread, error, "" if ratio.reached else short)
 
 
 def mean_cost(cost: ArrayLike, values: ArrayLike, targets: ArrayLike) -> float:
     """Geometric mean over targets of the cost at which the mean curve, made to rise, reaches them; inf if never."""
-    own = _Curves.of(cost, values)
-    logs, reached = _log_costs(own.cost, own.mean, np.asarray(targets, dtype=np.float64))
+    at, heights = _on_one_grid(cost, values)
+    logs, reached = _log_costs(at, heights.mean(axis=0), np.asarray(targets, dtype=np.float64))
     return float(np.exp(logs.mean())) if reached else math.inf
 
 
@@ -141,38 +144,40 @@ def span_targets(span: Span, start: float, end: float) -> Floats:
     return np.asarray(start + np.linspace(span.low, span.high, points) * (end - start))
 
 
-@dataclass(frozen=True)
-class _Curves:
-    """Curves of a method's seeds at common costs: `cost` (time,), `values` (seeds, time)."""
+def _on_one_grid(cost: ArrayLike, values: ArrayLike) -> tuple[Floats, Floats]:
+    """Costs (time,) and values (seeds, time), checked.
 
-    cost: Floats
-    values: Floats
-
-    @classmethod
-    def of(cls, cost: ArrayLike, values: ArrayLike) -> _Curves:
-        """Seeds may have spent a little more or less each: interpolate them at the mean costs that all reached."""
-        at, heights = curves(cost, values)
-        if (at[:, 0] != 0).any():
+    Seeds may have spent a little more or less each: they are interpolated at the mean costs that all reached.
+    """
+    heights, at = np.asarray(values, dtype=np.float64), np.asarray(cost, dtype=np.float64)
+    if heights.ndim != 2 or not heights.size:
+        raise ValueError(f"values must be (seeds, time) with at least one of each, not {heights.shape}")
+    if at.shape not in (heights.shape, heights.shape[1:]):
+        raise ValueError(
+            f"cost must be (time,) or (seeds, time) like the values {heights.shape}, not {at.shape}"
+        )
+    for name, array in (("values", heights), ("cost", at)):
+        if bad := int((~np.isfinite(array)).sum()):
             raise ValueError(
-                f"costs start at {at[:, 0].max():g}: count them from 0, the base model's evaluation"
+                f"{name} has {bad} entries of {array.size} that are NaN or infinite: leave out those seeds (and say "
+                "so), or cut all curves to the evaluations that every seed has"
             )
-        if at.shape[1] < 2 or not (at[:, 1] > 0).all():
-            raise ValueError("a curve needs a second evaluation, at a cost above 0, to show what was spent")
-        if (at == at[0]).all():
-            return cls(at[0], heights)
-        grid = np.minimum(at.mean(axis=0), at[:, -1].min())
-        rows = [np.interp(grid, own, row) for own, row in zip(at, heights, strict=True)]
-        return cls(grid, np.stack(rows))
+    if (np.diff(at, axis=-1) < 0).any():
+        raise ValueError("cost falls along the curve: it must be cumulative, in the order it was spent")
+    at = np.broadcast_to(at, heights.shape)
+    if (at[:, 0] != 0).any():
+        raise ValueError(f"costs start at {at[:, 0].max():g}: count them from 0, the base model's evaluation")
+    if at.shape[1] < 2 or not (at[:, 1] > 0).all():
+        raise ValueError("a curve needs a second evaluation, at a cost above 0, to show what was spent")
+    if (at == at[0]).all():
+        return at[0], heights
+    grid = np.minimum(at.mean(axis=0), at[:, -1].min())
+    return grid, np.stack([np.interp(grid, own, row) for own, row in zip(at, heights, strict=True)])
 
-    @property
-    def mean(self) -> Floats:
-        """The mean curve, (time,)."""
-        return np.asarray(self.values.mean(axis=0))
 
-    def without_each(self) -> Floats:
-        """Mean curves without each of the seeds, (seeds, time)."""
-        seeds = len(self.values)
-        return (self.values.sum(axis=0) - self.values) / (seeds - 1)
+def _without_each(values: Floats) -> Floats:
+    """Mean curves without each of the seeds, (seeds, time)."""
+    return np.asarray((values.sum(axis=0) - values) / (len(values) - 1))
 
 
 class _Ratio(NamedTuple):
@@ -201,17 +206,12 @@ def _log_costs(cost: Floats, mean: Floats, targets: Floats) -> tuple[Floats, boo
     What comes after the highest point is left out: a later loss does not undo that a target was reached.
     """
     top = int(mean.argmax()) + 1
-    rising = np.asarray(isotonic_regression(mean[:top]).x)
-    place = np.searchsorted(rising, targets)
-    reached = place < top
-    after = np.clip(place, 1, max(top - 1, 1))
+    rising = isotonic_regression(mean[:top]).x
+    # From the top down, so that a target on a level stretch is reached where that begins.
+    at = np.interp(-targets, -rising[::-1], cost[:top][::-1], left=cost[-1])
     if top == 1:
-        return np.full(targets.shape, math.log(cost[-1])), False
-    low, high = rising[after - 1], rising[after]
-    share = np.divide(targets - low, high - low, out=np.zeros_like(targets), where=high > low)
-    at = cost[after - 1] + np.clip(share, 0, 1) * (cost[after] - cost[after - 1])
-    at = np.where(reached, at, cost[-1])
-    return np.log(np.maximum(at, 1e-9 * cost[-1])), bool(reached.all())
+        at = np.full(targets.shape, cost[-1])
+    return np.log(np.maximum(at, 1e-9 * cost[-1])), top > 1 and bool((targets <= rising[-1]).all())
 
 
 def _clear(ratio: _Ratio, ours: list[_Ratio], theirs: list[_Ratio]) -> bool:
@@ -230,15 +230,4 @@ def _jackknife(without_each: Sequence[float]) -> float:
 
 def _freedom(variances: Sequence[float], seeds: Sequence[int]) -> float:
     """Welch's degrees of freedom of the sum of two methods' variances, with `_KURTOSIS` in each variance's own."""
-    own = [2 / (n - 1) + _KURTOSIS / n for n in seeds]
-    squares = sum((part / sum(variances)) ** 2 * error for part, error in zip(variances, own, strict=True))
-    return float(2 / squares)
-
-
-def _check(span: Span, confidence: float, comparisons: int) -> None:
-    if not 0 < span.low <= span.high <= 1:
-        raise ValueError(f"span must be shares of the baseline's gain, as in (0.25, 0.85), not {tuple(span)}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual")
-    if comparisons < 1:
-        raise ValueError(f"comparisons must be 1 or more, not {comparisons}: count this one too")
+    return satterthwaite(variances, [2 / (2 / (n - 1) + _KURTOSIS / n) for n in seeds])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pandas as pd
 
@@ -19,19 +20,19 @@ def budget_tables(run: Records, found: Spending) -> list[TextTable]:
     if not units:
         return []
     totals = found.totals[units]
-    rows = [(str(method), *map(text.cost, row, units)) for method, row in totals.iterrows()]
-    if len(rows) > 1:
-        rows.append(("most / least", *(f"{ratio:.2f}" for ratio in totals.max() / totals.min())))
-    columns = ["method", *(text.UNIT_TITLES[unit] + ("*" if unit == found.unit else "") for unit in units)]
+    shown = pd.DataFrame({unit: totals[unit].map(partial(text.cost, unit=unit)) for unit in units})
     if len(found.parts):
-        columns.append("peak memory")
-        peaks = _wide(found, PEAK_MEMORY).reindex(columns=[WHOLE], index=[row[0] for row in rows])[WHOLE]
-        shown = (text.NONE if math.isnan(peak) else f"{peak:,.0f} MB" for peak in peaks)
-        rows = [
-            (*row, "" if row[0] == "most / least" else peak) for row, peak in zip(rows, shown, strict=True)
-        ]
-    table = TextTable("Compute of one seed", tuple(columns), tuple(rows), _budget_note(run, found))
-    return [table, *(entry for entry in map(_components, [found] * 2, ("tflops", "seconds")) if entry.rows)]
+        peaks = _wide(found, PEAK_MEMORY).reindex(columns=[WHOLE], index=totals.index)[WHOLE]
+        shown["peak memory"] = [text.NONE if math.isnan(peak) else f"{peak:,.0f} MB" for peak in peaks]
+    if len(totals) > 1:
+        shown.loc["most / least"] = (totals.max() / totals.min()).map("{:.2f}".format)
+    titles = {unit: text.UNIT_TITLES[unit] + ("*" if unit == found.unit else "") for unit in units}
+    main = _table("Compute of one seed", shown.rename(columns=titles).fillna(""), _budget_note(run, found))
+    return [main, *(table for table in map(_components, [found] * 2, ("tflops", "seconds")) if table.rows)]
+
+
+def _table(title: str, shown: pd.DataFrame, note: str) -> TextTable:
+    return TextTable(title, ("method", *shown.columns), tuple(shown.itertuples(name=None)), note)
 
 
 def _wide(found: Spending, quantity: str) -> pd.DataFrame:
@@ -60,16 +61,16 @@ def _budget_note(run: Records, found: Spending) -> str:
 def _components(found: Spending, quantity: str) -> TextTable:
     wide = _wide(found, quantity).reindex(index=found.totals.index)
     names = [name for name in CHARGED if name in wide]
-    rows = []
-    wide = wide.reindex(columns=[*names, EVALUATION, PRM_TRAINING])
-    for method, values in zip(wide.index, wide.to_numpy(), strict=True):
-        used = dict(zip(wide.columns, map(float, values), strict=True))
-        total = sum(used[name] for name in names if not math.isnan(used[name]))
-        shares = {name: f" ({text.percent(used[name] / total)})" for name in names if used[name] > 0}
-        cells = [text.cost(used[name], quantity) + shares.get(name, "") for name in used]
-        rows.append((str(method), *cells[: len(names)], text.cost(total, quantity), *cells[len(names) :]))
-    parts = (name.replace("_", " ") for name in names)
-    columns = ("method", *parts, "sum", "evaluation", "training the process reward")
-    title = "TFLOP by component" if quantity == "tflops" else "Seconds by component"
+    heading = "TFLOP by component" if quantity == "tflops" else "Seconds by component"
+    if not names:
+        return TextTable(heading, (), ())
+    total, cost = wide[names].sum(axis=1), partial(text.cost, unit=quantity)
+    shown = pd.DataFrame(index=wide.index)
+    for name in names:
+        shares = (wide[name] / total).map(text.percent)
+        shown[name.replace("_", " ")] = wide[name].map(cost) + (" (" + shares + ")").where(wide[name] > 0, "")
+    shown["sum"] = total.map(cost)
+    for name, title in ((EVALUATION, "evaluation"), (PRM_TRAINING, "training the process reward")):
+        shown[title] = wide.reindex(columns=[name])[name].map(cost)
     note = "Of one seed, means over finished seeds; shares of the sum in brackets. The last two columns are beside it."
-    return TextTable(title, columns, tuple(rows) if names else (), note)
+    return _table(heading, shown, note)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pandas as pd
 
 from analysis import text
 from analysis.convergence import SPANS, WHOLE, Convergence, Speed
-from analysis.tables.text_table import TextTable, write_table
+from analysis.tables.text_table import TextTable
 
 PUBLISHED = (
     "Euphonium's paper (arXiv 2602.04928) reports 1.66× over Flow-GRPO (2505.05470) and DanceGRPO "
@@ -29,30 +28,20 @@ def speed_frame(found: Convergence) -> pd.DataFrame:
     )
 
 
-def speed_table(found: Convergence) -> TextTable:
-    """Rows are methods and spans of targets, columns units: the speed-up above its interval."""
-    methods = dict.fromkeys(entry.method for entry in found.speeds)
-    rows = tuple(
-        (method, _rewards(found, span), *(_cell(found.speed(method, unit, span)) for unit in found.units))
-        for span in SPANS
-        for method in methods
-    )
-    units = (f"in {text.UNIT_TITLES[unit]}" for unit in found.units)
-    columns = ("method", f"{text.reward_name(found.reward)} from, to", *units)
-    return TextTable(f"Speed-up over {found.baseline}", columns, rows, _note(found))
-
-
-def short_speed_table(found: Convergence, unit: str) -> TextTable:
-    """The same in one unit, for many methods, the fastest first: rows are methods, columns spans."""
-    entries = [entry for entry in found.speeds if entry.unit == unit and entry.span == WHOLE]
-    entries.sort(key=lambda entry: (-entry.ratio.value, -entry.ratio.high))
-    rows = tuple(
-        (entry.method, *(_cell(found.speed(entry.method, unit, span)) for span in SPANS), entry.verdict)
-        for entry in entries
-    )
+def speed_tables(found: Convergence) -> list[TextTable]:
+    """A table a unit, the budget's first: rows are methods, the fastest first, columns ranges of targets."""
     columns = ("method", *(_rewards(found, span) for span in SPANS), "whole curve")
-    title = f"Speed-up over {found.baseline} in {text.UNIT_TITLES[unit]}"
-    return TextTable(title, columns, rows, _note(found))
+    tables: list[TextTable] = []
+    for unit in dict.fromkeys([found.unit, *found.units]):
+        entries = [entry for entry in found.speeds if entry.unit == unit and entry.span == WHOLE]
+        entries.sort(key=lambda entry: (-entry.ratio.value, -entry.ratio.high))
+        rows = tuple(
+            (entry.method, *(_cell(found.speed(entry.method, unit, span)) for span in SPANS), entry.verdict)
+            for entry in entries
+        )
+        title = f"Speed-up over {found.baseline} in {text.UNIT_TITLES[unit]}"
+        tables.append(TextTable(title, columns, rows, "" if tables else _note(found)))
+    return tables
 
 
 def _rewards(found: Convergence, span: str) -> str:
@@ -87,8 +76,3 @@ def _note(found: Convergence) -> str:
     if any(not entry.ratio.value > 0 for entry in found.speeds):
         note += " Not reached: the mean curve does not get through the range, which leaves an upper limit at most."
     return f"{note} {PUBLISHED}"
-
-
-def write_convergence(found: Convergence, folder: Path) -> list[TextTable]:
-    """Write the table as CSV, Markdown and LaTeX; return it if it has rows."""
-    return write_table(folder, "speed_up", speed_frame(found), [speed_table(found)])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
 import pandas as pd
 
 from analysis import text
@@ -27,17 +31,11 @@ def final_table(run: Records) -> pd.DataFrame:
     seconds = status[status["counted"]].groupby("method")["train_seconds"].mean()
     groups = dict(iter(final_values(run).groupby(["split", "method", "reward"])))
     rows: list[dict[str, object]] = []
-    for split in run.splits:
-        for method in (BASE, *run.methods):
-            for reward in run.rewards:
-                row: dict[str, object] = {
-                    "split": split,
-                    "method": method,
-                    "reward": reward,
-                    "role": run.suite.role(reward),
-                }
-                row |= {"base": base.get((split, reward)), "seconds": seconds.get(method), "seeds": 0}
-                rows.append(row | _summary(groups.get((split, method, reward))))
+    for split, method, reward in product(run.splits, (BASE, *run.methods), run.rewards):
+        row: dict[str, object] = {"split": split, "method": method, "reward": reward}
+        row |= {"role": run.suite.role(reward)}
+        row |= {"base": base.get((split, reward)), "seconds": seconds.get(method), "seeds": 0}
+        rows.append(row | _summary(groups.get((split, method, reward))))
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype({**dict.fromkeys(_NUMBERS, "float64"), "seeds": "int64"})
 
@@ -53,31 +51,29 @@ def _summary(group: pd.DataFrame | None) -> dict[str, object]:
 def format_table(table: pd.DataFrame, split: str = "held_out", width: int | None = None) -> TextTable:
     """The final table of one prompt split as strings.
 
-    A row is a method and a column a reward, `base → final` above `gain ± half the 95 % interval`. If that
-    is wider than `width` characters, the methods are listed under each reward instead, which fits 80.
+    A row is a method and a column a reward, `base → final` above `gain ± half the 95 % interval`. Of a table that
+    is wider than `width` characters the last rewards are left out, and named in its note.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     part = table[table["split"] == split]
-    cells = {(row["method"], row["reward"]): (_change(row), _gain(row)) for _, row in part.iterrows()}
-    tails = {row["method"]: _tail(row) for _, row in part.iterrows()}
-    names = {row["reward"]: text.starred(row["reward"], row["role"]) for _, row in part.iterrows()}
+    methods = [own.set_index("reward") for _, own in part.groupby("method", sort=False)]
+    roles = dict(zip(part["reward"], part["role"], strict=True))
+    names = [text.starred(reward, role) for reward, role in roles.items()]
+    cells = [partial(_cell, reward) for reward in roles]
     title, note = f"Final rewards on {text.SPLIT_NAMES[split]}", _note(part)
-    rows: list[tuple[str, ...]] = [
-        (method, *("\n".join(filter(None, cells[method, reward])) for reward in names), *tail)
-        for method, tail in tails.items()
-    ]
-    wide = TextTable(title, ("method", *names.values(), "seeds", "time"), tuple(rows), note)
-    if width is None or wide.width <= width:
-        return wide
-    trained = [method for method in tails if method != BASE]
-    rows = []
-    for reward, name in names.items():
-        rows.append((name, *cells[BASE, reward]))
-        rows += [(f"  {method}", *cells[method, reward]) for method in trained]
-    rows.append(("training", "seeds", "time of one"))
-    rows += [(f"  {method}", *tails[method]) for method in trained]
-    return TextTable(title, ("reward / method", "base → final", "gain"), tuple(rows), note)
+    for kept in range(max(len(roles), 1), 0, -1):
+        columns: dict[str, Callable[[pd.DataFrame], str]] = {"method": lambda own: str(own["method"].iloc[0])}
+        columns |= dict(zip(names[:kept], cells, strict=False))
+        columns |= {
+            "seeds": partial(_training, "seeds", str),
+            "time": partial(_training, "seconds", text.seconds),
+        }
+        left_out = f" For want of width without {text.listed(names[kept:])}." if kept < len(names) else ""
+        shown = TextTable.of(title, methods, columns, note + left_out)
+        if width is None or shown.width <= width:
+            break
+    return shown
 
 
 def _note(part: pd.DataFrame) -> str:
@@ -96,33 +92,20 @@ def _note(part: pd.DataFrame) -> str:
     return note
 
 
-def _change(row: pd.Series) -> str:
+def _cell(reward: str, own: pd.DataFrame) -> str:
+    """Of one method's rows: base and final value of a reward, its gain below."""
+    row = own.loc[reward].to_dict()
     if row["method"] == BASE:
         return text.number(row["base"])
-    return text.NONE if pd.isna(row["final"]) else text.change(row["base"], row["final"])
-
-
-def _gain(row: pd.Series) -> str:
+    if pd.isna(row["final"]):
+        return text.NONE
     gain = Interval(row["gain"], row["low"], row["high"], int(row["seeds"]))
-    if pd.isna(gain.mean):
-        return ""
     doubt = f" ± {text.number(gain.half_width)}" if gain.known else " (seeds alike)" if gain.alike else ""
-    return text.signed(gain.mean) + doubt
+    below = "" if pd.isna(gain.mean) else f"\n{text.signed(gain.mean)}{doubt}"
+    return text.change(row["base"], row["final"]) + below
 
 
-def _tail(row: pd.Series) -> tuple[str, str]:
-    return (
-        (text.NONE, text.NONE) if row["method"] == BASE else (str(row["seeds"]), text.seconds(row["seconds"]))
-    )
-
-
-def status_table(run: Records) -> TextTable:
-    """Seeds that did not finish, with the error that stopped them."""
-    status = run_status(run)
-    rows = []
-    for _, row in status[~status["counted"]].iterrows():
-        iterations = text.NONE if pd.isna(row["iterations"]) else f"{row['iterations']:.0f}"
-        why = str(row["error"]) or text.NONE
-        rows.append((str(row["method"]), str(row["seed"]), str(row["status"]), iterations, why))
-    columns = ("method", "seed", "status", "iterations", "error")
-    return TextTable("Seeds that did not finish", columns, tuple(rows))
+def _training(column: str, show: Callable[[float], str], own: pd.DataFrame) -> str:
+    """Of one method's rows: how many seeds were trained, or how long one took."""
+    row = own.iloc[0]
+    return text.NONE if row["method"] == BASE else show(row[column])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 from tabulate import tabulate
 
-from analysis.statistics import Estimate, Interval
+from analysis.statistics import Interval
+from analysis.statistics.speed import Estimate
 
 _SYMBOLS = {"×": "times", "−": "-", "→": "to", "±": "pm", "≤": "le", "σ": "sigma", "ρ": "rho"}
 _LATEX = str.maketrans(
@@ -18,6 +20,9 @@ _LATEX = str.maketrans(
     | {sign: chr(92) + sign for sign in "%_&#${}"}
     | {"–": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )
+
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,18 @@ class TextTable:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        entries: Iterable[Entry],
+        columns: Mapping[str, Callable[[Entry], str]],
+        note: str = "",
+    ) -> TextTable:
+        """A row an entry; `columns` are headers and what stands below each for an entry."""
+        rows = tuple(tuple(show(entry) for show in columns.values()) for entry in entries)
+        return cls(title, tuple(columns), rows, note)
 
     @property
     def width(self) -> int:

@@ -17,6 +17,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
+from benchmarks.launching import devices, seeing
 from benchmarks.locking import turn
 from benchmarks.sweeping.plan import Plan, quiet
 from benchmarks.sweeping.storage import counted, mark, open_storage, open_study, recover, study_name
@@ -156,7 +157,7 @@ class Pool:
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[Connection, BaseProcess] = {}
         self._stop: Stop | None = None
-        self._replaced = 0
+        self._replaced, self._started, self._devices = 0, 0, devices()
 
     def run(self) -> Stop | None:
         """Runs until no trial is left; returns the error that stopped the sweep, if any."""
@@ -179,7 +180,11 @@ class Pool:
         process = self._context.Process(
             target=_work, args=(self.plan, self.output, there, threads), daemon=False
         )
-        process.start()
+        # Each on a GPU of its own, while there are enough.
+        device = self._devices[self._started % len(self._devices)] if self._devices else None
+        self._started += 1
+        with seeing(device):
+            process.start()
         there.close()  # so that the pipe ends when the worker does
         self._processes[here] = process
 

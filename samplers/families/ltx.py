@@ -31,7 +31,7 @@ class LTXVideo(Family):
     block_lists = (("transformer_blocks", "num_layers"),)
     head = ("norm_out", "proj_out", "scale_shift_table")
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
-    slices = False  # slicing hands each slice the time steps of the whole batch
+    slices = False  # with a decoding time, it does not pair the videos with their times
 
     def constants(self, pipeline: Any, embedded_guidance: float | None) -> dict[str, float]:
         del embedded_guidance

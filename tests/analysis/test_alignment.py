@@ -10,17 +10,13 @@ import pytest
 from scipy import stats
 
 from analysis.alignment import Alignment, alignment, prompt_means, share_interval, wins
-from analysis.alignment.__main__ import main
 from analysis.records import Records, load_run
 from analysis.tables.alignment import (
     alignment_frame,
-    folded,
     pairs_frame,
     pairs_table,
     summaries_table,
-    wins_table,
 )
-from analysis.tables.text_table import TextTable
 from tests.analysis.synthetic import Plan, write_run
 
 
@@ -57,7 +53,6 @@ def test_an_ending_is_what_the_records_say(run: Records, found: Alignment) -> No
     assert entry.robust.mean == pytest.approx(stats.trim_mean(gains.ravel(), 0.25))
     assert not entry.robust.known  # of six seeds
     assert entry.prompts_won.mean == pytest.approx((gains > 0).mean())
-    assert entry.any_prompts.high - entry.any_prompts.low > 0
 
 
 @pytest.mark.parametrize(("split", "reward"), [("held_out", "accuracy"), ("train", "caption_match")])
@@ -78,7 +73,6 @@ def test_pairs_are_those_of_games_and_howell(run: Records, found: Alignment, spl
         assert pair.improvement == pytest.approx(
             np.mean([[(a > b) + 0.5 * (a == b) for b in second] for a in first])
         )
-        assert pair.any_prompts.confidence == 0.95
 
 
 def test_ten_seeds_are_enough_for_a_bootstrap(tmp_path: Path) -> None:
@@ -124,7 +118,6 @@ def test_tables_say_how_pairs_were_compared(tmp_path: Path) -> None:
     pairs = pairs_table(found, run, "held_out", "accuracy")
     assert "hold together for all 3 pairs of the table" in pairs.note
     assert {row[-1] for row in pairs.rows} <= {"yes", "not shown"}
-    assert wins_table(found, run, "held_out").columns == ("method", "accuracy", "caption match*")
 
 
 def test_frames_are_tidy(run: Records, found: Alignment) -> None:
@@ -132,11 +125,7 @@ def test_frames_are_tidy(run: Records, found: Alignment) -> None:
     assert len(endings) == 2 * 3 * 3
     assert len(pairs) == 2 * 3 * 3
     entry, row = found.endings[0], endings.iloc[0]
-    assert (row["gain"], row["iqm"], row["any_prompts_low"]) == (
-        entry.mean.mean,
-        entry.robust.mean,
-        entry.any_prompts.low,
-    )
+    assert (row["gain"], row["gain_low"], row["iqm"]) == (entry.mean.mean, entry.mean.low, entry.robust.mean)
     assert {"difference_low", "p", "improvement", "prompts_won_high", "seeds_first"} <= set(pairs)
 
 
@@ -144,30 +133,8 @@ def test_equal_records_give_equal_intervals(run: Records, found: Alignment) -> N
     assert alignment(run) == found
 
 
-def test_many_pairs_are_folded_behind_those_with_the_best() -> None:
-    names = [(f"m{a} − m{b}", "") for a in range(6) for b in range(a + 1, 6)]
-    shown, rest = folded(TextTable("Methods in pairs: x", ("pair", ""), tuple(names), "n"))
-    assert [row[0] for row in shown.rows] == [f"m0 − m{b}" for b in range(1, 6)]
-    assert len(rest.rows) == 10
-    assert folded(shown) == [shown]
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = Plan(seeds=2, methods=("flow_grpo", "dance_grpo"), rewards=("accuracy",), with_samples=False)
-    folder = write_run(tmp_path, plan)
-    assert main([str(folder)]) == 0
-    told = capsys.readouterr().out
-    assert "Final rewards on held-out prompts" in told
-    assert "Methods in pairs: accuracy on training prompts" in told
-    assert {file.name for file in (folder / "tables").iterdir()} == {
-        f"{name}.{ending}" for name in ("final", "alignment", "pairs") for ending in ("csv", "md", "tex")
-    }
-    assert (folder / "figures" / "gains.png").is_file()
-
-
-def test_a_pair_with_one_seed_has_no_interval_of_any_kind(tmp_path: Path) -> None:
+def test_a_pair_with_one_seed_has_no_interval(tmp_path: Path) -> None:
     plan = Plan(methods=("one", "two"), seeds=3, with_samples=False, failed={("two", 1): 0, ("two", 2): 0})
     for pair in alignment(load_run(write_run(tmp_path, plan))).pairs:
         assert pair.difference.seeds in ((3, 1), (1, 3))
         assert not pair.difference.interval.known
-        assert not pair.any_prompts.known

@@ -73,7 +73,8 @@ def test_a_clear_winner(tmp_path: Path) -> None:
 
 def test_two_copies_are_not_told_from_each_other(tmp_path: Path) -> None:
     found = answer(_run_of(tmp_path, {"one": EVEN, "two": EVEN}, noise=0.01))
-    assert "no difference from one is shown for two (" in found.primary
+    assert "in iterations, two (" in found.primary
+    assert ") is not shown to differ from one." in found.primary
     assert "no difference from " in found.secondary
     assert "beyond chance" not in found.sentence
     assert not found.decided
@@ -125,8 +126,8 @@ def test_who_is_faster_and_who_does_not_get_so_far(tmp_path: Path) -> None:
     found = answer(_run_of(tmp_path, {"dance_grpo": EVEN, "fast": FAST, "slow": [0.51, 0.52, 0.53, 0.54]}))
     assert "(0.550 to 0.670), counted in iterations, fast (2.0" in found.primary
     assert "95 % interval " in found.primary
-    assert "is faster than dance_grpo; slow (does not get so far, " in found.primary
-    assert found.primary.endswith("× at most) is slower.")
+    assert ") is faster than dance_grpo; slow (does not get so far, " in found.primary
+    assert found.primary.endswith("× at most) is slower than dance_grpo.")
     assert {entry.method: entry.verdict for entry in found.speeds} == {"fast": "faster", "slow": "slower"}
     assert found.decided
 
@@ -156,7 +157,7 @@ def test_a_question_about_the_end_comes_first_where_it_was_asked(tmp_path: Path)
     shapes = {"dance_grpo": EVEN, "early": [0.62, 0.68, 0.69, 0.7]}
     found = answer(_run_of(tmp_path / "open", shapes, settings={"question": {"asks": "final"}}))
     assert not found.decided
-    assert "seems faster than dance_grpo; to be confirmed on other seeds" in found.secondary
+    assert "seems faster than dance_grpo; to be confirmed on other seeds." in found.secondary
 
 
 def test_the_baseline_that_the_run_named(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_planned_looks_make_the_primary_interval_wider(tmp_path: Path) -> None:
     (tmp_path / LOOKS_FILE).write_text(table)
     found = answer(load_run(tmp_path))
     ratio = found.speeds[0].ratio
-    assert (ratio.confidence, found.confidence) == (0.98, 0.98)
+    assert ratio.confidence == 0.98
     assert ratio.low < once.low
     assert ratio.high > once.high
     assert "98 % interval" in found.primary
@@ -222,7 +223,7 @@ def test_methods_that_end_the_same_ended_level(tmp_path: Path) -> None:
 
 def test_no_change_at_all(tmp_path: Path) -> None:
     found = answer(_run_of(tmp_path, {"dance_grpo": [0.5, 0.5]}, noise=0.0))
-    assert "accuracy on held-out prompts stayed at 0.500 (0.000; all 6 seeds alike" in found.primary
+    assert "accuracy on held-out prompts ended at 0.500 (0.000; all 6 seeds alike" in found.primary
 
 
 def test_when_every_method_loses_it_is_not_called_a_win(tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ def test_a_process_reward_that_nobody_pays_for_is_told(tmp_path: Path) -> None:
     plan = Plan(seeds=2, rewards=FEW, with_samples=False)
     limits = " ".join(answer(load_run(write_run(tmp_path / "free", plan))).limits)
     assert (
-        "Training the process reward model took 0.3 TFLOP, 0.22 times what a run of euphonium used" in limits
+        "Training the process reward model took 0.3 TFLOP, 0.217 times what a run of euphonium used" in limits
     )
     paid = answer(load_run(write_run(tmp_path / "paid", replace(plan, charge_prm=True))))
     assert "process reward model" not in " ".join(paid.limits)

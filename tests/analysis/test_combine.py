@@ -89,9 +89,8 @@ def test_runs_that_differ_are_refused(
 
 def test_suites_that_differ_are_refused(write: Callable[[str, Plan], Path]) -> None:
     other = replace(SECOND, rewards=("accuracy", "motion_quality"))
-    with pytest.raises(RecordError, match=r"suite\.training\.") as caught:
+    with pytest.raises(RecordError, match=r"suite\.training\.caption_match is 1\.0 and None"):
         load_runs([write("a", FIRST), write("b", other)])
-    assert "only " in str(caught.value)
 
 
 def test_the_same_model_in_another_place_is_the_same(write: Callable[[str, Plan], Path]) -> None:
@@ -136,7 +135,7 @@ def test_command_line_wants_a_folder_for_several(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("analysis.report._figures", lambda _: {})
+    monkeypatch.setattr("analysis.report._figures", lambda *_: {})
     first, second = write("a", FIRST), write("b", SECOND)
     assert main([str(first), str(second)]) == 2
     assert "name a folder for the result with --output" in capsys.readouterr().err

@@ -10,12 +10,10 @@ import pandas as pd
 import pytest
 
 from analysis.convergence import SPANS, UNDECIDED, WHOLE, check_baseline, convergence, curve_arrays
-from analysis.convergence.__main__ import main
 from analysis.curves import counted_curves, over_cost
-from analysis.plots.convergence import telling_units
 from analysis.records import RecordError, load_run
 from analysis.schema import default_baseline
-from analysis.tables.convergence import short_speed_table, speed_frame, speed_table
+from analysis.tables.convergence import speed_frame, speed_tables
 from tests.analysis.synthetic import Plan, tflops, write_run
 
 HEADLINE = ("accuracy",)
@@ -73,10 +71,10 @@ def test_targets_are_shares_of_the_baselines_own_gain(tmp_path: Path) -> None:
         assert (entry.ratio.value, entry.ratio.low, math.isinf(entry.cost)) == (0, 0, True)
         assert entry.verdict == "slower"
         assert "does not get through" in entry.ratio.why
-    text = " ".join(" ".join(row) for row in speed_table(found).rows)
+    text = " ".join(" ".join(row) for table in speed_tables(found) for row in table.rows)
     assert "not reached\n" in text
     assert "never vs " in text
-    assert "Not reached: " in speed_table(found).note
+    assert "Not reached: " in speed_tables(found)[0].note
 
 
 def test_the_primary_estimate_is_widened_for_methods_and_the_others_for_all_ranges(tmp_path: Path) -> None:
@@ -90,8 +88,8 @@ def test_the_primary_estimate_is_widened_for_methods_and_the_others_for_all_rang
         return ratio.high / ratio.low
 
     assert width(together, WHOLE) > width(single, WHOLE)
-    assert "all 2 methods, and for the secondary ranges all 4" in speed_table(together).note
-    assert "widened" not in speed_table(single).note
+    assert "all 2 methods, and for the secondary ranges all 4" in speed_tables(together)[0].note
+    assert "widened" not in speed_tables(single)[0].note
 
 
 def test_a_cost_before_training_delays_the_whole_curve() -> None:
@@ -193,46 +191,6 @@ def test_failed_seeds_take_no_part(broken_run: Path) -> None:
     assert set(counted_curves(run)["method"]) == set(run.methods)
 
 
-def test_units_that_are_iterations_times_a_factor_get_no_figure(whole_run: Path) -> None:
-    run = load_run(whole_run)
-    assert telling_units(run, ("iterations", "videos", "nfe", "tflops", "seconds")) == [
-        "iterations",
-        "nfe",
-        "tflops",
-        "seconds",
-    ]
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = _straight(tmp_path / "run", {"euphonium": 0.006, "flow_grpo": 0.003})
-    assert main([str(folder), "--baseline", "euphonium"]) == 0
-    told = capsys.readouterr().out
-    assert "Speed-up over euphonium" in told
-    assert "1.66×" in told
-    numbers = pd.read_csv(folder / "tables" / "speed_up.csv")
-    assert set(numbers["baseline"]) == {"euphonium"}
-    assert len(numbers) == 3 * 5
-    assert {file.name for file in (folder / "tables").iterdir()} == {
-        "speed_up.csv",
-        "speed_up.md",
-        "speed_up.tex",
-    }
-    assert {"convergence.png", "convergence.svg", "speed_up.png", "rewards_held_out_tflops.svg"} <= {
-        file.name for file in (folder / "figures").iterdir()
-    }
-    assert main([str(folder), "--baseline", "euphonum"]) == 2
-    assert capsys.readouterr().err.endswith("did you mean 'euphonium'?\n")
-
-
-def test_the_command_says_why_there_is_no_speed_up(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = _straight(tmp_path, {"a": 0.004, "flow_grpo": -0.001})
-    assert main([str(folder)]) == 0
-    assert capsys.readouterr().out.startswith("No speed-up: the baseline flow_grpo is not shown to gain")
-    assert not (folder / "tables" / "speed_up.csv").exists()
-
-
 def test_tables_hold_what_was_found(whole_run: Path) -> None:
     found = convergence(load_run(whole_run))
     frame = speed_frame(found)
@@ -245,7 +203,9 @@ def test_tables_hold_what_was_found(whole_run: Path) -> None:
     entry = found.speed("euphonium", "tflops")
     assert entry is not None
     assert (own["speed_up"], own["low"], own["share_high"]) == (entry.ratio.value, entry.ratio.low, 0.85)
-    short = short_speed_table(found, "iterations")
-    assert [row[0] for row in short.rows] == ["euphonium", "dance_grpo"]
-    assert short.columns[-1] == "whole curve"
-    assert {row[-1] for row in short.rows} <= {"faster", "slower", UNDECIDED}
+    first, *others = speed_tables(found)
+    assert first.title == "Speed-up over flow_grpo in iterations"
+    assert [row[0] for row in first.rows] == ["euphonium", "dance_grpo"]
+    assert first.columns[-1] == "whole curve"
+    assert {row[-1] for row in first.rows} <= {"faster", "slower", UNDECIDED}
+    assert [len(table.rows) for table in others] == [2] * 4

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from analysis import plots, style
+from analysis import style
 from analysis.convergence import SPANS, convergence
 from analysis.costs import cumulative_costs
+from analysis.curves import final_values
 from analysis.plots.convergence import speed_figure
-from analysis.plots.panels import band_note, footer
-from analysis.plots.training import constant_metrics, training_metrics
+from analysis.plots.panels import HIGHLIGHTED, OTHER, band_note, footer, handles, line, looks
+from analysis.plots.rewards import reward_curves, training_curves, training_metrics
 from analysis.records import load_run
 from tests.analysis.synthetic import Plan, write_run
 
@@ -28,15 +29,16 @@ def test_colours_are_fixed_and_distinct() -> None:
 
 def test_figures_are_reproducible(small_run: Path, tmp_path: Path) -> None:
     run = load_run(small_run)
-    first = style.save(plots.final_comparison(run), tmp_path / "a", "gains")
-    second = style.save(plots.final_comparison(run), tmp_path / "b", "gains")
+    first, second = (
+        style.save(reward_curves(run, "held_out", "tflops"), tmp_path / name, "rewards") for name in "ab"
+    )
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
 
 def test_files_of_a_figure_have_the_same_proportions(small_run: Path, tmp_path: Path) -> None:
-    drawn = plots.final_comparison(load_run(small_run))
+    drawn = reward_curves(load_run(small_run), "held_out", "iterations")
     width, height = drawn.get_size_inches()
-    png, svg = style.save(drawn, tmp_path, "gains")
+    png, svg = style.save(drawn, tmp_path, "rewards")
     with Image.open(png) as image:
         assert image.size == (round(width * style.DPI), int(height * style.DPI))
     assert f'width="{72 * width:.0f}pt"' in svg.read_text()[:2000]
@@ -47,19 +49,12 @@ def test_lines_are_the_means_over_seeds_in_each_unit(whole_run: Path) -> None:
     costs = cumulative_costs(run)
     ends = costs[costs["iteration"] == 30].groupby("method")
     for unit in ("iterations", "tflops"):
-        drawn = plots.reward_curves(run, "held_out", unit)
+        drawn = reward_curves(run, "held_out", unit)
         lines = {line.get_label(): line for line in drawn.axes[0].get_lines()}
         for method in run.methods:
             x = lines[method].get_xdata()
             assert np.isclose(x[-1], ends[unit].mean()[method])
             assert len(x) == 7
-
-
-def test_gains_have_one_mark_for_all_methods(whole_run: Path) -> None:
-    drawn = plots.final_comparison(load_run(whole_run))
-    marks = {line.get_marker() for line in drawn.axes[0].get_lines() if line.get_markersize() == 7}
-    assert marks == {"o"}
-    assert {handle.get_marker() for handle in drawn.legends[0].get_lines()} == {"o"}
 
 
 def test_bands_are_ranges_with_few_seeds_and_intervals_with_more(whole_run: Path, tmp_path: Path) -> None:
@@ -82,11 +77,30 @@ def test_speed_ups_are_drawn_with_their_intervals(whole_run: Path) -> None:
     lines = [line.get_xdata() for line in drawn.axes[0].get_lines()]
     assert any(np.allclose(x, [entry.ratio.low, entry.ratio.high]) for x in lines if len(x) == 2)
     assert any(np.allclose(x, entry.ratio.value) for x in lines if len(x) == 1)
-    assert "the published 1.66× in training steps" in " ".join(drawn.texts[1].get_text().split())
+
+
+def test_of_many_methods_the_baseline_and_the_best_have_colours(tmp_path: Path) -> None:
+    methods = ("dance_grpo", *(f"method_{place}" for place in range(8)))
+    plan = Plan(methods, iterations=20, every=10, with_samples=False, rewards=("accuracy",))
+    run = load_run(write_run(tmp_path, plan))
+    ends = final_values(run).query("split == 'held_out'").groupby("method")["final"].mean()
+    best = [name for name in ends.sort_values(ascending=False).index if name != "dance_grpo"]
+    coloured = {name for name, look in looks(run).items() if look != OTHER} - {"base"}
+    assert coloured == {"dance_grpo", *best[: HIGHLIGHTED - 1]}
+    labels = [handle.get_label() for handle in handles(run, base=True)]
+    assert set(labels) == {*coloured, "other methods", "base model"}
+    assert len(labels) == HIGHLIGHTED + 2
+
+
+def test_labels_of_a_legend_fit_its_figure() -> None:
+    short, long = ([line("x" * length)] * 9 for length in (8, 40))
+    assert style.legend_columns(short, 10.0) == style.LABELS_A_ROW
+    assert style.legend_columns(long, 10.0) == 2
+    assert style.legend_columns(long, 2.0) == 1
 
 
 def test_inner_panels_repeat_no_axis_label(whole_run: Path) -> None:
-    drawn = plots.reward_curves(load_run(whole_run), "held_out", "iterations")
+    drawn = reward_curves(load_run(whole_run), "held_out", "iterations")
     labels = [axes.get_xlabel() for axes in drawn.axes if axes.get_title(loc="left")]
     assert labels == ["", "", "", *["iterations"] * 4]
 
@@ -95,9 +109,8 @@ def test_training_shows_the_recorded_metrics_by_their_names(tmp_path: Path) -> N
     run = load_run(write_run(tmp_path, Plan(rewards=("accuracy",), with_samples=False)))
     shown = training_metrics(run)
     assert {"gradient_norm", "policy_loss", "reward/process"} <= set(shown)
-    drawn = plots.training_curves(run)
+    drawn = training_curves(run)
     assert drawn is not None
     titles = [axes.get_title(loc="left") for axes in drawn.axes]
     assert "gradient norm before clipping" in titles
     assert not any("diagnostic" in title for title in titles)
-    assert constant_metrics(run) == []

@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 
 from analysis.curves import seed_means
-from analysis.hacking import courses, kl_frame, proxy_frame, reward_and_kl
-from analysis.plots.hacking import distance_figure, proxy_figure
+from analysis.hacking import (
+    courses,
+    hacking_table,
+    kl_frame,
+    proxy_frame,
+)
 from analysis.records import Records, load_run
-from analysis.tables.hacking import hacking_frame, hacking_table
 from tests.analysis.synthetic import Plan, write_run
 
 
@@ -31,16 +34,17 @@ def test_a_headline_that_falls_has_peaked_and_lost(overdone: Records) -> None:
         (means["method"] == "euphonium") & (means["split"] == "held_out") & (means["reward"] == "accuracy")
     )
     curves = means[chosen].pivot(index="seed", columns="iteration", values="value")
-    assert list(entry.peaks) == curves.idxmax(axis=1).tolist()
-    assert max(entry.peaks) < 30
-    assert entry.ends == (30, 30, 30)
+    peaks = sorted(curves.idxmax(axis=1))
+    assert [entry.first_peak, entry.median_peak, entry.last_peak] == peaks
+    assert entry.last_peak < 30
+    assert entry.early == 3
     assert entry.lost.mean == pytest.approx((curves.max(axis=1) - curves[30]).mean())
     assert entry.lost.excludes_zero
     assert entry.gap.mean > 0
-    table = hacking_table(overdone, list(found.values()))
+    frame, table = hacking_table(overdone, list(found.values()))
     assert "3 of 3" in table.rows[0]
     assert "walked" not in table.note
-    assert hacking_frame(list(found.values())).set_index("method")["lost"]["euphonium"] > 0.05
+    assert frame.set_index("method")["lost"]["euphonium"] > 0.05
 
 
 def test_the_gap_counts_in_standard_deviations_of_the_base(overdone: Records) -> None:
@@ -71,17 +75,13 @@ def test_no_reward_spread_and_no_split_give_no_gap(tmp_path: Path) -> None:
     proxy = proxy_frame(run)
     assert proxy["gap"].isna().all()
     assert proxy["headline"].notna().all()
-    assert proxy_figure(run) is None
 
 
-def test_distance_starts_at_nothing_and_is_paired_with_the_reward(whole_run: Path) -> None:
+def test_distance_starts_at_nothing(whole_run: Path) -> None:
     run = load_run(whole_run)
     distance = kl_frame(run)
     assert (distance.loc[distance["iteration"] == 0, "value"] == 0).all()
     assert len(distance) == 9 * 7
-    both = reward_and_kl(run)
-    assert len(both) == 9 * 7
-    assert set(both.columns) >= {"value", "kl"}
     found = {entry.method: entry for entry in courses(run)}
     recorded = distance[(distance["method"] == "flow_grpo") & (distance["iteration"] == 30)]["value"]
     assert found["flow_grpo"].kl.mean == pytest.approx(recorded.mean())
@@ -90,17 +90,14 @@ def test_distance_starts_at_nothing_and_is_paired_with_the_reward(whole_run: Pat
 def test_old_records_have_no_distance(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path, Plan(diagnostics=False, rewards=("accuracy", "caption_match"))))
     assert not len(kl_frame(run))
-    table = hacking_table(run, courses(run))
+    _, table = hacking_table(run, courses(run))
     assert "KL to base at the end" not in table.columns
     assert "KL: nats per video" not in table.note
-    drawn = distance_figure(run)
-    assert drawn is not None
-    assert len(drawn.axes) == 1  # the proxy gap: neither diversity nor distance was recorded
 
 
 def test_unfinished_seeds_are_left_out(broken_run: Path) -> None:
     run = load_run(broken_run)
-    assert {entry.method: len(entry.peaks) for entry in courses(run)} == {
+    assert {entry.method: entry.seeds for entry in courses(run)} == {
         "euphonium": 3,
         "flow_grpo": 2,
         "dance_grpo": 2,

@@ -14,7 +14,6 @@ from analysis.statistics import (
     Interval,
     half_width,
     mean_interval,
-    over_prompts,
     paired_gain,
     pairwise_differences,
     welch_difference,
@@ -194,46 +193,6 @@ def test_half_width_is_vectorised_and_agrees() -> None:
     widths = half_width(values.std(axis=1, ddof=1), np.array([3, 3]))
     assert widths == pytest.approx([mean_interval(row).half_width for row in values])
     assert np.isnan(half_width([0.1, np.nan], [1, 0])).all()
-
-
-def test_over_prompts_is_welchs_where_prompts_do_not_matter() -> None:
-    rng = np.random.default_rng(1)
-    one, other = rng.normal(0.7, 0.1, 4), rng.normal(0.5, 0.2, 6)
-    found = over_prompts(np.tile(one[:, None], 9), np.tile(other[:, None], 9))
-    welch = welch_difference(one, other)
-    assert (found.mean, found.low, found.high) == pytest.approx((welch.mean, welch.low, welch.high))
-    base = over_prompts(np.tile(one[:, None], 9), np.full((1, 9), 0.5))
-    gain = paired_gain(one, 0.5)
-    assert (base.mean, base.low, base.high) == pytest.approx((gain.mean, gain.low, gain.high))
-
-
-def test_over_prompts_is_students_where_seeds_do_not_matter() -> None:
-    """Seeds alike: what is left is the interval of the mean over prompts of the difference."""
-    rng = np.random.default_rng(4)
-    difficulty, effect = rng.normal(0, 5, 40), rng.normal(0.2, 1, 40)
-    found = over_prompts(np.tile(difficulty + effect, (3, 1)), np.tile(difficulty, (4, 1)))
-    expected = mean_interval(effect)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-
-
-@pytest.mark.parametrize("seeds", [3, 8])
-def test_over_prompts_holds_where_prompts_are_a_sample(seeds: int) -> None:
-    rng = np.random.default_rng([2, seeds])
-    values = rng.normal(0, 0.03, (800, 2, seeds, 1)) + rng.normal(0, 0.1, (800, 2, seeds, 12))
-    values += rng.normal(0, 0.1, (800, 2, 1, 12))
-    held = np.mean([not over_prompts(*pair).excludes_zero for pair in values])
-    assert held > 0.95 - 4 * math.sqrt(0.05 * 0.95 / 800)
-    alone = np.mean([not welch_difference(*pair.mean(axis=2)).excludes_zero for pair in values[:300]])
-    assert alone < held
-
-
-def test_over_prompts_needs_seeds_and_prompts() -> None:
-    rng = np.random.default_rng(3)
-    assert not over_prompts(rng.normal(size=(1, 5)), rng.normal(size=(3, 5))).known
-    assert not over_prompts(rng.normal(size=(3, 1)), rng.normal(size=(3, 1))).known
-    assert not over_prompts(np.ones((3, 5)), np.zeros((3, 5))).known
-    with pytest.raises(ValueError, match="same prompts"):
-        over_prompts(np.ones((3, 5)), np.ones((3, 4)))
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95])

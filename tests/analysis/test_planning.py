@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import seeds_needed
-from analysis.statistics.planning import MOST_SEEDS
+from analysis.statistics.planning import MOST_SEEDS, seeds_needed
 
 
 def power(effect: float, seeds: int, alpha: float) -> float:

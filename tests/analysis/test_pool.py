@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 
 from analysis.convergence import convergence
-from analysis.pool import FINAL, SPEED, pool
-from analysis.pool.__main__ import main
+from analysis.pool import FINAL, SPEED, main, pool
 from analysis.records import RecordError, Records, load_run
-from analysis.statistics import pooled
+from analysis.statistics.pooling import pooled
 from tests.analysis.synthetic import Plan, write_run
 
 PLAN = Plan(
@@ -49,7 +48,7 @@ def test_the_pooled_speed_up_is_that_of_the_runs_own(runs: list[Records]) -> Non
     assert [effect.run for effect in speed.effects] == ["run0", "run1", "run2"]
     assert final.result is not None
     assert final.result.mean.n == 3
-    assert final.result.mean.mean == pytest.approx(np.mean([e.value for e in final.effects]), abs=0.2)
+    assert final.result.mean.mean == pytest.approx(np.mean([e.interval.mean for e in final.effects]), abs=0.2)
 
 
 def test_a_run_in_which_the_method_fails_is_not_left_out(runs: list[Records], tmp_path: Path) -> None:
@@ -80,6 +79,7 @@ def test_the_command_line(folders: list[Path], tmp_path: Path, capsys: pytest.Ca
     assert "whole-curve speed-up" in capsys.readouterr().out
     table = pd.read_csv(tmp_path / "tables" / "pooled.csv")
     assert table.groupby("quantity").size().to_dict() == {SPEED: 4, FINAL: 4}
-    assert (tmp_path / "figures" / "pooled.png").stat().st_size > 10_000
+    assert (tmp_path / "figures" / "forest.png").stat().st_size > 10_000
+    assert "| pooled | 3 runs |" in (tmp_path / "tables" / "pooled.md").read_text()
     assert main([*given, "--output", str(folders[0])]) == 2
     assert "holds a run" in capsys.readouterr().err

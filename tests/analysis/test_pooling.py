@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from analysis.statistics import mean_interval, pooled
+from analysis.statistics import mean_interval
+from analysis.statistics.pooling import pooled
 
 
 def test_equal_errors_give_students_interval_of_the_runs() -> None:

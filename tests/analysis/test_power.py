@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from scipy.stats import chi2
 
 from analysis.convergence import WHOLE, convergence
-from analysis.power import main, power_table
-from analysis.records import RecordError, Records, load_run
-from analysis.statistics import seeds_needed
+from analysis.power import power_table
+from analysis.records import Records, load_run
+from analysis.statistics.planning import seeds_needed
 from analysis.tables.text_table import TextTable
 from tests.analysis.synthetic import Plan, write_run
 
 
-def table(run: Records, baseline: str | None = None, unit: str = "iterations") -> TextTable:
-    return power_table(run, convergence(run, baseline), unit)
+def table(run: Records, baseline: str | None = None) -> TextTable:
+    return power_table(convergence(run, baseline))
 
 
 def cells(text: str) -> tuple[int, int]:
@@ -56,14 +53,6 @@ def test_more_spread_needs_more_seeds(tmp_path: Path) -> None:
     assert needed[0] < needed[1]
 
 
-def test_costs_in_proportion_need_the_same_seeds(whole_run: Path) -> None:
-    """What an iteration uses is the same for all iterations of a method: a shift of the log cost."""
-    run = load_run(whole_run)
-    iterations, videos = table(run), table(run, unit="videos")
-    assert videos.rows == iterations.rows
-    assert "counted in videos" in videos.title
-
-
 def test_without_a_second_method_or_seed_it_says_why(tmp_path: Path) -> None:
     alone = Plan(methods=("euphonium",), seeds=3, rewards=("accuracy",), with_samples=False)
     found = table(load_run(write_run(tmp_path / "alone", alone)))
@@ -94,32 +83,3 @@ def test_unfinished_methods_are_left_out(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path, plan))
     assert [row[0] for row in table(run).rows] == ["dance_grpo"]
     assert "no seed of the baseline euphonium has finished" in table(run, "euphonium").note
-
-
-def test_wrong_questions_are_refused(whole_run: Path) -> None:
-    run = load_run(whole_run)
-    with pytest.raises(RecordError, match="did you mean 'flow_grpo'"):
-        table(run, baseline="flow-grpo")
-    with pytest.raises(RecordError, match=r"no costs in 'parsecs' .*: there are iterations, videos"):
-        table(run, unit="parsecs")
-
-
-def test_the_command(whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(whole_run), "--baseline", "dance_grpo"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[0] == "Seeds needed to show a speed-up over dance_grpo, counted in iterations"
-    assert "euphonium" in printed
-    assert max(map(len, printed.splitlines())) <= 100
-    assert main([str(tmp_path / "nothing")]) == 2
-    assert main([str(whole_run), "--baseline", "ppo"]) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2
-    assert all(line.startswith("error: ") for line in errors)
-
-
-def test_the_command_explains_itself() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "analysis.power", "--help"], capture_output=True, text=True, check=True
-    )
-    for option in ("--baseline", "RUN"):
-        assert option in done.stdout

@@ -1,81 +1,80 @@
-"""What a process reward costs: charged to one run, shared, and the number of runs that pay for it."""
+"""What a process reward costs, and the number of runs that pay for it."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from analysis.convergence import WHOLE, convergence
-from analysis.process_cost import RANGES, SHARED, process_costs
-from analysis.process_cost.__main__ import main
-from analysis.records import RecordError, load_run
+from analysis.process_cost import Price, after, process_cost_table, process_costs
+from analysis.records import load_run
 from tests.analysis.synthetic import PRM_TFLOPS, Plan, write_run
 
+PLAN = Plan(
+    ("euphonium", "flow_grpo"),
+    seeds=4,
+    budget_tflops=1.2,
+    spread=0.002,
+    rewards=("accuracy", "caption_match"),
+    with_samples=False,
+)
 
-@pytest.fixture(scope="module")
-def priced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    plan = Plan(("euphonium", "flow_grpo"), seeds=4, budget_tflops=1.2, spread=0.002, with_samples=False)
-    return write_run(tmp_path_factory.mktemp("priced"), plan)
+
+def priced(folder: Path, plan: Plan, baseline: str = "flow_grpo") -> list[Price]:
+    run = load_run(write_run(folder, plan))
+    return process_costs(run, convergence(run, baseline))
 
 
-def test_without_a_charge_it_is_the_speed_up_of_the_convergence(priced: Path) -> None:
-    run = load_run(priced)
-    (price,) = process_costs(run, "flow_grpo")
-    assert price.making == pytest.approx(PRM_TFLOPS)
+def test_the_speed_up_is_that_of_the_convergence_and_the_runs_follow_from_it(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path, PLAN))
     course = convergence(run, "flow_grpo")
-    for entry in price.paying:
-        known = course.speed("euphonium", "tflops", entry.span)
-        assert known is not None
-        free = entry.speed[None]
-        assert free.value == pytest.approx(known.ratio.value, rel=1e-6)
-        if entry.span == WHOLE:  # elsewhere the convergence widens for its secondary ranges, too
-            assert (free.low, free.high) == pytest.approx((known.ratio.low, known.ratio.high), rel=1e-6)
+    [entry] = process_costs(run, course)
+    assert entry.making == pytest.approx(PRM_TFLOPS)
+    assert entry.speed == course.speed("euphonium", "tflops", WHOLE)
+    # After so many runs both have spent the same.
+    ratio, spent = entry.speed.ratio, entry.speed.baseline_cost
+    for runs, faster in zip(entry.runs, (ratio.value, ratio.high, ratio.low), strict=True):
+        assert PRM_TFLOPS + runs * spent / faster == pytest.approx(runs * spent)
+    assert entry.runs[1] < entry.runs[0] < entry.runs[2]
+    frame, table = process_cost_table([entry])
+    assert frame["runs"].tolist() == [entry.runs[0]]
+    assert table.rows[0][:2] == ("euphonium", "0.3")
 
 
-def test_a_charge_is_added_to_what_the_method_spends(priced: Path) -> None:
-    """By hand: costs to the target from the speed-up without a charge, and the making on top of one of them."""
-    run = load_run(priced)
-    (price,) = process_costs(run, "flow_grpo")
-    course = convergence(run, "flow_grpo")
-    for entry in price.paying:
-        known = course.speed("euphonium", "tflops", entry.span)
-        assert known is not None
-        for runs in SHARED:
-            charge = 0.0 if runs is None else PRM_TFLOPS / runs
-            expected = known.baseline_cost / (known.cost + charge)
-            # Means over a range of targets, of ratios and of costs, are nearly each other's ratios.
-            assert entry.speed[runs].value == pytest.approx(expected, rel=1e-6 if runs is None else 0.03)
-        # After so many runs both have spent the same.
-        spent = PRM_TFLOPS + entry.runs[0] * known.cost
-        assert spent == pytest.approx(entry.runs[0] * known.baseline_cost, rel=1e-6)
-        assert entry.runs[1] < entry.runs[0] < entry.runs[2]
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ((24.3, 21.2, 30.4), "24 runs\n21 to 30"),
+        ((187.9, 57.3, math.inf), "190 runs\n57 or more"),
+        ((math.inf, 4.57, math.inf), "never\n4.6 or more"),
+        ((math.inf, math.inf, math.inf), "never"),
+        ((0.4, 0.2, 3.0), "1 run\n1 to 3"),
+        ((12.0, math.nan, math.nan), "12 runs"),
+    ],
+)
+def test_runs_are_said_in_two_digits(runs: tuple[float, float, float], said: str) -> None:
+    assert after(*runs) == said
 
 
 def test_a_method_that_is_no_faster_never_pays(tmp_path: Path) -> None:
-    slow = Plan(("euphonium_slow", "dance_grpo"), seeds=3, budget_tflops=1.2, with_samples=False)
-    (price,) = process_costs(load_run(write_run(tmp_path, slow)), "dance_grpo")
-    assert all(entry.speed[None].value < 1 for entry in price.paying)
-    assert all(math.isinf(entry.runs[0]) for entry in price.paying)
+    plan = replace(PLAN, methods=("euphonium_slow", "dance_grpo"), seeds=3)
+    [entry] = priced(tmp_path, plan, "dance_grpo")
+    assert entry.speed.ratio.value < 1
+    assert math.isinf(entry.runs[0])
 
 
-def test_the_command_writes_table_and_figure(priced: Path, tmp_path: Path, capsys) -> None:
-    assert main([str(priced), "--output", str(tmp_path), "--baseline", "flow_grpo"]) == 0
-    assert "What the process reward costs" in capsys.readouterr().out
-    frame = pd.read_csv(tmp_path / "tables" / "process_cost.csv")
-    assert frame["span"].tolist() == list(RANGES)
-    assert np.isfinite(frame["speed_up_1"]).all()
-    assert (tmp_path / "figures" / "process_cost.png").stat().st_size > 10_000
+def test_one_seed_gives_no_price(tmp_path: Path) -> None:
+    """Its baseline is not shown to gain, so there is no speed-up."""
+    assert priced(tmp_path, replace(PLAN, seeds=1)) == []
 
 
-def test_it_is_refused_where_there_is_nothing_to_price(tmp_path: Path, capsys) -> None:
-    folder = write_run(tmp_path / "run", Plan(("flow_grpo", "dance_grpo"), seeds=2, with_samples=False))
-    with pytest.raises(RecordError, match="no method of flow_grpo, dance_grpo uses a process reward"):
-        process_costs(load_run(folder), "flow_grpo")
-    charged = Plan(seeds=2, budget_tflops=1.2, charge_prm=True, with_samples=False)
-    charged_run = write_run(tmp_path / "charged", charged)
-    assert main([str(charged_run)]) == 2
-    assert "charge the process reward already" in capsys.readouterr().err
+def test_nothing_is_priced_where_there_is_nothing_to_pay(tmp_path: Path) -> None:
+    without = replace(PLAN, methods=("flow_grpo", "dance_grpo"))
+    charged = replace(PLAN, charge_prm=True)
+    assert priced(tmp_path / "without", without) == []
+    assert priced(tmp_path / "charged", charged) == []
+    assert priced(tmp_path / "baseline", PLAN, "euphonium") == []
+    assert process_cost_table([])[1].rows == ()

@@ -47,7 +47,7 @@ def test_missing_setting_is_named(run_copy: Path) -> None:
     settings = yaml.safe_load(file.read_text())
     del settings["suite"]["headline"]
     file.write_text(yaml.safe_dump(settings))
-    with pytest.raises(RecordError, match="under suite: no setting headline"):
+    with pytest.raises(RecordError, match=r"settings\.yaml: suite\.headline is .* Field required"):
         load_run(run_copy)
 
 
@@ -88,6 +88,9 @@ def test_broken_samples_are_named(run_copy: Path) -> None:
     file = run_copy / "runs" / "base" / "samples.npz"
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(RecordError, match=r"samples\.npz: not a readable"):
+        load_run(run_copy).samples()
+    np.savez(file, videos=np.zeros((2, 5, 8, 8)))
+    with pytest.raises(RecordError, match="prompts is not a file in the archive"):
         load_run(run_copy).samples()
     np.savez(file, videos=np.zeros((2, 5, 8, 8)), prompts=np.array(["a", "b"]))
     with pytest.raises(RecordError, match="videos must be uint8"):
@@ -178,15 +181,15 @@ def test_planned_looks_say_how_many_seeds_were_asked_for(run_copy: Path) -> None
 
 
 def test_older_records_ask_about_speed(run_copy: Path) -> None:
-    assert load_run(run_copy).question == RecordedQuestion("speed", None)
+    assert load_run(run_copy).question == RecordedQuestion(asks="speed")
     file = run_copy / "settings.yaml"
     asked = {"question": {"asks": "final", "baseline": "dance_grpo"}}
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | asked))
-    assert load_run(run_copy).question == RecordedQuestion("final", "dance_grpo")
+    assert load_run(run_copy).question == RecordedQuestion(asks="final", baseline="dance_grpo")
 
 
 def test_a_unit_that_nothing_is_counted_in_is_refused(run_copy: Path) -> None:
     file = run_copy / "settings.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"budget_unit": "parsecs"}))
-    with pytest.raises(RecordError, match="budget_unit is 'parsecs', not one of iterations, videos"):
+    with pytest.raises(RecordError, match="budget_unit is 'parsecs': Input should be 'iterations', 'videos'"):
         load_run(run_copy)

@@ -122,16 +122,10 @@ def test_page_is_self_contained(reported: Path) -> None:
 
 def test_every_figure_is_there_in_both_formats_and_not_blank(reported: Path) -> None:
     figures = reported / "figures"
-    names = {"gains", "convergence", "speed_up", "rewards_held_out", "rewards_train", "proxy", "distance"}
-    names |= {"tradeoffs", "guidance", "training", "rewards_held_out_tflops", "rewards_held_out_seconds"}
+    names = {"convergence", "gains", "speed_up", "rewards_held_out", "rewards_train", "tradeoffs", "training"}
     present = {file.name for file in figures.iterdir()}
-    assert present == {
-        f"{name}{suffix}" for name in {*names, "rewards_held_out_nfe"} for suffix in (".png", ".svg")
-    } | {
-        "videos.webp",
-        "videos.gif",
-        "videos.png",
-    }
+    drawn = {f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
+    assert present == drawn | {"videos.webp", "videos.gif", "videos.png"}
     for file in figures.glob("*.png"):
         with Image.open(file) as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
@@ -140,7 +134,7 @@ def test_every_figure_is_there_in_both_formats_and_not_blank(reported: Path) -> 
 def test_every_table_is_there_as_numbers_and_as_text(reported: Path) -> None:
     tables = reported / "tables"
     names = {"final", "alignment", "pairs", "budget", "speed_up", "hacking", "tradeoffs", "guidance"}
-    names |= {"process_accuracy", "methods", "power", "runs"}
+    names |= {"process_accuracy", "process_cost", "methods", "power", "runs"}
     written = {f"{name}{suffix}" for name in names for suffix in (".csv", ".md", ".tex")}
     assert {file.name for file in tables.iterdir()} == written | {"curves.csv", "prompts.csv"}
     assert len(pd.read_csv(tables / "final.csv")) == 2 * 4 * 3
@@ -163,7 +157,7 @@ def test_the_page_is_in_plain_english(reported: Path) -> None:
 
 
 def test_captions_say_seeds_budget_and_units(reported: Path) -> None:
-    for name in ("convergence", "rewards_held_out", "distance"):
+    for name in ("convergence", "rewards_held_out", "tradeoffs"):
         svg = (reported / "figures" / f"{name}.svg").read_text()
         assert "budget 30 iterations a run, 3 seeds a method" in svg
     svg = (reported / "figures" / "convergence.svg").read_text()
@@ -251,10 +245,15 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     folder = write_run(tmp_path / "run", ONLY_BASE)
     assert main([str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
-    assert main([str(tmp_path / "nowhere")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
+    for wrong in ([str(tmp_path / "nowhere")], [str(folder), "--baseline", "dance_gpo"]):
+        assert main(wrong) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+    assert error.endswith("did you mean 'dance_grpo'?\n")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert {"--baseline", "--output", "RUN"} <= set(capsys.readouterr().out.replace("[", " ").split())
 
 
 def test_every_module_can_be_imported_without_torch() -> None:
@@ -275,5 +274,5 @@ def test_many_methods_and_seeds_fit_the_page(tmp_path: Path) -> None:
     plan = Plan(methods, iterations=20, prompts=2, samples=1, with_samples=False, rewards=("accuracy",))
     text = write_report(write_run(tmp_path, replace(plan, every=10))).read_text()
     assert "Speed-up over dance_grpo in iterations" in text
-    assert "Speed-ups in every unit" in text
-    assert "All other pairs: accuracy on held-out prompts" in text
+    assert "Speed-ups in other units" in text
+    assert "<summary>Methods in pairs: accuracy on held-out prompts" in text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from analysis.statistics import look_confidences
+from analysis.statistics.sequential import look_confidences
 
 
 def spending(looks: list[int], alpha: float) -> np.ndarray:

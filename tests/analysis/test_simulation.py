@@ -18,7 +18,8 @@ import pytest
 from analysis.answer import answer
 from analysis.convergence import SPANS, UNDECIDED, WHOLE, convergence
 from analysis.records import load_run
-from analysis.statistics import look_confidences, speed_up
+from analysis.statistics.sequential import look_confidences
+from analysis.statistics.speed import speed_up
 from tests.analysis import simulation as sim
 from tests.analysis.synthetic import Plan, write_run
 

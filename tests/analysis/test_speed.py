@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.statistics import Estimate, Span, mean_cost, span_targets, speed_up, welch_difference
-from analysis.statistics.speed import NO_SPREAD, ONE_SEED
+from analysis.statistics import welch_difference
+from analysis.statistics.speed import NO_SPREAD, ONE_SEED, Estimate, Span, mean_cost, span_targets, speed_up
 
 COST = np.linspace(0, 60, 13)
 WHOLE = Span(0.25, 0.85)
@@ -239,6 +239,14 @@ def test_an_estimate_excludes_only_with_an_interval() -> None:
         ({"comparisons": 0}, "1 or more"),
         ({"values_first": np.full((5, 13), np.nan)}, "leave out"),
         ({"values_first": np.where(np.arange(5) == 2, np.nan, 1.0)[:, None] * curves(0)}, "leave out"),
+        (
+            {"values_first": np.where(curves(0) == curves(0).max(), np.inf, curves(0))},
+            "values has 1 entries of 65",
+        ),
+        ({"cost_first": np.where(COST == 5, np.inf, COST)}, "cost has 1 entries"),
+        ({"cost_first": COST[::-1]}, "cumulative"),
+        ({"cost_first": COST[:2]}, "cost must be"),
+        ({"values_first": curves(0)[0]}, "values must be"),
         ({"cost_first": COST[:1], "values_first": np.ones((5, 1)) * 0.1}, "second evaluation"),
     ],
 )

@@ -9,17 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis.records import load_run
-from analysis.tables import (
-    TextTable,
-    final_table,
-    format_table,
-    status_table,
-    to_markdown,
-    to_text,
-    write_table,
-)
-from analysis.tables.methods import methods_table
-from analysis.tables.text_table import to_latex
+from analysis.tables.final import final_table, format_table
+from analysis.tables.runs import methods_table, status_table
+from analysis.tables.text_table import TextTable, to_latex, to_markdown, to_text, write_table
 
 
 def test_final_table_is_tidy_and_right(whole_run: Path) -> None:
@@ -37,30 +29,26 @@ def test_final_table_is_tidy_and_right(whole_run: Path) -> None:
     assert row["seconds"] > 0
 
 
-def test_terminal_table_is_wide_or_fits_80_columns(whole_run: Path) -> None:
+def test_a_table_too_wide_for_the_terminal_leaves_out_the_last_rewards(whole_run: Path) -> None:
     table = final_table(load_run(whole_run))
     wide = format_table(table)
     assert wide.columns[:2] == ("method", "accuracy")
     assert [row[0] for row in wide.rows] == ["base", "euphonium", "flow_grpo", "dance_grpo"]
     assert re.fullmatch(r"0\.\d{3} → 0\.\d{3}\n\+0\.\d{3} ± 0\.\d{3}", wide.rows[1][1])
+    assert wide.rows[1][-2] == "3"
+    assert wide.rows[0][-2:] == ("–", "–")
     narrow = format_table(table, "train", width=80)
-    assert narrow.columns[0] == "reward / method"
     assert narrow.width <= 80
+    kept = len(narrow.columns)
+    assert narrow.columns == (*wide.columns[: kept - 2], "seeds", "time")
+    assert narrow.note.endswith(
+        f"For want of width without {', '.join(wide.columns[kept - 2 : -3])} and {wide.columns[-3]}."
+    )
+    assert [row[:2] for row in narrow.rows] == [row[:2] for row in format_table(table, "train").rows]
     few = format_table(table[table["reward"] == "accuracy"], width=80)
     assert few.columns == ("method", "accuracy", "seeds", "time")
     with pytest.raises(ValueError, match="split must be one of"):
         format_table(table, "test")
-
-
-def test_narrow_table_says_seeds_and_time_once(whole_run: Path) -> None:
-    narrow = format_table(final_table(load_run(whole_run)), width=80)
-    assert len(narrow.rows) == 7 * 4 + 1 + 3
-    assert narrow.rows[-4] == ("training", "seeds", "time of one")
-    assert [row[:2] for row in narrow.rows[-3:]] == [
-        ("  euphonium", "3"),
-        ("  flow_grpo", "3"),
-        ("  dance_grpo", "3"),
-    ]
 
 
 def test_markdown_escapes_what_would_break_a_row(broken_run: Path) -> None:

@@ -9,11 +9,9 @@ import pandas as pd
 import pytest
 
 from analysis.convergence import convergence
-from analysis.plots.tradeoffs import tradeoffs_figure
 from analysis.records import load_run
 from analysis.schema import KL_TO_BASE
-from analysis.tables.tradeoffs import tradeoffs_table
-from analysis.tradeoffs import at_equal_reward, course_frame, front
+from analysis.tradeoffs import at_equal_reward, course_frame, front, tradeoffs_figure, tradeoffs_table
 from tests.analysis.synthetic import Plan, write_run
 
 METHODS = ("flow_grpo", "wide", "never")
@@ -56,8 +54,8 @@ def test_methods_are_read_where_they_reach_the_level(folder: Path) -> None:
     for method, at in (("flow_grpo", 15.0), ("wide", 7.5)):
         _, loss, distance = SLOPES[method]
         assert (found[method].reached, found[method].seeds) == (4, 4)
-        assert found[method].values["diversity"].mean == pytest.approx(0.4 + loss * at, abs=1e-3)
-        assert found[method].values["kl"].mean == pytest.approx(distance * at, rel=0.02)
+        assert found[method].diversity.mean == pytest.approx(0.4 + loss * at, abs=1e-3)
+        assert found[method].kl.mean == pytest.approx(distance * at, rel=0.02)
     assert (found["never"].reached, found["never"].seeds) == (0, 4)
     frame, table = tradeoffs_table(run, list(found.values()))
     assert frame.set_index("method").loc["wide", "kl"] == pytest.approx(7.5, rel=0.02)

@@ -15,6 +15,7 @@ from analysis.records import Samples
 def _samples(method: str, prompts: list[str], value: int) -> Samples:
     videos_ = np.full((len(prompts), 3, 16, 16, 3), value, dtype=np.uint8)
     videos_ += np.arange(len(prompts), dtype=np.uint8)[:, None, None, None, None]
+    videos_ += 30 * np.arange(3, dtype=np.uint8)[:, None, None, None]  # equal frames are stored as one
     return Samples(method, 0, videos_, tuple(prompts))
 
 
@@ -36,10 +37,10 @@ def test_samples_that_do_not_go_together() -> None:
 
 def test_pixels_are_enlarged_by_a_whole_factor() -> None:
     video = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
-    large = videos.enlarge(video, 17)
+    large = videos.enlarge(video, 17, 17)
     assert large.shape == (2, 12, 15, 3)
     assert (large[:, ::3, ::3] == video).all()
-    assert videos.enlarge(video, 2).shape == video.shape
+    assert videos.enlarge(video, 2, 2).shape == video.shape
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif"])

@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.checkpoint import optimiser_state
 from benchmarks.run import main
 from rewards.base import OutcomeReward
 from rewards.suites import loading
@@ -51,7 +52,7 @@ class Result:
         return load_file(self.checkpoint(method, seed) / "weights.safetensors")
 
     def optimiser(self, method: str, seed: int = 0) -> dict[str, Any]:
-        return torch.load(self.checkpoint(method, seed) / "optimiser.pt", weights_only=True)
+        return optimiser_state(self.checkpoint(method, seed) / "optimiser.safetensors")
 
 
 class Bench:

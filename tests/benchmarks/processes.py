@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -86,8 +87,14 @@ def train(world: Path, output: Path, case: str) -> None:
     )
 
 
-def work(rank: int, world: Path, output: Path, count: int, port: int) -> None:
-    """One of several processes, in the environment that a launcher gives it."""
+def work(world: Path, output: Path) -> None:
+    """One of several processes."""
+    for case in CASES:
+        train(world, output, case)
+
+
+def joined(rank: int, job: Callable[..., None], arguments: tuple[Any, ...], count: int, port: int) -> None:
+    """Does the job in the environment that a launcher gives one of several processes."""
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -98,20 +105,24 @@ def work(rank: int, world: Path, output: Path, count: int, port: int) -> None:
         "ACCELERATE_USE_CPU": "true",
     }
     torch.set_num_threads(1)
-    for case in CASES:
-        train(world, output, case)
+    job(*arguments)
     torch.distributed.destroy_process_group()
 
 
-def main(arguments: list[str]) -> None:
-    """Forks after the imports, which would otherwise take longer than the trainings."""
-    world, output, count = arguments
+def in_group(job: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
+    """Does a job in several gloo processes, forked after the imports, which would take longer than the trainings."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(
-        work, (Path(world), Path(output), int(count), port), nprocs=int(count), start_method="fork"
+        joined, (job, arguments, count, port), nprocs=count, start_method="fork"
     )
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    world, output, count = arguments
+    in_group(work, (Path(world), Path(output)), int(count))
 
 
 if __name__ == "__main__":

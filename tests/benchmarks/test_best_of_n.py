@@ -15,7 +15,6 @@ import yaml
 from accelerate import Accelerator
 
 from analysis.combine import load_runs
-from analysis.convergence.__main__ import main as analyse_convergence
 from analysis.costs import cumulative_costs, totals
 from analysis.report import main as report
 from benchmarks import checkpoint
@@ -258,7 +257,6 @@ def test_reported_together_with_an_ordinary_run(reporting: Bench, file: Path, bu
     assert NAME in page
     for table in ("budget", "final", "methods"):
         assert NAME in (both / "tables" / f"{table}.csv").read_text(), table
-    assert analyse_convergence([str(ordinary.folder), str(own.folder), "--output", str(both)]) == 0
     again = called(reporting, "--config", own.folder / "settings.yaml", "--workers", 1, output="again")
     assert again.code == 0, again.err
     assert_same_state(own, again, NAME)

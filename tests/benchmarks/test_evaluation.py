@@ -19,21 +19,26 @@ from benchmarks.records import read_rows
 from benchmarks.session import Session
 from benchmarks.settings import RunSettings
 from benchmarks.task import Training, evaluate_base
+from benchmarks.testbed.scenes import prompt_split
 from samplers.condition import Condition
 from samplers.pipeline import PipelinePolicy
 from tests.benchmarks.harness import Bench, Result, assert_same_state, same_tensors
 from tests.world import world_settings
 
+PROMPTS = dict(zip(("train", "held_out"), prompt_split(), strict=True))
 CHOICE = {"train_prompts": 3, "samples_per_prompt": 3, "num_steps": 3}
 
 
 @pytest.fixture(scope="module")
 def session(world: Path) -> Session:
-    return Session.open(world_settings(world, ["dance_grpo"]))
+    return Session.open(world_settings(world, ["dance_grpo"], prompts=PROMPTS))
 
 
 def evaluated(session: Session, **changes: object) -> Evaluated:
-    settings = world_settings(session.settings.model.parent, ["dance_grpo"], evaluation={**CHOICE, **changes})
+    choice = {**CHOICE, **changes}
+    settings = world_settings(
+        session.settings.model.parent, ["dance_grpo"], prompts=PROMPTS, evaluation=choice
+    )
     return evaluate(session.policy(), session.suite, settings, 0)
 
 

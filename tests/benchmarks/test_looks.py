@@ -11,7 +11,7 @@ import yaml
 
 from analysis.records import load_run
 from analysis.schema import LOOKS_FILE
-from analysis.statistics import look_confidences
+from analysis.statistics.sequential import look_confidences
 from benchmarks.looks import TakenLook, parse_seeds, planned_looks
 from benchmarks.settings import SettingsError
 from tests.benchmarks.harness import Bench, quick

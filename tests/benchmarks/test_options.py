@@ -23,7 +23,7 @@ FIELDS = {
     "weights": ("full", {"kind": "full"}),
 }
 #: Options that say where settings come from, or how this call runs: no fields of the settings.
-OTHERS = {"help", "preset", "set", "config", "workers", "output", "resume"}
+OTHERS = {"help", "preset", "set", "config", "workers", "output", "resume", "launcher", "slurm"}
 #: Options that `read_question` turns into fields (test_looks.py).
 ASKED = {"question", "baseline", "until"}
 

@@ -215,44 +215,64 @@ def test_killed_between_the_renames_of_a_checkpoint(
 ) -> None:
     """The last checkpoint has stepped aside and the new one has not taken its place."""
     folder = torn(bench, monkeypatch)
-    folder.rename(folder.with_name("checkpoint.old"))
+    folder.rename(folder.with_name("checkpoint.previous"))
     temporary = folder.with_name("checkpoint.tmp")
     temporary.mkdir()
     (temporary / "weights.safetensors").write_bytes(b"torn")
     assert_as_undisturbed(bench.resume(), undisturbed)
-    assert not folder.with_name("checkpoint.old").exists()
+    assert not temporary.exists()
 
 
-def test_killed_before_the_old_checkpoint_was_removed(
-    bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch
+def flip(file: Path) -> None:
+    """One bit in the middle, as a bad disk does it."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+FILES = ("state.json", "weights.safetensors", "copies.safetensors", "optimiser.safetensors")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", [flip, Path.unlink])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    bench: Bench, undisturbed: Result, monkeypatch: pytest.MonkeyPatch, caplog, name: str, harm: object
 ) -> None:
-    folder = torn(bench, monkeypatch)
-    shutil.copytree(folder, folder.with_name("checkpoint.old"))
-    (folder.with_name("checkpoint.old") / "state.json").write_text("{}")
-    assert_as_undisturbed(bench.resume(), undisturbed)
-    assert not folder.with_name("checkpoint.old").exists()
+    """After iteration 4 of 4; that of iteration 2 is still there."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, Training, "_write_weights", 1)
+        bench(*ONE, **CHANGES)
+    folder = bench.folder / "out" / "runs" / "euphonium-seed0" / "checkpoint"
+    assert json.loads((folder / "state.json").read_text())["iteration"] == 4
+    if harm is flip and name == "state.json":
+        (folder / name).write_text("{")
+    else:
+        harm(folder / name)
+    resumed = bench.resume()
+    (warning,) = [record.getMessage() for record in caplog.records if "going on from" in record.getMessage()]
+    assert name in warning
+    assert "iteration 2" in warning
+    assert_as_undisturbed(resumed, undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("state.json", "{"), ("weights.safetensors", "torn"), ("optimiser.pt", "torn"), ("state.json", None)],
-)
-def test_a_damaged_checkpoint_is_told(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None
-) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_stops(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never trained on from the beginning in silence, nor with the optimiser's state lost."""
     folder = torn(bench, monkeypatch)
-    if content is None:
-        (folder / name).unlink()
-    else:
-        (folder / name).write_text(content)
+    flip(folder / "optimiser.safetensors")
     result = bench.resume()
     assert result.code == 2
     (line,) = result.err.splitlines()
-    assert line.startswith("error: euphonium seed 0: ")
-    assert str(folder) in line
-    assert "delete" in line
+    assert line.startswith(
+        f"error: euphonium seed 0: checkpoint '{folder}': optimiser.safetensors is damaged; delete"
+    )
     assert set(result.rows("iterations").query("method == 'euphonium'")["iteration"]) == {0, 1, 2, 3}
+
+
+def test_nothing_in_a_checkpoint_is_pickled(undisturbed: Result) -> None:
+    folder = undisturbed.checkpoint("euphonium")
+    assert {file.name for file in folder.iterdir()} == set(FILES)
+    state = json.loads((folder / "state.json").read_text())
+    assert set(state["sha256"]) == set(FILES) - {"state.json"}
 
 
 @pytest.mark.parametrize("other", ["dance_grpo-seed0", "euphonium-seed1"])

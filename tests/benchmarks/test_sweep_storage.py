@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -252,3 +253,49 @@ def test_a_sweep_on_a_server(server: str, world: Path, tmp_path: Path, plain: No
     assert table["state"].tolist() == ["complete", "complete"]
     assert [Path(folder).parts[-3] for folder in table["folder"]] == ["one", "two"]
     assert (tmp_path / "two" / "tuned.yaml").is_file()
+
+
+def test_two_machines_at_once_share_a_study(world: Path, tmp_path: Path, plain: None) -> None:
+    """Two command lines with the same --study and --storage, and folders of their own."""
+    given = [
+        "--config",
+        str(config(world, tmp_path, budget=1)),
+        "--methods",
+        "dance_grpo",
+        "--params",
+        "noise",
+    ]
+    given += [
+        "--storage",
+        str(tmp_path / "shared.log"),
+        "--study",
+        "shared",
+        "--trials",
+        "4",
+        "--workers",
+        "1",
+    ]
+    context = multiprocessing.get_context("fork")  # with what is imported and patched here
+    machines = [
+        context.Process(target=_sweep_of_a_machine, args=([*given, "--output", str(tmp_path / name)],))
+        for name in ("one", "two")
+    ]
+    for machine in machines:
+        machine.start()
+    for machine in machines:
+        machine.join(120)
+    assert [machine.exitcode for machine in machines] == [0, 0]
+    study = optuna.load_study(
+        study_name="shared/dance_grpo", storage=open_storage(str(tmp_path / "shared.log"))
+    )
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    assert len(study.trials) in (4, 5)  # both may begin the last one at the same instant
+    where = [
+        len(list((tmp_path / name / "trials").glob("*/runs/dance_grpo-seed*"))) for name in ("one", "two")
+    ]
+    assert sum(where) == len(study.trials)
+    assert min(where) > 0
+
+
+def _sweep_of_a_machine(arguments: list[str]) -> None:
+    raise SystemExit(sweep.main(arguments))

@@ -287,6 +287,7 @@ def ltx(timed: bool) -> DiffusionPipeline:
         upsample_residual=(timed,) * 3,
         upsample_factor=(1, 1, 1),
         timestep_conditioning=timed,
+        scaling_factor=0.8,
         decoder_causal=False,
     )
     vae.latents_mean.normal_(std=0.3)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from samplers.condition import Geometry
 from samplers.pipeline import PipelinePolicy
-from tests.families.pipelines import by_diffusers, start_noise
+from tests.families.pipelines import VARIANTS, by_diffusers, start_noise
 
 
 @pytest.fixture
@@ -94,16 +94,37 @@ def test_tiles_are_those_of_the_pipeline_too(tiled):
     assert (tiled.decode(latents) - found).abs().max() > 1e-3  # there were tiles
 
 
-def test_slicing_changes_nothing_where_it_works(policy):
-    vae, latents = policy.pipeline.vae, start_noise(policy, 3)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("ltx")])
+def test_slicing_changes_nothing_where_it_works(tiny, name):
+    policy = tiny.policy(name)
+    assert policy.family.slices
+    latents = start_noise(policy, 3)
     expected = policy.decode(latents)
-    if not policy.family.slices:
-        return
-    vae.enable_slicing()
+    policy.pipeline.vae.enable_slicing()
     try:
         close(policy.decode(latents), expected)
     finally:
-        vae.disable_slicing()
+        policy.pipeline.vae.disable_slicing()
+
+
+def test_slicing_does_not_work_with_a_decoding_time(tiny):
+    """If this fails, diffusers has been corrected, and LTX-Video's `slices` can be left out."""
+    policy = tiny.policy("ltx_timed")
+    assert not policy.family.slices
+    policy.pipeline.vae.enable_slicing()
+    try:
+        with pytest.raises(ValueError, match="too many values to unpack"):
+            policy.decode(start_noise(policy, 3))
+    finally:
+        policy.pipeline.vae.disable_slicing()
+
+
+def test_one_decoder_takes_one_video_at_a_time(tiny):
+    """If this fails, diffusers has been corrected, and HunyuanVideo 1.5's `decode_batch` can be left out."""
+    policy = tiny.policy("hunyuan_video15")
+    assert policy.family.decode_batch == 1
+    with pytest.raises(RuntimeError, match="doesn't match the broadcast shape"):
+        policy.pipeline.vae.decode(start_noise(policy, 3))
 
 
 def test_the_gradient_reaches_the_latents_and_no_weight(policy):

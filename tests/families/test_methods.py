@@ -15,9 +15,10 @@ from methods.guiding import Rewards
 from methods.update import Learner
 from methods.weights import WeightSettings
 from rewards.process import LatentProcessReward, cut_denoiser
+from samplers.pipeline import Scales
 from tests.families.pipelines import VARIANTS, with_copied_networks
 from tests.families.tokenizers import PROMPTS
-from tests.methods.small import NUM_STEPS, small_method
+from tests.methods.small import NUM_STEPS, half_precision, small_method
 
 #: These run every method; the others one method of each objective, and one that a process reward guides.
 WHOLE = ("hunyuan_video", "ltx_timed")
@@ -34,10 +35,17 @@ def brightness(videos: Tensor, prompts: Sequence[str]) -> Tensor:
     return 10 * videos[:, 0, :, : videos.shape[3] // 2].mean(dim=(1, 2, 3))
 
 
-def learner_of(tiny, name: str, method: str) -> Learner:
+def learner_of(
+    tiny,
+    name: str,
+    method: str,
+    dtype: torch.dtype = torch.float32,
+    accelerator: Accelerator | None = None,
+    scales: Scales | None = None,
+) -> Learner:
     whole = hasattr(CATALOG[method].objective, "train_fraction")
     small = small_method(method, *(["objective.train_fraction=1.0"] if whole else []))
-    policy = with_copied_networks(tiny.policy(name))
+    policy = with_copied_networks(tiny.policy(name, scales, dtype))
     process = None
     if small.needs_process_reward:
         with torch.random.fork_rng():
@@ -49,7 +57,7 @@ def learner_of(tiny, name: str, method: str) -> Learner:
         policy,
         small,
         Rewards({"brightness": brightness}, {"brightness": 1.0}, process, policy.decode),
-        Accelerator(cpu=True),
+        accelerator or Accelerator(cpu=True),
         0,
         WeightSettings(rank=2, alpha=4),
         reference=True,
@@ -93,3 +101,19 @@ def test_an_iteration_moves_adapters_and_nothing_else(tiny, name, method):
         assert figures["guidance_size"] > 1e-3
     if learner.method.distils_guidance:
         assert figures["kl_to_guided"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, of its own dispatch
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixed_precision_and_guidance_train_what_was_drawn(tiny, name, dtype):
+    """Rollouts and updates see the same velocity, whatever rounds it; a frozen model may be in bfloat16 itself."""
+    tiny.policy(name, dtype=dtype)  # loaded in its own precision
+    with half_precision() as accelerator:
+        learner = learner_of(tiny, name, "euphonium", dtype, accelerator, VARIANTS[name].guided)
+        before = weights_of(learner)
+        figures = learner.update(learner.collect(Draw(0, 0, PROMPTS[:1], 0)))
+    moved = {key for key, tensor in weights_of(learner).items() if not torch.equal(tensor, before[key])}
+    assert moved
+    assert all("lora_" in key for key in moved)
+    assert figures["ratio_deviation"] < 1e-3
+    assert 0 < figures["gradient_norm"] < float("inf")

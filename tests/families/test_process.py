@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rewards.process import LatentProcessReward, cut_denoiser
-from rewards.provenance import Provenance, ProvenanceError
+from rewards.provenance import Provenance, ProvenanceError, fingerprint
 from samplers.condition import Condition
 from samplers.loading import load_policy
 from samplers.pipeline import PipelinePolicy, Scales
@@ -138,9 +138,10 @@ def test_provenance_differs_between_all_and_survives_loading(tiny, tmp_path):
 
 def test_the_scale_of_the_latents_is_part_of_the_latent_space(policy):
     """Configured (Wan, HunyuanVideo) or stored with the weights (LTX-Video)."""
-    scale = policy.family.latent_scale(policy.pipeline)
-    assert torch.isfinite(scale).all()
-    assert scale.numel() >= 1
+    scale, vae = policy.family.latent_scale(policy.pipeline), policy.pipeline.vae
+    own = Provenance.of(policy.pipeline).latent_space
+    assert fingerprint(vae, scale) == own
+    assert fingerprint(vae, 1.1 * scale) != own
 
 
 def test_two_networks_are_both_part_of_the_model(tiny):

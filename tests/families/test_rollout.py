@@ -1,5 +1,7 @@
 """Each family's velocity is its pipeline's: the ODE arrives where the pipeline's own call does."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,6 +41,31 @@ def test_the_ode_is_what_the_pipeline_itself_generates(tiny, name, guided):
     assert distance(expected, start) > 0.5
     if guided:  # and it does matter here
         assert distance(by_diffusers(tiny.policy(name), start, STEPS), expected) > 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_network_is_called_as_the_pipeline_calls_it(tiny, name, dtype):
+    """Equal inputs, not only equal outputs: TI2V-5B has a timestep for every token, all of them equal here."""
+    policy = tiny.policy(name, dtype=dtype)
+    start, condition = start_noise(policy, 2), policy.encode(PROMPTS[:2])
+    calls: list[dict[str, Any]] = []
+    hook = policy.transformer.register_forward_pre_hook(
+        lambda module, args, given: calls.append(given), with_kwargs=True
+    )
+    by_diffusers(policy, start, STEPS)
+    theirs = calls[0]
+    calls.clear()
+    policy.velocity(start, torch.ones(2), condition)
+    hook.remove()
+    (ours,) = calls
+    assert set(ours) == set(theirs) - {"attention_kwargs"}
+    for key, expected in theirs.items():
+        if isinstance(expected, Tensor):
+            assert ours[key].shape == expected.shape, key
+            assert torch.equal(ours[key].float(), expected.float()), key
+            assert "mask" in key or ours[key].dtype == expected.dtype, key
+        elif key != "attention_kwargs":
+            assert ours[key] == expected, key
 
 
 def test_in_half_the_precision_as_well(tiny, name):

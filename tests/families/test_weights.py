@@ -91,6 +91,16 @@ def test_every_adapter_learns_and_nothing_else_does(policy):
         assert all(parameter.grad is None for parameter in getattr(policy.pipeline, part).parameters())
 
 
+def test_every_weight_that_is_trained_learns(policy):
+    """A weight without a gradient would stop training in several processes."""
+    weights = trained(policy, kind="full")
+    velocity(policy).square().mean().backward()
+    trains = {name: p.grad for name, p in policy.denoiser.named_parameters() if p.requires_grad}
+    assert [name for name, gradient in trains.items() if gradient is None] == []
+    assert len(trains) == len(weights.parameters)
+    assert len(trains) > 0.9 * len(list(policy.denoiser.parameters()))
+
+
 def test_adapters_learn_in_float32_on_a_model_in_half_the_precision(tiny, name):
     """As large models are trained."""
     policy = with_copied_networks(tiny.policy(name, dtype=torch.bfloat16))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from methods import CATALOG
@@ -96,6 +98,19 @@ class World:
             return None
         expected = Provenance.of(self.policy.pipeline)
         return LatentProcessReward.load(method.process_model or self.folder / "process_reward", expected)
+
+
+@contextmanager
+def half_precision() -> Iterator[Accelerator]:
+    """An accelerator in bfloat16; accelerate allows one precision a process, so its record is put aside."""
+    state = AcceleratorState._shared_state
+    kept = dict(state)
+    state.clear()
+    try:
+        yield Accelerator(cpu=True, mixed_precision="bf16")
+    finally:
+        state.clear()
+        state.update(kept)
 
 
 @cache

@@ -1,20 +1,27 @@
 """The one update: ratio 1 to begin with, the loss as the equations have it, no dependence on how a batch is split."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from methods import CATALOG
 from methods.experience import Experience
 from methods.naming import changed
 from methods.terms import reward_terms
 from tests.methods.by_hand import loss_by_hand, reward_rows
-from tests.methods.small import MOVING, PLAIN, Small, constant_rewards, make, move, opened, pairs_of
+from tests.methods.small import (
+    MOVING,
+    PLAIN,
+    Small,
+    constant_rewards,
+    half_precision,
+    make,
+    move,
+    opened,
+    pairs_of,
+)
 
 EVERY_STEP = "objective.train_fraction=1.0"
 NO_LIMIT = "optimiser.max_grad_norm=1e9"
@@ -119,29 +126,17 @@ def test_the_ratio_is_one_before_the_first_update(world, variant):
     assert (ratios(small, experience, 512, 1) - 1).abs().max() > 1e-5  # and it moves with the weights
 
 
-@pytest.fixture
-def half_precision(world) -> Iterator[Accelerator]:
-    """An accelerator in bfloat16; accelerate allows one precision a process, so its record is put aside."""
-    opened(world)  # what other tests share, in single precision
-    state = AcceleratorState._shared_state
-    kept = dict(state)
-    state.clear()
-    yield Accelerator(cpu=True, mixed_precision="bf16")
-    state.clear()
-    state.update(kept)
-
-
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch, of its own dispatch
 @pytest.mark.parametrize("weights", ["lora", "full"])
-def test_half_precision_changes_neither_the_ratio_nor_the_kl_of_the_base_model(
-    world, half_precision, weights
-):
-    small = make(world, "flow_grpo", EVERY_STEP, weights=weights, accelerator=half_precision)
-    experience = small.collect()
-    given = experience.trajectory.states[0], torch.ones(4), experience.condition
-    assert not torch.equal(small.policy.velocity(*given), opened(world).policy.velocity(*given))  # it is on
-    assert (ratios(small, experience, 3, 0) - 1).abs().max() < 1e-5
-    figures = small.update(experience)
+def test_half_precision_changes_neither_the_ratio_nor_the_kl_of_the_base_model(world, weights):
+    plain = opened(world).policy  # in single precision
+    with half_precision() as accelerator:
+        small = make(world, "flow_grpo", EVERY_STEP, weights=weights, accelerator=accelerator)
+        experience = small.collect()
+        given = experience.trajectory.states[0], torch.ones(4), experience.condition
+        assert not torch.equal(small.policy.velocity(*given), plain.velocity(*given))  # it is on
+        assert (ratios(small, experience, 3, 0) - 1).abs().max() < 1e-5
+        figures = small.update(experience)
     assert figures["ratio_deviation"] < 1e-5
     assert figures["kl_to_base"] == 0
 
