@@ -410,7 +410,8 @@ def test_only_the_testbeds_own_suites_name_it():
     naming = [
         path.relative_to(folder).as_posix()
         for path in sorted(folder.rglob("*"))
-        if path.suffix in (".py", ".yaml") and re.search(r"testbed|rewards\.shapes", path.read_text(encoding="utf-8"))
+        if path.suffix in (".py", ".yaml")
+        and re.search(r"testbed|rewards\.shapes", path.read_text(encoding="utf-8"))
     ]
     own = [name for name in naming if not name.startswith("shapes/")]
     assert own == ["suites/motion.yaml", "suites/shapes.yaml"]
