@@ -85,12 +85,20 @@ class Backbone(nn.Module):
         state: weights under transformers 5's names.
         tokens: the reward tokens, added to the tokenizer in this order.
         dtype: of the network.
+        frequencies: what the rotary frequencies are rounded to.
 
     Raises:
         SuiteError: the weights are not those of the configuration, or of the tokenizer with these tokens.
     """
 
-    def __init__(self, folder: Path, state: State, tokens: Sequence[str], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        state: State,
+        tokens: Sequence[str],
+        dtype: torch.dtype,
+        frequencies: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, padding_side="right"
@@ -107,10 +115,10 @@ class Backbone(nn.Module):
         config.text_config.vocab_size = rows
         with torch.device("meta"):
             self.model = Qwen2VLModel(config)
-        self._load(state, dtype)
+        self._load(state, dtype, frequencies)
         self.requires_grad_(False).eval()
 
-    def _load(self, state: State, dtype: torch.dtype) -> None:
+    def _load(self, state: State, dtype: torch.dtype, frequencies: torch.dtype) -> None:
         """Takes the weights without a second copy; buffers that no file holds are computed anew."""
         state = {name: value.to(dtype) for name, value in state.items()}
         try:
@@ -123,7 +131,11 @@ class Backbone(nn.Module):
         fresh = Qwen2VLModel._from_config(_smallest(self.model.config))
         for name, buffer in fresh.named_buffers():
             owner, _, leaf = name.rpartition(".")
-            setattr(self.model.get_submodule(owner), leaf, nn.Buffer(buffer.clone(), persistent=False))
+            setattr(
+                self.model.get_submodule(owner),
+                leaf,
+                nn.Buffer(buffer.to(frequencies).float(), persistent=False),
+            )
 
     def patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames as the vision tower reads them.

@@ -68,7 +68,10 @@ class VideoReward(Scorer):
             raise SuiteError(
                 f"{what}: {str(folder)!r} has no rm_head.weight, or its reward_token is not 'special'"
             )
-        self.backbone = Backbone(shown, body, TOKENS, getattr(torch, dtype))
+        # The published code casts the whole model, and with it the frequencies, in training and in inference.
+        self.backbone = Backbone(
+            shown, body, TOKENS, getattr(torch, dtype), frequencies=getattr(torch, dtype)
+        )
         self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         self.head.load_state_dict({"weight": weight})
         self.head.to(getattr(torch, dtype)).requires_grad_(False)

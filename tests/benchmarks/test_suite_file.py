@@ -44,9 +44,18 @@ def suite(tmp_path: Path) -> Path:
     return path
 
 
+def without_prompts(bench: Bench, **changes: Any) -> Path:
+    """A configuration that leaves the prompts to the suite."""
+    path = bench.config(**changes)
+    content = yaml.safe_load(path.read_text())
+    content.pop("prompts", None)
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
 def test_a_run_with_workers_resumes_until_the_suite_changes(bench: Bench, suite: Path) -> None:
     arguments = ("--methods", "dance_grpo", "--suite", suite, "--workers", 2)
-    result = bench(*arguments, budget=1)
+    result = bench(*arguments, config=without_prompts(bench, budget=1))
     assert result.code == 0, result.err
     rows = result.rows("evaluations")
     assert set(rows["reward"]) == {"still", "size"}
@@ -144,7 +153,7 @@ def test_the_quality_suite_end_to_end(bench: Bench, tmp_path: Path, monkeypatch:
             "pick_score": {"model": clip, "processor": clip},
         }
         suite = copied("wan-quality", tmp_path, options)
-        result = bench("--methods", "dance_grpo", "--suite", suite, budget=1)
+        result = bench("--methods", "dance_grpo", "--suite", suite, config=without_prompts(bench, budget=1))
         assert result.code == 0, result.err
         assert asked
     rows = result.rows("evaluations")
@@ -170,7 +179,8 @@ def test_the_text_suite_end_to_end(bench: Bench, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("rapidocr.RapidOCR", Reader)
     clip = str(write_clip(tmp_path / "clip"))
     options = {"ocr": {"frames": 1}, "pick_score": {"model": clip, "processor": clip}}
-    result = bench("--methods", "dance_grpo", "--suite", copied("text", tmp_path, options), budget=1)
+    suite = copied("text", tmp_path, options)
+    result = bench("--methods", "dance_grpo", "--suite", suite, config=without_prompts(bench, budget=1))
     assert result.code == 0, result.err
     shipped = suite_named("text")
     rows = result.rows("evaluations")

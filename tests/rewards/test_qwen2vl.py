@@ -168,6 +168,14 @@ def test_the_loaded_weights_are_the_merged_ones(made):
         torch.testing.assert_close(dict(scorer.backbone.model.named_buffers())[name], buffer)
 
 
+def test_frequencies_are_rounded_as_the_published_cast_rounds_them(made):
+    """`model.to(bfloat16)` casts buffers too; later versions of the library compute them in float32."""
+    half = VideoReward(str(made.folder), dtype="bfloat16").backbone.model.language_model.rotary_emb.inv_freq
+    full = made.model.language_model.rotary_emb.inv_freq
+    assert torch.equal(half, full.bfloat16().float())
+    assert not torch.equal(half, full)
+
+
 def test_videos_and_prompts_do_not_affect_their_neighbours(made):
     scorer = VideoReward(str(made.folder), dtype="float32")
     both = videos(2, 8, 56, 84)

@@ -1,5 +1,6 @@
 """Suites and their rewards: every shipped one, and files of one's own."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from benchmarks.testbed.scenes import prompt_split, sample_scenes
+from rewards import suites
 from rewards.base import RewardError, scored
 from rewards.diversity import Diversity
 from rewards.gradients import DecodedReward
@@ -401,3 +403,15 @@ def test_files_that_are_no_suites(tmp_path):
             suite_named(str(tmp_path / "x.yaml"))
     with pytest.raises(SuiteError, match="does not exist"):
         suite_named(str(tmp_path / "y.yaml"))
+
+
+def test_only_the_testbeds_own_suites_name_it():
+    folder = Path(suites.__file__).parents[1]
+    naming = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".py", ".yaml")
+        and re.search(r"testbed|rewards\.shapes", path.read_text(encoding="utf-8"))
+    ]
+    own = [name for name in naming if not name.startswith("shapes/")]
+    assert own == ["suites/motion.yaml", "suites/shapes.yaml"]
