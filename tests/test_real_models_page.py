@@ -55,7 +55,11 @@ def place(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def shrunk(line: str, world: Path) -> list[str]:
     """A command as on the page, on the tiny model: its module and its arguments."""
-    words = shlex.split(line.replace("matched_wan_1gpu", "tiny.yaml").replace(HUB, str(world / "pipeline")))
+    words = shlex.split(
+        line.replace("matched_wan_1gpu", "tiny.yaml")
+        .replace(HUB, str(world / "pipeline"))
+        .replace("wan-quality", f"shapes --outcome-model {world / 'outcome'}")
+    )
     for option, value in SMALLER.items():
         if option in words:
             words[words.index(option) + 1] = value
