@@ -70,7 +70,7 @@ def assert_as_undisturbed(resumed: Result, undisturbed: Result) -> None:
         (Training, "_iterate", 4),  # iteration 3 is recorded, and no checkpoint holds it
         (task, "evaluate", 4),  # iteration 3 is recorded, and its evaluation is not
         (checkpoint, "save", 1),  # iteration 2 is evaluated, and no checkpoint holds it
-        (torch, "save", 2),  # in the middle of the last one: a .tmp is left
+        (checkpoint, "save_optimiser", 2),  # in the middle of the last one: a .tmp is left
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
