@@ -23,7 +23,7 @@ from benchmarks.workers import run_all
 from methods.catalog import CATALOG
 from rewards.suites import suite_named
 from tests.benchmarks.harness import Bench, Result, assert_same_records, assert_same_state
-from tests.world import world_settings
+from tests.world import HELD_OUT, world_settings
 
 RUNS = [(method, seed) for seed in (0, 1) for method in ("euphonium", "dance_grpo")]
 
@@ -93,7 +93,7 @@ def test_sample_videos_share_prompts_and_noise(whole: Result) -> None:
     samples = {entry.method: entry for entry in load_run(whole.folder).samples()}
     assert samples.keys() == {BASE, "euphonium", "dance_grpo"}
     assert len({entry.prompts for entry in samples.values()}) == 1
-    assert samples[BASE].videos.shape == (6, 5, 16, 16, 3)
+    assert samples[BASE].videos.shape == (HELD_OUT, 5, 16, 16, 3)
     # Two iterations hardly move the policy: from the same noise it draws nearly the base model's videos.
     difference = samples[BASE].videos.astype(int) - samples["euphonium"].videos
     assert np.abs(difference).max() <= 8
