@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from diffusers import WanPipeline
 
 from benchmarks.resolve import read_config
@@ -71,6 +72,7 @@ def test_the_page_takes_a_user_to_a_comparison(
     place: Path, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
+    AcceleratorState._reset_state(reset_partial_state=True)  # other tests train in another precision
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) == 5
@@ -78,6 +80,7 @@ def test_the_page_takes_a_user_to_a_comparison(
         module, *arguments = shrunk(line, world)
         code = importlib.import_module(module).main(arguments)
         assert code == 0, f"{line}\n{capsys.readouterr().err[-3000:]}"
+    AcceleratorState._reset_state(reset_partial_state=True)
     assert (place / "results" / "wan" / "report.html").is_file()
     (code,) = blocks("python")
     for name in (HUB, "results/wan"):

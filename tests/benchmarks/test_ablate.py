@@ -316,6 +316,7 @@ def test_a_crossed_design_runs_every_cell_once(ablated: Ablated) -> None:
     assert [arm.factor for arm in dry(ablated, both, "--factors", "cross").arms] == ["cross"] * 3
 
 
+@pytest.mark.nightly
 def test_a_whole_crossed_design_of_which_a_run_is_missing(
     ablated: Ablated, monkeypatch: pytest.MonkeyPatch
 ) -> None:

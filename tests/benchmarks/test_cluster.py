@@ -34,6 +34,7 @@ def until(there: Callable[[], object], seconds: float = 120) -> None:
     assert there()
 
 
+@pytest.mark.nightly
 def test_jobs_are_submitted_preempted_and_collected(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -112,7 +112,8 @@ def test_killed_again_and_again(bench: Bench, undisturbed: Result, monkeypatch: 
 
 def test_killed_outright(bench: Bench, undisturbed: Result) -> None:
     """SIGKILL to a process of its own with two workers, which can clean nothing up; resumed in one process."""
-    command = [sys.executable, "-m", "benchmarks.run", *BOTH, "--workers", "2", "--set", "all.group_size=2"]
+    command = [sys.executable, "-m", "benchmarks.run", *BOTH, "--workers", "2"]
+    command += ["--set", "all.group_size=2", "--set", "all.sampler.num_steps=4"]  # as `Bench` does
     folder = bench.folder / "out"
     command += ["--config", str(bench.config(**CHANGES)), "--output", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

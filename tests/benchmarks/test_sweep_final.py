@@ -189,6 +189,7 @@ def test_the_same_command_runs_what_is_missing(swept: Swept, monkeypatch: pytest
     assert "trial 2 wins the final, reward 0.6 on average over seeds 101, 102" in more.out
 
 
+@pytest.mark.nightly
 def test_a_study_whose_trials_are_all_there_goes_straight_to_its_final(
     swept: Swept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_study_whose_trials_are_all_there_goes_straight_to_its_final(
     assert "The best trial of each method" in header(back)
 
 
+@pytest.mark.nightly
 def test_a_finalist_that_diverges_is_out_and_an_error_is_tried_again(
     swept: Swept, monkeypatch: pytest.MonkeyPatch
 ) -> None:

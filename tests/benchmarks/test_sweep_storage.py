@@ -123,6 +123,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.sweeping.plots.write_figures", lambda *_: [])
 
 
+@pytest.mark.nightly
 def test_a_killed_worker_loses_its_trial_only(
     world: Path, tmp_path: Path, plain: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,6 +126,7 @@ for checkpointing in (False, True):
 """
 
 
+@pytest.mark.nightly
 def test_the_planned_peak_is_that_of_a_process() -> None:
     """Large allocations go straight to the system, so that its count of the process's memory is that of tensors."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
