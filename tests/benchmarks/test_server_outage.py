@@ -112,7 +112,7 @@ class Gate:
         return self.sound(videos, prompts)
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
+@pytest.mark.parametrize("comes_back", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_a_server_that_stops_during_a_run(
     tracked: Bench, server: Server, monkeypatch: pytest.MonkeyPatch, comes_back: bool
 ) -> None:
